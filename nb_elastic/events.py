@@ -1,0 +1,107 @@
+"""The events of the journal and their JSON: one event a line, only ever appended.
+
+Runs in: the kernel or command line (``run_created``, ``run_lost``) and the supervisor (all others).
+
+Every event has ``event``, ``time_ns`` and ``node``; what else it carries:
+
+==================== ====================================================================
+event                carries
+==================== ====================================================================
+run_created          run_id, rdzv_id, name, nproc (int or text), min_nodes, max_nodes, max_restarts, entry, is_detached
+supervisor_started   pid, start_ticks, host, torch, python
+note                 level (info or warning), text: told once to the user
+rendezvous_started   round, attempt, backend
+rendezvous_finished  round, attempt, group_rank, group_world_size, world_size, master_addr, master_port
+worker_started       round, attempt, rank, local_rank, pid, start_ticks, start_method
+worker_ready         round, rank, local_rank, worker (content of worker.json)
+worker_exited        round, rank, local_rank, pid, exit_code, signal, state (a WorkerState), has_result
+worker_failed        round, rank, local_rank, failure (a WorkerFailure)
+round_ended          round, attempt, cause (success, failure, membership, stopped), text
+stop_requested       by, grace_s
+signal_sent          round, rank, local_rank, signal
+run_finished         state (succeeded, failed, stopped), root_rank, text
+run_lost             text
+mark                 name: a point on the way of a launch, for measuring
+==================== ====================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_LINE_BYTES = 32_000
+"""An event is one write of at most this size, so that no reader and no pipe sees half of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened.
+
+    Attributes:
+        kind: one of the names in the table above.
+        time_ns: nanoseconds since the epoch.
+        node: index of the node within the run (0 where there is one).
+        data: what else it carries; JSON values only.
+    """
+
+    kind: str
+    time_ns: int
+    node: int = 0
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.data[key]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Value of ``key``, or ``default``."""
+        return self.data.get(key, default)
+
+
+def make(kind: str, *, node: int = 0, time_ns: int | None = None, **data: Any) -> Event:
+    """Make an event that happens now, unless ``time_ns`` says when."""
+    return Event(kind=kind, time_ns=time.time_ns() if time_ns is None else time_ns, node=node, data=data)
+
+
+def encode(event: Event) -> bytes:
+    """Encode as one line of at most MAX_LINE_BYTES; the longest texts are cut to fit."""
+    record = {"event": event.kind, "time_ns": event.time_ns, "node": event.node, **event.data}
+    line = _dump(record)
+    limit = MAX_LINE_BYTES // 2
+    while len(line) > MAX_LINE_BYTES and limit > 16:
+        record = _cut(record, limit)
+        line = _dump(record)
+        limit //= 2
+    return line
+
+
+def decode(line: bytes) -> Event | None:
+    """Decode one line; None for what is not an event (a torn last line, say)."""
+    try:
+        record = json.loads(line)
+        kind, time_ns = record.pop("event"), record.pop("time_ns")
+        node = record.pop("node", 0)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return None
+    if not isinstance(kind, str) or not isinstance(time_ns, int) or not isinstance(node, int):
+        return None
+    return Event(kind=kind, time_ns=time_ns, node=node, data=record)
+
+
+def _dump(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, separators=(",", ":"), ensure_ascii=True, default=str).encode() + b"\n"
+
+
+def _cut(value: Any, limit: int) -> Any:
+    """Shorten texts in the middle and long lists at the end, everywhere in ``value``."""
+    if isinstance(value, str) and len(value) > limit:
+        half = limit // 2
+        return f"{value[:half]}\n[... {len(value) - 2 * half} characters cut ...]\n{value[-half:]}"
+    if isinstance(value, dict):
+        return {k: _cut(v, limit) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_cut(v, limit) for v in value[: max(4, limit // 64)]]
+    return value

@@ -1,0 +1,117 @@
+"""My parent is gone, so am I: process identity, death signals and the end of pipes.
+
+Runs in: every process. Standard library only; everything here is Linux first, and says so where
+another system can do less.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from dataclasses import dataclass
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A process told apart from a later one with the same pid by when it started.
+
+    Attributes:
+        start_ticks: clock ticks after boot (field 22 of /proc/<pid>/stat); 0 where unknown.
+    """
+
+    pid: int
+    start_ticks: int
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessId | None:
+        """Identity of a living process, or None if there is none with this pid."""
+        if fields := stat_fields(pid):
+            return cls(pid, int(fields[19])) if fields[0] != "Z" else None
+        if sys.platform != "linux":
+            with contextlib.suppress(OSError):
+                os.kill(pid, 0)
+                return cls(pid, 0)
+        return None
+
+    @property
+    def is_alive(self) -> bool:
+        """True while this very process, not another with its pid, runs."""
+        return ProcessId.of(self.pid) == self
+
+    def signal(self, number: int) -> bool:
+        """Send a signal to this very process; False if it is gone.
+
+        A pidfd is opened before the identity is checked, so that a recycled pid is never hit.
+        """
+        if not hasattr(os, "pidfd_open"):
+            if self.is_alive:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, number)
+                    return True
+            return False
+        try:
+            fd = os.pidfd_open(self.pid)
+        except OSError:
+            return False
+        try:
+            if not self.is_alive:
+                return False
+            signal.pidfd_send_signal(fd, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+
+def stat_fields(pid: int) -> list[str]:
+    """Fields of /proc/<pid>/stat from the state on (index 0 is field 3); empty if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as f:
+            text = f.read()
+    except OSError:
+        return []
+    return text[text.rindex(b")") + 2 :].decode("ascii", "replace").split()
+
+
+def die_with_parent(number: int = signal.SIGKILL, *, parent: int) -> None:
+    """Have the kernel signal this process when its parent dies; at once if it already has.
+
+    The signal follows the parent's *thread* that forked, which must therefore live as long.
+    """
+    if sys.platform != "linux":
+        return
+    _prctl(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
+
+
+def become_subreaper() -> None:
+    """Adopt orphaned descendants, so that a double fork does not escape."""
+    if sys.platform == "linux":
+        _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def descendants(root: int) -> list[int]:
+    """Pids of all living descendants of ``root``, children before grandchildren."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc") if sys.platform == "linux" else []:
+        if name.isdecimal() and (fields := stat_fields(int(name))) and fields[0] != "Z":
+            children.setdefault(int(fields[1]), []).append(int(name))
+    found: list[int] = []
+    queue = [root]
+    while queue:
+        below = children.get(queue.pop(0), [])
+        found += below
+        queue += below
+    return found
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)

@@ -1,0 +1,300 @@
+"""The nouns of nb_elastic: options, entrypoints, launch specifications, states and failures.
+
+Runs in: every process. Everything here is plain data that turns into JSON and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+class RunState(str, Enum):
+    """State of a run. The last four are final."""
+
+    CREATED = "created"
+    STARTING = "starting"
+    RUNNING = "running"
+    RESTARTING = "restarting"
+    STOPPING = "stopping"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    LOST = "lost"
+
+    @property
+    def is_final(self) -> bool:
+        """True when nothing more will happen to the run."""
+        return self in {RunState.SUCCEEDED, RunState.FAILED, RunState.STOPPED, RunState.LOST}
+
+
+class WorkerState(str, Enum):
+    """State of one worker process.
+
+    ``ENDED`` is a worker that the agent ended because another one failed or the group re-formed;
+    ``STOPPED`` one that ended because somebody stopped the run.
+    """
+
+    STARTING = "starting"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ENDED = "ended"
+    STOPPED = "stopped"
+
+    @property
+    def is_final(self) -> bool:
+        """True when the process is gone."""
+        return self not in {WorkerState.STARTING, WorkerState.RUNNING}
+
+
+Stream = Literal["stdout", "stderr"]
+STREAMS: tuple[Stream, Stream] = ("stdout", "stderr")
+START_METHODS = ("warm", "spawn", "fork", "forkserver")
+NUMA_MODES = ("auto", "none", "node", "socket", "exclusive", "core-complex")
+RENDER_MODES = ("auto", "widget", "terminal", "plain", "none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchOptions:
+    """Options of a launch, by their Python names; the flags are these names with dashes.
+
+    Meaning, defaults and help are told once, in ``nb_elastic.options``; here is only their shape.
+    Times are seconds. ``nproc_per_node`` is a positive int or ``auto``, ``gpu``, ``cpu``.
+    """
+
+    nproc_per_node: int | str = "auto"
+    nnodes: str = "1"
+    node_rank: int = 0
+    rdzv_backend: str = ""
+    rdzv_endpoint: str = ""
+    rdzv_id: str = ""
+    rdzv_conf: Mapping[str, str] = field(default_factory=dict)
+    standalone: bool = False
+    master_addr: str = ""
+    master_port: int | None = None
+    local_addr: str | None = None
+    max_restarts: int = 0
+    monitor_interval: float = 0.1
+    start_method: str = "warm"
+    role: str = "default"
+    module: bool = False
+    no_python: bool = False
+    run_path: bool = False
+    log_dir: str | None = None
+    redirects: str = "0"
+    tee: str = "0"
+    local_ranks_filter: tuple[int, ...] = ()
+    duplicate_stdout_filters: tuple[str, ...] = ()
+    duplicate_stderr_filters: tuple[str, ...] = ()
+    logs_specs: str | None = None
+    log_line_prefix_template: str | None = None
+    event_log_handler: str = "null"
+    metrics_cfg: Mapping[str, str] = field(default_factory=dict)
+    numa_binding: str = "auto"
+    signals_to_handle: str = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
+    shutdown_timeout: int = 30
+    virtual_local_rank: bool = False
+    # ours
+    out: str | None = None
+    pull: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    name: str | None = None
+    timeout: float | None = None
+    detach: bool = False
+    preload: tuple[str, ...] = ()
+    render: str = "auto"
+    hold: bool = False
+    hang_after: float | None = None
+    on_hang: str = "tell"
+    dry_run: bool = False
+    engine: str = "local"
+
+    @property
+    def min_nodes(self) -> int:
+        """Least number of nodes the run needs."""
+        return int(self.nnodes.partition(":")[0])
+
+    @property
+    def max_nodes(self) -> int:
+        """Largest number of nodes the run admits."""
+        low, _, high = self.nnodes.partition(":")
+        return int(high or low)
+
+    @property
+    def is_one_node(self) -> bool:
+        """True for the common case: exactly one node, for the whole run."""
+        return self.nnodes in {"1", "1:1"}
+
+
+EntryKind = Literal["cell", "function", "import", "script", "module", "program"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrypoint:
+    """What every rank runs.
+
+    ``cell`` and ``function`` live in the payload file; ``import`` is ``package.module:function``;
+    ``script``, ``module`` and ``program`` take ``argv`` as a fresh process would.
+    """
+
+    kind: EntryKind
+    target: str
+    argv: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchSpec:
+    """All a supervisor needs to run its node's share of a run; travels as one frame.
+
+    Attributes:
+        run_id: names the run folder.
+        rdzv_id: TORCHELASTIC_RUN_ID of the ranks; equal to run_id unless the user set it.
+        run_dir: absolute path of the run folder on this node.
+        env: the whole environment of the ranks before the agent's own variables.
+        payload: absolute path of the payload file, or "".
+        buffers_fd: inherited descriptor with the payload's out-of-band buffers, or -1.
+        key_hex: key of the run that seals the rendezvous state.
+    """
+
+    run_id: str
+    rdzv_id: str
+    run_dir: str
+    entrypoint: Entrypoint
+    options: LaunchOptions
+    env: Mapping[str, str]
+    cwd: str
+    sys_path: tuple[str, ...] = ()
+    umask: int = 0o022
+    payload: str = ""
+    buffers_fd: int = -1
+    key_hex: str = ""
+    is_detached: bool = False
+    node: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """All one worker process needs; the agent makes one for each rank and round.
+
+    Attributes:
+        env: the complete environment of the process.
+        cpus: logical CPUs to bind to; empty leaves the affinity alone.
+        binding: how ``cpus`` came to be, in words, for ``worker.json``.
+        rank_dir: absolute path of the folder with this worker's files.
+        argv: full command line for ``program``, else ``sys.argv[1:]``.
+    """
+
+    run_id: str
+    rank: int
+    local_rank: int
+    round: int
+    attempt: int
+    entrypoint: Entrypoint
+    rank_dir: str
+    env: Mapping[str, str]
+    cwd: str
+    sys_path: tuple[str, ...] = ()
+    umask: int = 0o022
+    payload: str = ""
+    buffers_fd: int = -1
+    pull: tuple[str, ...] = ()
+    cpus: tuple[int, ...] = ()
+    binding: str = ""
+    device: str = ""
+    stdout: str = ""
+    stderr: str = ""
+    is_exec: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """One line of a rank's traceback. ``file`` is ``Cell In[12]`` for notebook code."""
+
+    file: str
+    line: int
+    name: str
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerFailure:
+    """One worker's failure: data, not an exception.
+
+    Attributes:
+        time_ns: when it failed, nanoseconds since the epoch: when the exception was caught in the
+            rank, else when its exit was seen.
+        exit_code: of the process; -N for death by signal N, None while unknown.
+        signal: name of the signal that ended it, or "".
+        error_type: the exception's class name, or "".
+        message: the exception's text, or the death in words.
+        traceback: formatted, with the notebook's lines; empty for a death without an exception.
+        followed: why this failure only followed another one, or "" where it may be a cause.
+        hint: what to do about it, or "".
+    """
+
+    rank: int
+    local_rank: int
+    round: int
+    time_ns: int
+    node: int = 0
+    pid: int = 0
+    exit_code: int | None = None
+    signal: str = ""
+    error_type: str = ""
+    message: str = ""
+    traceback: str = ""
+    frames: tuple[Frame, ...] = ()
+    followed: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogChunk:
+    """New bytes of one rank's stream.
+
+    Attributes:
+        offset: position of ``data`` in the log file, bytes.
+    """
+
+    rank: int
+    local_rank: int
+    round: int
+    stream: Stream
+    offset: int
+    data: bytes
+    node: int = 0
+
+
+def to_json(value: Any) -> dict[str, Any]:
+    """Turn one of this module's dataclasses into a JSON-ready dict."""
+    return asdict(value)
+
+
+def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
+    """Make a dataclass of this module from its JSON dict.
+
+    Unknown keys are left out, so that an older reader can open a newer folder.
+
+    Raises:
+        TypeError: if a field without default is missing.
+    """
+    nested: dict[str, type[Any]] = {"entrypoint": Entrypoint, "options": LaunchOptions}
+    kwargs: dict[str, Any] = {}
+    for f in fields(cls):  # type: ignore[arg-type]
+        if f.name not in data:
+            continue
+        value = data[f.name]
+        if f.name in nested and isinstance(value, Mapping):
+            value = from_json(nested[f.name], value)
+        elif f.name == "frames":
+            value = tuple(from_json(Frame, v) for v in value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        kwargs[f.name] = value
+    return cls(**kwargs)

@@ -1,0 +1,362 @@
+"""Where every file of a run lies, and how each is written and read.
+
+Runs in: every process. The run folder is the truth: what must outlive a process is a file here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import stat
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nb_elastic import events
+from nb_elastic.errors import ElasticError, OptionError
+from nb_elastic.events import Event
+from nb_elastic.model import STREAMS, LogChunk, Stream
+
+READ_BYTES = 1 << 20
+"""Most bytes that one look at one log file reads."""
+
+
+def home() -> Path:
+    """Folder of all runs: ``$NB_ELASTIC_HOME``, else the platform's user state folder."""
+    if chosen := os.environ.get("NB_ELASTIC_HOME"):
+        return Path(chosen).expanduser().absolute()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "nb_elastic"
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "nb_elastic"
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder (and its parents) that only this user can enter, whatever the umask.
+
+    Raises:
+        OptionError: if it can't be made, is a file or a symlink, or belongs to somebody else.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        info = folder.lstat()
+    except OSError as e:
+        raise OptionError(f"The folder {folder} can't be made: {e.strerror or e}. Choose another with --log-dir or NB_ELASTIC_HOME.") from e
+    if not stat.S_ISDIR(info.st_mode):
+        raise OptionError(f"{folder} is not a folder of its own (a file or a symlink). Choose another with --log-dir or NB_ELASTIC_HOME.")
+    if info.st_uid != os.getuid():
+        raise OptionError(f"The folder {folder} belongs to user {info.st_uid}, not to you. Choose another with --log-dir or NB_ELASTIC_HOME.")
+    if stat.S_IMODE(info.st_mode) != 0o700:
+        folder.chmod(0o700)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write aside, then rename: a reader sees the old file or the new one, never half of it."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(fd, "wb") as f:
+            f.write(data)
+        os.rename(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically."""
+    write_atomic(path, json.dumps(value, indent=1, default=str).encode())
+
+
+def read_json(path: Path, *, max_bytes: int = 4 << 20) -> dict[str, Any]:
+    """Read a JSON object; an empty dict where the file is absent, too large or no object.
+
+    The file may have been written by a hostile rank, so it is opened without following links.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(fd, "rb") as f:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return {}
+            raw = f.read(max_bytes + 1)
+        value = json.loads(raw) if len(raw) <= max_bytes else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class RankDir:
+    """The files of one worker: one folder for each round and local rank."""
+
+    path: Path
+
+    @property
+    def stdout(self) -> Path:
+        """Every byte the rank wrote to fd 1."""
+        return self.path / "stdout.log"
+
+    @property
+    def stderr(self) -> Path:
+        """Every byte the rank wrote to fd 2."""
+        return self.path / "stderr.log"
+
+    def stream(self, stream: Stream) -> Path:
+        """Log file of a stream by its name."""
+        return self.stdout if stream == "stdout" else self.stderr
+
+    @property
+    def worker_json(self) -> Path:
+        """What the worker really got: pid, device, CPUs, and at its end a summary of its result."""
+        return self.path / "worker.json"
+
+    @property
+    def failure_json(self) -> Path:
+        """The exception that ended the rank, as text."""
+        return self.path / "failure.json"
+
+    @property
+    def result(self) -> Path:
+        """The rank's return value, pickled."""
+        return self.path / "result.pkl"
+
+    @property
+    def pulled(self) -> Path:
+        """Variables asked for with ``--pull``, pickled (rank 0 only)."""
+        return self.path / "pulled.pkl"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line for each ``nb_elastic.report``."""
+        return self.path / "metrics.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """One run's folder. Cheap to make; touches the disk only when asked."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """The run's id is the folder's name."""
+        return self.path.name
+
+    @property
+    def run_json(self) -> Path:
+        """What was asked."""
+        return self.path / "run.json"
+
+    @property
+    def journal(self) -> Path:
+        """What happened."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def payload(self) -> Path:
+        """The function or cell with what it captured."""
+        return self.path / "payload.pkl"
+
+    @property
+    def supervisor_log(self) -> Path:
+        """The supervisor's own stderr: torch's log lines and anything unexpected."""
+        return self.path / "supervisor.log"
+
+    @property
+    def stop_json(self) -> Path:
+        """How the last asker wants the run stopped: grace_s and by."""
+        return self.path / "stop.json"
+
+    def round(self, number: int, *, node: int | None = None) -> Path:
+        """Folder of a round; ``node`` adds the level that runs of several nodes have."""
+        base = self.path if node is None else self.path / f"node_{node}"
+        return base / f"round_{number}"
+
+    def rank(self, round_number: int, local_rank: int, *, node: int | None = None) -> RankDir:
+        """Folder of one worker of a round."""
+        return RankDir(self.round(round_number, node=node) / str(local_rank))
+
+    def ranks(self) -> Iterator[tuple[int | None, int, int, RankDir]]:
+        """Yield (node, round, local rank, folder) of every worker there ever was, in order."""
+        found: list[tuple[int, int, int, Path]] = []
+        for path in [*self.path.glob("round_*/*"), *self.path.glob("node_*/round_*/*")]:
+            if not path.name.isdecimal() or path.is_symlink() or not path.is_dir():
+                continue
+            number = path.parent.name.removeprefix("round_")
+            level = path.parent.parent.name
+            node = level.removeprefix("node_") if level.startswith("node_") and path.parent.parent != self.path else "-1"
+            if number.isdecimal() and node.lstrip("-").isdecimal():
+                found.append((int(node), int(number), int(path.name), path))
+        for node_number, round_number, local_rank, path in sorted(found):
+            yield (None if node_number < 0 else node_number), round_number, local_rank, RankDir(path)
+
+
+def new_run_id(*, wanted: str = "") -> str:
+    """Make a run id: the user's own text made safe for a file name, or time plus four random letters."""
+    if wanted:
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", wanted).strip(".-")[:80] or "run"
+    return time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
+
+
+def create(*, wanted_id: str = "", log_dir: str | None = None) -> RunDir:
+    """Make a new run folder, 0700, under ``log_dir`` or the home; the id gets a suffix if taken.
+
+    With ``log_dir`` the home keeps a pointer file ``<run_id>.json``, so that ``runs`` finds it.
+
+    Raises:
+        OptionError: if the folder can't be made.
+    """
+    base = Path(log_dir).expanduser().absolute() if log_dir else home()
+    if log_dir:
+        try:
+            base.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise OptionError(f"--log-dir {log_dir} can't be used: {e.strerror or e}. Nothing was started.") from e
+    make_private(home())
+    first = new_run_id(wanted=wanted_id)
+    for n in range(1, 10_000):
+        run_id = first if n == 1 else f"{first}-{n}"
+        path = base / run_id
+        if (home() / f"{run_id}.json").exists() or (home() / run_id).exists():
+            continue
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        except OSError as e:
+            where = f"--log-dir {log_dir}" if log_dir else str(base)
+            raise OptionError(f"{where} can't be used: {e.strerror or e}. Nothing was started.") from e
+        path.chmod(0o700)
+        if log_dir:
+            write_json(home() / f"{run_id}.json", {"dir": str(path)})
+        return RunDir(path)
+    raise OptionError(f"No free run id near {first!r}. Nothing was started.")
+
+
+def all_runs() -> list[RunDir]:
+    """Every run on this machine that this user can see, newest first."""
+    found: list[tuple[float, RunDir]] = []
+    try:
+        entries = list(home().iterdir())
+    except OSError:
+        return []
+    for entry in entries:
+        path = entry
+        if entry.suffix == ".json" and not entry.name.startswith("."):
+            path = Path(str(read_json(entry).get("dir", "")) or "/nonexistent")
+        try:
+            run = RunDir(path)
+            found.append((run.run_json.stat().st_mtime_ns, run))
+        except OSError:
+            continue
+    return [run for _, run in sorted(found, key=lambda pair: (pair[0], pair[1].run_id), reverse=True)]
+
+
+def find(wanted: str = "") -> RunDir:
+    """Find a run by id, unique prefix of an id, or name; the newest where ``wanted`` is empty.
+
+    Raises:
+        ElasticError: if there is none, or several fit.
+    """
+    runs = all_runs()
+    if not runs:
+        raise ElasticError(f"There is no run in {home()}. Launch one with %%elastic_launch or `nb-elastic run`.")
+    if not wanted:
+        return runs[0]
+    if exact := [r for r in runs if r.run_id == wanted]:
+        return exact[0]
+    if named := [r for r in runs if read_json(r.run_json).get("name") == wanted]:
+        return named[0]
+    fitting = [r for r in runs if r.run_id.startswith(wanted)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise ElasticError(f"{wanted!r} fits {len(fitting)} runs: {', '.join(r.run_id for r in fitting[:5])}. Give more of the id.")
+    raise ElasticError(f"No run is called {wanted!r} in {home()}. `nb-elastic runs` lists them.")
+
+
+class Journal:
+    """Appends events to a run's journal; each is one write to a descriptor in append mode."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def append(self, event: Event) -> None:
+        """Append one event.
+
+        Raises:
+            OSError: if the disk is full or the folder is gone.
+        """
+        os.write(self._fd, events.encode(event))
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._fd)
+
+
+class JournalReader:
+    """Reads a journal from its start and follows it; a torn last line waits for its rest."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._rest = b""
+
+    def read(self) -> list[Event]:
+        """Return the events that were appended since the last call (none if there is no file)."""
+        found: list[Event] = []
+        while data := _read_at(self._path, self._offset):
+            self._offset += len(data)
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            found.extend(e for e in map(events.decode, lines) if e is not None)
+            if len(data) < READ_BYTES:
+                break
+        return found
+
+
+class LogFollower:
+    """Reads every log file of a run and follows them; keeps a byte offset for each."""
+
+    def __init__(self, run: RunDir) -> None:
+        self._run = run
+        self._known: dict[tuple[int, int, int], tuple[int, RankDir]] = {}
+        self._offsets: dict[tuple[int, int, int, str], int] = {}
+
+    def add(self, *, rank: int, local_rank: int, round_number: int, node: int | None = None) -> None:
+        """Follow one more worker, known from a ``worker_started`` event."""
+        folder = self._run.rank(round_number, local_rank, node=node)
+        self._known[(node or 0, round_number, local_rank)] = (rank, folder)
+
+    def read(self, *, max_bytes: int = READ_BYTES) -> list[LogChunk]:
+        """Return new bytes, at most ``max_bytes`` of each file; empty when all are caught up."""
+        chunks: list[LogChunk] = []
+        for (node, round_number, local_rank), (rank, folder) in self._known.items():
+            for stream in STREAMS:
+                key = (node, round_number, local_rank, stream)
+                offset = self._offsets.get(key, 0)
+                if data := _read_at(folder.stream(stream), offset, max_bytes):
+                    self._offsets[key] = offset + len(data)
+                    chunks.append(
+                        LogChunk(
+                            rank=rank, local_rank=local_rank, round=round_number, stream=stream, offset=offset, data=data, node=node
+                        )
+                    )
+        return chunks
+
+
+def _read_at(path: Path, offset: int, size: int = READ_BYTES) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    try:
+        return os.pread(fd, size, offset)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
