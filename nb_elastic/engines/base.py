@@ -1,0 +1,89 @@
+"""The seam between a run and whoever places its supervisors: start one command a node, carry its stdin and stdout.
+
+Runs in: the kernel or the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+from nb_elastic.errors import EngineError, OptionError
+
+GROUP = "nb_elastic.engines"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """What an engine needs to know to start the supervisors of a run.
+
+    Attributes:
+        log: file for the supervisors' own stderr.
+        pass_fds: descriptors that a supervisor on this machine inherits.
+        is_detached: the supervisors outlive whoever started them.
+        env: environment of the supervisors (not of the ranks).
+    """
+
+    nodes: int
+    log: Path
+    pass_fds: tuple[int, ...] = ()
+    is_detached: bool = False
+    env: Mapping[str, str]
+
+
+class Channel(Protocol):
+    """The two pipes of one supervisor."""
+
+    def send(self, message: Mapping[str, Any], blob: bytes = b"") -> None:
+        """Send one frame; silently dropped when the supervisor is gone."""
+        ...
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the supervisor's JSON lines until it is gone."""
+        ...
+
+    @property
+    def is_alive(self) -> bool:
+        """True while the supervisor runs."""
+        ...
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Close the pipes and wait for the supervisor to be gone."""
+        ...
+
+
+class Engine(Protocol):
+    """Places supervisors."""
+
+    def open(self, placement: Placement) -> list[Channel]:
+        """Start one supervisor a node.
+
+        Raises:
+            EngineError: if that fails; nothing is left running then.
+        """
+        ...
+
+
+def load(name: str) -> Engine:
+    """Find an engine by the NAME of ``--engine NAME[=SETTINGS]``.
+
+    Raises:
+        OptionError: if nobody registered that name in the entry-point group ``nb_elastic.engines``.
+        EngineError: if its module can't be imported.
+    """
+    short = name.partition("=")[0]
+    if short == "local":
+        from nb_elastic.engines.local import LocalEngine
+
+        return LocalEngine()
+    found = metadata.entry_points(group=GROUP, name=short)
+    for entry in found:
+        try:
+            engine: Engine = entry.load()()
+        except Exception as e:  # a third party's module may fail in any way
+            raise EngineError(f"--engine {short} can't be loaded: {type(e).__name__}: {e}. Nothing was started.") from e
+        return engine
+    raise OptionError(f"--engine {name}: no engine of that name is installed (this version brings `local`). Nothing was started.")

@@ -1,0 +1,84 @@
+"""What IPython knows of the notebook: its names, the sources of its cells and their numbers.
+
+Runs in: the kernel. The only place that looks into IPython's state.
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+_MAGIC_LINE = re.compile(r"^[ \t]*%%", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Texts of the notebook's cells.
+
+    Attributes:
+        texts: source by the file name that code objects of the cell carry.
+        labels: what the user calls it (``Cell In[12]``), by the same file name.
+    """
+
+    texts: Mapping[str, str]
+    labels: Mapping[str, str]
+
+
+def shell() -> InteractiveShell | None:
+    """IPython's shell of this process, or None outside IPython; never imports it."""
+    module = sys.modules.get("IPython")
+    found: InteractiveShell | None = module.get_ipython() if module else None
+    return found
+
+
+def sources(ip: InteractiveShell | None) -> Sources:
+    """Sources of all cells run so far, by the file names IPython compiled them under."""
+    if ip is None:
+        return Sources(texts={}, labels={})
+    counts: Mapping[str, int] = getattr(ip.compile, "_filename_map", {})
+    texts: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    for filename, count in list(counts.items()):
+        entry = linecache.cache.get(filename)
+        if entry is not None and len(entry) > 2:
+            texts[filename] = "".join(entry[2])
+            labels[filename] = f"Cell In[{count}]"
+    return Sources(texts=texts, labels=labels)
+
+
+def current_label(ip: InteractiveShell | None) -> str:
+    """What the user calls the cell that runs now."""
+    return f"Cell In[{ip.execution_count}]" if ip is not None else "Cell In[1]"
+
+
+def line_offset(ip: InteractiveShell | None, body: str) -> int:
+    """Number of lines above the cell's body: the magic's own line and blank ones before it."""
+    if ip is None:
+        return 1
+    raw = raw_cell(ip)
+    if raw.endswith(body) and len(raw) > len(body):
+        return raw[: len(raw) - len(body)].count("\n")
+    found = _MAGIC_LINE.search(raw)
+    return raw[: found.start()].count("\n") + 1 if found else 1
+
+
+def raw_cell(ip: InteractiveShell) -> str:
+    """Text of the running cell as the front end sent it, or ""."""
+    parent = ip.get_parent() if hasattr(ip, "get_parent") else {}
+    code = parent.get("content", {}).get("code", "") if isinstance(parent, Mapping) else ""
+    return str(code or "")
+
+
+def namespace(ip: InteractiveShell | None) -> Mapping[str, Any]:
+    """The notebook's names: IPython's user namespace, or ``__main__`` of a plain script."""
+    if ip is not None:
+        names: Mapping[str, Any] = ip.user_ns
+        return names
+    return vars(sys.modules["__main__"])

@@ -1,0 +1,359 @@
+"""The handle of a run: its state, logs, results and failures, all read from the run folder.
+
+Runs in: the kernel or the command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nb_elastic import events, payload, rundir, snapshot
+from nb_elastic.errors import ElasticError, PayloadError, RunLostError, RunStoppedError, WorkerFailedError
+from nb_elastic.lifeline import ProcessId
+from nb_elastic.model import RunState, Stream, WorkerFailure
+from nb_elastic.report_text import failure_text, stopped_text
+from nb_elastic.rundir import JournalReader, LogFollower, RankDir, RunDir
+from nb_elastic.snapshot import RunSnapshot
+
+if TYPE_CHECKING:
+    from nb_elastic.engines.base import Channel
+    from nb_elastic.render.base import Renderer
+
+GRACE_S = 5.0
+"""Seconds between the SIGINT and the SIGTERM of a stop, unless the caller says otherwise."""
+_TICK_S = 0.05
+_ALIVE_CHECK_S = 1.0
+
+
+class Run:
+    """One launch, live or finished. Made by ``launch``, ``attach``, ``runs`` and ``last_run``.
+
+    Everything it tells comes from the run folder, so that a run can be read after every process
+    is gone, and by a process that did not start it.
+    """
+
+    def __init__(self, folder: RunDir, *, channel: Channel | None = None) -> None:
+        self._folder = folder
+        self._channel = channel
+        self._journal = JournalReader(folder.journal)
+        self._logs = LogFollower(folder)
+        self._snapshot = snapshot.EMPTY
+        self._lock = threading.RLock()
+        self._wake = threading.Event()
+        self._renderers: list[Renderer] = []
+        self._checked_alive_s = 0.0
+        self._thread: threading.Thread | None = None
+        if channel is not None:
+            self._thread = threading.Thread(target=self._drain_channel, name=f"nb-elastic-channel-{self.id}", daemon=True)
+            self._thread.start()
+
+    def __repr__(self) -> str:
+        """Tell id, name and state."""
+        name = f" {self.name!r}" if self.name else ""
+        return f"<Run {self.id}{name}: {self.state.value}, {self.snapshot.world_size or '?'} ranks>"
+
+    @property
+    def id(self) -> str:
+        """The run's id, which is its folder's name."""
+        return self._folder.run_id
+
+    @property
+    def dir(self) -> Path:
+        """The run folder."""
+        return self._folder.path
+
+    @property
+    def name(self) -> str:
+        """The name given with ``--name``, or ""."""
+        return self.snapshot.name
+
+    @property
+    def snapshot(self) -> RunSnapshot:
+        """State of the run now."""
+        with self._lock:
+            self._read_journal()
+            return self._snapshot
+
+    @property
+    def state(self) -> RunState:
+        """State of the run now."""
+        return self.snapshot.state
+
+    @property
+    def failures(self) -> tuple[WorkerFailure, ...]:
+        """Failures of the last round, in the order in which the ranks failed."""
+        return self.snapshot.failures
+
+    @property
+    def root_cause(self) -> WorkerFailure | None:
+        """The failure that came first and did not merely follow another one."""
+        now = self.snapshot
+        return next((f for f in now.failures if f.rank == now.root_rank), None)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """What the ranks told with ``nb_elastic.report``, one dict a call, in order of time."""
+        rows: list[dict[str, Any]] = []
+        for _, number, _, folder in self._folder.ranks():
+            try:
+                lines = folder.metrics.read_bytes().splitlines()
+            except OSError:
+                continue
+            for line in lines:
+                with contextlib.suppress(ValueError):
+                    row = json.loads(line)
+                    if isinstance(row, dict) and isinstance(row.get("time_ns"), int):
+                        rows.append({"round": number, **row})
+        return sorted(rows, key=lambda row: row["time_ns"])
+
+    def logs(self, rank: int = 0, stream: Stream = "stdout") -> str:
+        """Text that a rank of the last round wrote so far; bytes that are no UTF-8 are replaced.
+
+        Raises:
+            ElasticError: if there is no such rank, or the stream is neither stdout nor stderr.
+        """
+        if stream not in {"stdout", "stderr"}:
+            raise ElasticError(f"There is no stream {stream!r}; a rank has 'stdout' and 'stderr'.")
+        try:
+            return self._rank_dir(rank).stream(stream).read_bytes().decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+    def result(self, rank: int = 0) -> Any:
+        """Return value of a rank of the last round. Unpickles a file that the rank wrote.
+
+        Raises:
+            PayloadError: if the rank left no result, and why.
+            ElasticError: if there is no such rank.
+        """
+        folder = self._rank_dir(rank)
+        if folder.result.exists():
+            return payload.load_result(folder.result)
+        worker = next(w for w in self.snapshot.workers if w.rank == rank)
+        if worker.result_error:
+            raise PayloadError(f"Rank {rank}'s result can't be sent back: {worker.result_error} The run itself is {self.state.value}.")
+        raise PayloadError(f"Rank {rank} left no result: it is {worker.state.value}. Its logs lie in {folder.path}.")
+
+    @property
+    def results(self) -> dict[int, Any]:
+        """Return values by rank, of all ranks of the last round that left one."""
+        found: dict[int, Any] = {}
+        for worker in self.snapshot.workers:
+            folder = self._rank_dir(worker.rank)
+            if folder.result.exists():
+                found[worker.rank] = payload.load_result(folder.result)
+        return found
+
+    def pulled(self) -> dict[str, Any]:
+        """Variables of rank 0 that ``--pull`` asked for.
+
+        Raises:
+            PayloadError: if they could not be sent back, and why.
+        """
+        folder = self._rank_dir(0)
+        if not folder.pulled.exists():
+            why = str(rundir.read_json(folder.worker_json).get("pull_error", "")) or "rank 0 left none."
+            raise PayloadError(f"--pull: {why} The run itself is {self.state.value}; its results are in run.results.")
+        values = payload.load_result(folder.pulled)
+        return dict(values)
+
+    def wait(self, timeout_s: float | None = None) -> RunState:
+        """Wait until the run is over or the time is up, and return its state then."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not (now := self._tick()).state.is_final:
+            if deadline is not None and time.monotonic() >= deadline:
+                break
+            self._pause()
+        if now.state.is_final:
+            self._end_channel()
+        return now.state
+
+    def stop(self, grace_s: float = GRACE_S, *, by: str = "user") -> None:
+        """Ask the run to stop: SIGINT to the ranks, after ``grace_s`` seconds SIGTERM, then SIGKILL.
+
+        Returns at once; a second call with a shorter grace hurries. Nothing happens to a finished run.
+        """
+        if self.state.is_final:
+            return
+        if self._channel is not None:
+            self._channel.send({"type": "stop", "grace_s": grace_s, "by": by})
+            return
+        now = self.snapshot
+        rundir.write_json(self._folder.stop_json, {"grace_s": grace_s, "by": by})
+        ProcessId(now.supervisor_pid, now.supervisor_start_ticks).signal(signal.SIGINT)
+
+    def dashboard(self) -> None:
+        """Show the run as it is now, and follow it while it is live."""
+        from nb_elastic.render.choose import choose
+
+        Run(self._folder).follow(choose("auto", run=self._folder))
+
+    def follow(self, renderer: Renderer, *, on_interrupt: Callable[[int], bool] | None = None) -> RunState:
+        """Feed a renderer until the run is over.
+
+        Args:
+            on_interrupt: called with 1, 2, ... at each KeyboardInterrupt; True goes on following.
+                Without it the KeyboardInterrupt ends the following, not the run.
+        """
+        interrupts = 0
+        while True:
+            try:
+                if self._feed(renderer):
+                    break
+                self._pause()
+            except KeyboardInterrupt:
+                interrupts += 1
+                if on_interrupt is None or not on_interrupt(interrupts):
+                    renderer.close(self._snapshot)
+                    raise
+        renderer.close(self._snapshot)
+        self._end_channel()
+        return self._snapshot.state
+
+    def raise_for_state(self) -> None:
+        """Raise the error that tells how the run ended; nothing for one that succeeded or still runs.
+
+        Raises:
+            WorkerFailedError: ranks failed.
+            RunStoppedError: the run was stopped.
+            RunLostError: its supervisor vanished.
+        """
+        now = self.snapshot
+        if now.state is RunState.FAILED:
+            raise WorkerFailedError(failure_text(now, folder=self._folder), run_id=self.id, rank=now.root_rank)
+        if now.state is RunState.STOPPED:
+            raise RunStoppedError(stopped_text(now, folder=self._folder), run_id=self.id)
+        if now.state is RunState.LOST:
+            raise RunLostError(
+                f"Run {self.id} is lost: {now.text or 'its supervisor is gone without a last word.'} "
+                f"What is known lies in {self.dir} (supervisor.log, journal.jsonl).",
+                run_id=self.id,
+            )
+
+    def _rank_dir(self, rank: int) -> RankDir:
+        now = self.snapshot
+        worker = next((w for w in now.workers if w.rank == rank), None)
+        if worker is None:
+            known = ", ".join(str(w.rank) for w in now.workers) or "none yet"
+            raise ElasticError(f"Run {self.id} has no rank {rank}; its ranks are: {known}.")
+        node = worker.node if (self.dir / f"node_{worker.node}").is_dir() else None
+        return self._folder.rank(worker.round, worker.local_rank, node=node)
+
+    def _read_journal(self) -> list[events.Event]:
+        new = self._journal.read()
+        for event in new:
+            self._snapshot = snapshot.fold(self._snapshot, event)
+            if event.kind == "worker_started":
+                node = event.node if (self.dir / f"node_{event.node}").is_dir() else None
+                self._logs.add(rank=event["rank"], local_rank=event["local_rank"], round_number=event["round"], node=node)
+        return new
+
+    def _tick(self) -> RunSnapshot:
+        """Read what is new and notice a supervisor that is gone."""
+        with self._lock:
+            self._read_journal()
+            if not self._snapshot.state.is_final and self._is_supervisor_gone():
+                self._read_journal()
+                if not self._snapshot.state.is_final:
+                    self._write_lost()
+            return self._snapshot
+
+    def _feed(self, renderer: Renderer) -> bool:
+        """One look at journal and logs; True when the run is over and all is drawn."""
+        was = self._snapshot
+        now = self._tick()
+        if now is not was:
+            renderer.update(now)
+        with self._lock:
+            chunks = self._logs.read()
+        if chunks:
+            renderer.append(chunks)
+            self._wake.set()
+        return now.state.is_final and not chunks
+
+    def _is_supervisor_gone(self) -> bool:
+        if self._channel is not None:
+            return not self._channel.is_alive
+        if time.monotonic() - self._checked_alive_s < _ALIVE_CHECK_S:
+            return False
+        self._checked_alive_s = time.monotonic()
+        pid = self._snapshot.supervisor_pid
+        return bool(pid) and not ProcessId(pid, self._snapshot.supervisor_start_ticks).is_alive
+
+    def _write_lost(self) -> None:
+        text = "The supervisor ended without a last word."
+        with contextlib.suppress(OSError):
+            tail = self._folder.supervisor_log.read_bytes()[-2000:].decode("utf-8", "replace").strip()
+            text += f" The end of supervisor.log:\n{tail}" if tail else ""
+        event = events.make("run_lost", text=text)
+        with contextlib.suppress(OSError):
+            journal = rundir.Journal(self._folder.journal)
+            journal.append(event)
+            journal.close()
+            self._read_journal()
+        if not self._snapshot.state.is_final:
+            self._snapshot = snapshot.fold(self._snapshot, event)
+
+    def _pause(self) -> None:
+        self._wake.wait(_TICK_S)
+        self._wake.clear()
+
+    def _drain_channel(self) -> None:
+        """Read the supervisor's lines; each only wakes the follower, for the journal has it already."""
+        assert self._channel is not None
+        with contextlib.suppress(ValueError, OSError):  # the pipe was closed under the reader
+            for _ in self._channel.lines():
+                self._wake.set()
+        self._wake.set()
+
+    def _end_channel(self) -> None:
+        if self._channel is None:
+            return
+        self._channel.close()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+
+
+def attach(run_id: str = "") -> Run:
+    """Open a live or finished run by id, unique prefix or name; the newest where nothing is given.
+
+    Raises:
+        ElasticError: if there is none, or several fit.
+    """
+    return Run(rundir.find(run_id))
+
+
+def runs() -> list[Run]:
+    """All runs of this user on this machine, newest first."""
+    return [Run(folder) for folder in rundir.all_runs()]
+
+
+def states(found: Iterable[Run]) -> list[tuple[Run, RunSnapshot]]:
+    """Pair runs with their state; one whose supervisor is gone reads as lost."""
+    return [(run, snapshot.load(RunDir(run.dir))) for run in found]
+
+
+def remove(run: Run) -> None:
+    """Delete a finished run's folder.
+
+    Raises:
+        ElasticError: if the run is not over.
+    """
+    if not snapshot.load(RunDir(run.dir)).state.is_final:
+        raise ElasticError(f"Run {run.id} is {run.state.value}; stop it before you prune it.")
+    for root, folders, files in os.walk(run.dir, topdown=False):
+        for name in files:
+            os.unlink(os.path.join(root, name))
+        for name in folders:
+            path = os.path.join(root, name)
+            os.unlink(path) if os.path.islink(path) else os.rmdir(path)
+    run.dir.rmdir()
+    (rundir.home() / f"{run.id}.json").unlink(missing_ok=True)
