@@ -1,0 +1,56 @@
+# Every command of the project. Each sets up what it needs itself; `make help` lists them.
+#   PYTHON=python3.12 make test      another Python (3.10 to 3.13)
+#   make test ARGS='-k payload -x'   options for pytest
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+SOURCES := nb_elastic tests
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench matrix build clean
+
+help: ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: $(READY) ## make .venv with the package and all that tests need
+
+$(READY): pyproject.toml tests/constraints.txt
+	@test -x $(BIN)/python || { echo "making $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -c 'import sys; sys.exit("nb_elastic needs Python 3.10 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
+	@echo "installing into $(VENV): torch takes a minute or two the first time ..."
+	@$(BIN)/python -m pip install --quiet --constraint tests/constraints.txt --editable '.[test]'
+	@touch $@
+
+demo: $(READY) ## run notebooks/01_first_launch.ipynb in a real kernel and print what its reader sees
+	@$(BIN)/python -m tests.support.run_notebook notebooks/01_first_launch.ipynb
+
+test: $(READY) ## run all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## lint, format and types
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/mypy
+
+format: $(READY) ## put the code into its form
+	@$(BIN)/ruff check --fix-only --quiet $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+bench: $(READY) ## measure against torchrun and notebook_launcher, in one table
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+matrix: ## run the tests on the oldest and newest Python and torch (downloads several GB)
+	@bash tests/support/matrix.sh $(ARGS)
+
+build: $(READY) ## build the wheel and the source distribution into dist/
+	@$(BIN)/python -m pip install --quiet build
+	@rm -rf dist && $(BIN)/python -m build --outdir dist
+
+clean: ## remove what the commands made, .venv included
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

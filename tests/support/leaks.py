@@ -1,0 +1,70 @@
+"""Finds processes and threads that a test left behind, and ends the processes.
+
+Runs in: the tests.
+
+A process is the test's if it descends from pytest, or if it was started with the test's own mark in
+its environment: the mark also finds those that lost their parents on the way (a rank whose
+supervisor was killed, a detached run).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+from nb_elastic.lifeline import ProcessId, descendants
+
+MARK = "NBE_TEST_MARK"
+"""Environment variable that carries the mark."""
+
+
+def processes(mark: str) -> set[ProcessId]:
+    """Every living process of this pytest or with ``mark`` in the environment it started with."""
+    pids = set(descendants(os.getpid()))
+    needle = f"{MARK}={mark}".encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if needle in (entry / "environ").read_bytes().split(b"\0"):
+                pids.add(int(entry.name))
+        except OSError:
+            continue
+    pids.discard(os.getpid())
+    found = {ProcessId.of(pid) for pid in pids if not _is_resource_tracker(pid)}
+    return {p for p in found if p is not None}
+
+
+def threads() -> set[threading.Thread]:
+    """Living threads of ours in this process: every one is named ``nb-elastic...``."""
+    return {t for t in threading.enumerate() if t.name.startswith(("nb-elastic", "nb_elastic"))}
+
+
+def describe(process: ProcessId) -> str:
+    """Pid and command line, for the failure's text."""
+    try:
+        words = Path(f"/proc/{process.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        words = "(gone)"
+    return f"{process.pid}: {words.strip()[:200]}"
+
+
+def end(left: set[ProcessId]) -> None:
+    """Kill what was left, so that one leak fails one test and not all that follow."""
+    for process in left:
+        process.signal(signal.SIGKILL)
+
+
+def _is_resource_tracker(pid: int) -> bool:
+    """True for the standard library's tracker of shared memory.
+
+    Python starts one for each interpreter that touches multiprocessing, keeps it for the
+    interpreter's life on purpose, and it ends by itself when its pipe closes: no leak of ours.
+    Only pytest's own is let off; one below another process must be gone with that process.
+    """
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError):
+        return False
+    return parent == os.getpid() and b"multiprocessing.resource_tracker" in words
