@@ -1,0 +1,393 @@
+"""The one reducer of the journal: events in, the state of a run at a moment out.
+
+Runs in: the kernel or command line, and tests; no other place decides what state a run is in.
+
+``fold`` is pure and total: it makes a new snapshot, and an event that it does not know, that came
+late, twice or with nonsense in its fields, never raises and never undoes what is final.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+from typing import Any
+
+from nb_elastic import untrusted
+from nb_elastic.events import Event
+from nb_elastic.lifeline import ProcessId
+from nb_elastic.model import RunState, WorkerFailure, WorkerState
+from nb_elastic.rundir import JournalReader, RunDir
+
+MAX_NOTES = 200
+ORPHAN_NS = 120 * 10**9
+"""A run whose supervisor has not spoken this long after the run was made is lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSnapshot:
+    """One worker of the current round.
+
+    Attributes:
+        cpus: the CPUs it may use, read back in the rank, compact (``0-3,8``).
+        binding: how that came to be, in words.
+        result_text: short text of its return value; "" until it has one.
+        result_error: why its return value could not be kept, or "".
+    """
+
+    node: int
+    local_rank: int
+    rank: int = -1
+    round: int = 0
+    state: WorkerState = WorkerState.STARTING
+    pid: int = 0
+    start_ticks: int = 0
+    device: str = ""
+    cpus: str = ""
+    binding: str = ""
+    start_method: str = ""
+    started_ns: int = 0
+    ended_ns: int = 0
+    exit_code: int | None = None
+    signal: str = ""
+    has_result: bool = False
+    result_text: str = ""
+    result_size_bytes: int = 0
+    result_error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundSnapshot:
+    """One forming of the group. ``cause`` is why it ended ("" while it lasts)."""
+
+    number: int
+    attempt: int = 0
+    cause: str = ""
+    text: str = ""
+    started_ns: int = 0
+    ended_ns: int = 0
+    world_size: int = 0
+    failures: tuple[WorkerFailure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSnapshot:
+    """The state of a run at a moment. Times are nanoseconds since the epoch, 0 where unknown.
+
+    Attributes:
+        nproc: workers a node, as asked for: a number, or text such as ``auto``.
+        started_ns: when the first worker of the first round started.
+        last_ns: time of the latest event.
+        workers: of the current round, by node and local rank.
+        failures: of the current round: the root cause, other causes by time, then followers by time.
+        root_rank: global rank of the root cause in the current round, or None.
+        notes: (level, text), each once.
+        text: the run's last words.
+        stop_by: who asked for a stop, or "".
+    """
+
+    run_id: str = ""
+    rdzv_id: str = ""
+    name: str = ""
+    state: RunState = RunState.CREATED
+    entry: str = ""
+    nproc: int | str = 0
+    world_size: int = 0
+    min_nodes: int = 1
+    max_nodes: int = 1
+    attempt: int = 0
+    max_restarts: int = 0
+    round: int = 0
+    is_detached: bool = False
+    created_ns: int = 0
+    started_ns: int = 0
+    finished_ns: int = 0
+    workers: tuple[WorkerSnapshot, ...] = ()
+    rounds: tuple[RoundSnapshot, ...] = ()
+    failures: tuple[WorkerFailure, ...] = ()
+    root_rank: int | None = None
+    notes: tuple[tuple[str, str], ...] = ()
+    last_ns: int = 0
+    text: str = ""
+    supervisor_pid: int = 0
+    supervisor_start_ticks: int = 0
+    host: str = ""
+    torch: str = ""
+    python: str = ""
+    stop_by: str = ""
+
+    @property
+    def root(self) -> WorkerFailure | None:
+        """The root cause, or None while no rank of this round has failed."""
+        return self.failures[0] if self.failures else None
+
+    def worker(self, rank: int) -> WorkerSnapshot | None:
+        """The worker with this global rank in the current round, or None."""
+        return next((w for w in self.workers if w.rank == rank), None)
+
+    def elapsed_s(self, now_ns: int) -> float:
+        """Seconds from the run's making to its end, or to ``now_ns`` while it lasts."""
+        return max(0, (self.finished_ns or now_ns) - self.created_ns) / 1e9 if self.created_ns else 0.0
+
+
+EMPTY = RunSnapshot()
+
+
+def fold(snapshot: RunSnapshot, event: Event) -> RunSnapshot:
+    """Return the snapshot after ``event``; the same one where the event says nothing new."""
+    reducer = _REDUCERS.get(event.kind)
+    if reducer is None or not isinstance(event.data, Mapping) or not 0 <= event.time_ns < 1 << 63:
+        return snapshot
+    return replace(reducer(snapshot, event), last_ns=max(snapshot.last_ns, event.time_ns))
+
+
+def load(run: RunDir, *, now_ns: int | None = None) -> RunSnapshot:
+    """Fold the whole journal of a run; a run whose supervisor is gone without a last word is LOST.
+
+    Only a supervisor on this machine can be looked for; one elsewhere is believed to be alive.
+    """
+    snapshot = EMPTY
+    for event in JournalReader(run.journal).read():
+        snapshot = fold(snapshot, event)
+    if not snapshot.run_id:
+        snapshot = replace(snapshot, run_id=run.run_id)
+    return mark_lost(snapshot, now_ns=time.time_ns() if now_ns is None else now_ns)
+
+
+def mark_lost(snapshot: RunSnapshot, *, now_ns: int) -> RunSnapshot:
+    """Return the snapshot as LOST if it is not final and its supervisor is no more."""
+    if snapshot.state.is_final:
+        return snapshot
+    if snapshot.supervisor_pid:
+        is_here = snapshot.host in {"", socket.gethostname()}
+        if not is_here or ProcessId(snapshot.supervisor_pid, snapshot.supervisor_start_ticks).is_alive:
+            return snapshot
+        text = f"the supervisor (pid {snapshot.supervisor_pid}) vanished without a last word"
+    elif now_ns - snapshot.created_ns < ORPHAN_NS:
+        return snapshot
+    else:
+        text = "no supervisor ever reported"
+    return _finish(snapshot, RunState.LOST, text=text, time_ns=snapshot.last_ns)
+
+
+def to_json(snapshot: RunSnapshot) -> dict[str, Any]:
+    """Turn a snapshot into a JSON-ready dict; states become their names."""
+    value: dict[str, Any] = asdict(snapshot, dict_factory=_plain_dict)
+    return value
+
+
+# -- one reducer an event ---------------------------------------------------------------------
+
+
+def _run_created(s: RunSnapshot, e: Event) -> RunSnapshot:
+    entry = e.get("entry")
+    if isinstance(entry, Mapping):
+        entry = f"{untrusted.text(entry.get('kind'))} {untrusted.text(entry.get('target'))}".strip()
+    nproc = e.get("nproc")
+    return replace(
+        s,
+        run_id=untrusted.text(e.get("run_id")) or s.run_id,
+        rdzv_id=untrusted.text(e.get("rdzv_id")) or s.rdzv_id,
+        name=untrusted.text(e.get("name")),
+        nproc=untrusted.text(nproc) if isinstance(nproc, str) else untrusted.integer(nproc),
+        min_nodes=untrusted.integer(e.get("min_nodes"), 1),
+        max_nodes=untrusted.integer(e.get("max_nodes"), 1),
+        max_restarts=untrusted.integer(e.get("max_restarts")),
+        entry=untrusted.text(entry),
+        is_detached=e.get("is_detached") is True,
+        created_ns=e.time_ns,
+    )
+
+
+def _supervisor_started(s: RunSnapshot, e: Event) -> RunSnapshot:
+    if s.supervisor_pid and e.node != 0:
+        return s
+    return _towards(
+        replace(
+            s,
+            supervisor_pid=untrusted.integer(e.get("pid")),
+            supervisor_start_ticks=untrusted.integer(e.get("start_ticks")),
+            host=untrusted.text(e.get("host")),
+            torch=untrusted.text(e.get("torch")),
+            python=untrusted.text(e.get("python")),
+        ),
+        RunState.STARTING,
+    )
+
+
+def _note(s: RunSnapshot, e: Event) -> RunSnapshot:
+    note = ("warning" if e.get("level") == "warning" else "info", untrusted.text(e.get("text")))
+    if not note[1] or note in s.notes or len(s.notes) >= MAX_NOTES:
+        return s
+    return replace(s, notes=(*s.notes, note))
+
+
+def _rendezvous_started(s: RunSnapshot, e: Event) -> RunSnapshot:
+    s = _enter_round(s, e)
+    return _towards(s, RunState.STARTING if len(s.rounds) < 2 else RunState.RESTARTING)
+
+
+def _rendezvous_finished(s: RunSnapshot, e: Event) -> RunSnapshot:
+    s = _enter_round(s, e)
+    if untrusted.integer(e.get("round")) != s.round:
+        return s
+    world_size = untrusted.integer(e.get("world_size"))
+    return _change_round(replace(s, world_size=world_size), s.round, world_size=world_size)
+
+
+def _worker_started(s: RunSnapshot, e: Event) -> RunSnapshot:
+    s = _enter_round(s, e)
+    s = _change_worker(
+        s,
+        e,
+        pid=untrusted.integer(e.get("pid")),
+        start_ticks=untrusted.integer(e.get("start_ticks")),
+        start_method=untrusted.text(e.get("start_method")),
+        started_ns=e.time_ns,
+    )
+    s = replace(s, started_ns=s.started_ns or e.time_ns, world_size=max(s.world_size, len(s.workers)))
+    return _towards(s, RunState.RUNNING)
+
+
+def _worker_ready(s: RunSnapshot, e: Event) -> RunSnapshot:
+    return _change_worker(s, e, state=WorkerState.RUNNING, **untrusted.worker_fields(e.get("worker")))
+
+
+def _worker_exited(s: RunSnapshot, e: Event) -> RunSnapshot:
+    code = e.get("exit_code")
+    state = untrusted.member(WorkerState, e.get("state"))
+    if state is None or not state.is_final:
+        state = WorkerState.SUCCEEDED if code == 0 else WorkerState.FAILED
+    changes = untrusted.worker_fields(e.get("worker")) | untrusted.result_fields(e.get("result"))
+    changes |= {
+        "state": state,
+        "exit_code": None if code is None else untrusted.integer(code),
+        "signal": untrusted.text(e.get("signal")),
+        "ended_ns": e.time_ns,
+        "has_result": e.get("has_result") is True,
+    }
+    if pid := untrusted.integer(e.get("pid")):
+        changes["pid"] = pid
+    return _change_worker(s, e, **changes)
+
+
+def _worker_failed(s: RunSnapshot, e: Event) -> RunSnapshot:
+    failure = untrusted.failure(e)
+    if failure is None or failure.round < s.round:
+        return s
+    others = tuple(f for f in s.failures if (f.node, f.local_rank) != (failure.node, failure.local_rank))
+    failures = sorted((*others, failure), key=lambda f: (bool(f.followed), f.time_ns, f.rank))
+    s = replace(s, failures=tuple(failures), root_rank=failures[0].rank)
+    return _change_round(s, s.round, failures=s.failures)
+
+
+def _round_ended(s: RunSnapshot, e: Event) -> RunSnapshot:
+    cause, text = untrusted.text(e.get("cause")), untrusted.text(e.get("text"))
+    number = untrusted.integer(e.get("round"))
+    s = _change_round(s, number, cause=cause, text=text, ended_ns=e.time_ns)
+    if number != s.round:
+        return s
+    s = replace(s, text=text or s.text) if not s.state.is_final else s
+    is_again = cause == "membership" or (cause == "failure" and s.attempt < s.max_restarts)
+    return _towards(s, RunState.RESTARTING) if is_again else s
+
+
+def _stop_requested(s: RunSnapshot, e: Event) -> RunSnapshot:
+    return _towards(replace(s, stop_by=s.stop_by or untrusted.text(e.get("by")) or "somebody"), RunState.STOPPING)
+
+
+def _run_finished(s: RunSnapshot, e: Event) -> RunSnapshot:
+    state = untrusted.member(RunState, e.get("state"))
+    if state is None or not state.is_final:
+        return s
+    # Another node's success does not undo a failure; a last word undoes somebody's guess that the run was lost.
+    if s.state.is_final and s.state is not RunState.LOST and state is not RunState.FAILED:
+        return s
+    root_rank = untrusted.integer(e.get("root_rank"), -1)
+    if any(f.rank == root_rank for f in s.failures):
+        failures = tuple(sorted(s.failures, key=lambda f: f.rank != root_rank))
+        s = _change_round(replace(s, failures=failures, root_rank=root_rank), s.round, failures=failures)
+    elif s.root_rank is None and root_rank >= 0:
+        s = replace(s, root_rank=root_rank)
+    return _finish(s, state, text=untrusted.text(e.get("text")), time_ns=e.time_ns)
+
+
+def _run_lost(s: RunSnapshot, e: Event) -> RunSnapshot:
+    if s.state.is_final:
+        return s
+    return _finish(s, RunState.LOST, text=untrusted.text(e.get("text")), time_ns=e.time_ns)
+
+
+_REDUCERS: Mapping[str, Callable[[RunSnapshot, Event], RunSnapshot]] = {
+    "run_created": _run_created,
+    "supervisor_started": _supervisor_started,
+    "note": _note,
+    "rendezvous_started": _rendezvous_started,
+    "rendezvous_finished": _rendezvous_finished,
+    "worker_started": _worker_started,
+    "worker_ready": _worker_ready,
+    "worker_exited": _worker_exited,
+    "worker_failed": _worker_failed,
+    "round_ended": _round_ended,
+    "stop_requested": _stop_requested,
+    "run_finished": _run_finished,
+    "run_lost": _run_lost,
+}
+
+
+# -- steps the reducers share -----------------------------------------------------------------
+
+
+def _towards(s: RunSnapshot, state: RunState) -> RunSnapshot:
+    """Move to a state that is not final, unless the run is stopping or over."""
+    if s.state.is_final or s.state is RunState.STOPPING or s.state is state:
+        return s
+    return replace(s, state=state)
+
+
+def _finish(s: RunSnapshot, state: RunState, *, text: str, time_ns: int) -> RunSnapshot:
+    left = WorkerState.STOPPED if state is RunState.STOPPED else WorkerState.ENDED
+    workers = tuple(w if w.state.is_final else replace(w, state=left, ended_ns=time_ns) for w in s.workers)
+    last_words = text or ("" if state is RunState.SUCCEEDED else s.text)
+    return replace(s, state=state, text=last_words, finished_ns=time_ns, workers=workers)
+
+
+def _enter_round(s: RunSnapshot, e: Event) -> RunSnapshot:
+    """Begin the event's round if it is a new one: its workers and failures replace the last round's."""
+    number, attempt = untrusted.integer(e.get("round")), untrusted.integer(e.get("attempt"))
+    if s.rounds and number <= s.round:
+        return s
+    return replace(
+        s,
+        round=number,
+        attempt=max(attempt, s.attempt),
+        rounds=(*s.rounds, RoundSnapshot(number=number, attempt=attempt, started_ns=e.time_ns)),
+        workers=(),
+        failures=(),
+        root_rank=None,
+    )
+
+
+def _change_round(s: RunSnapshot, number: int, **changes: Any) -> RunSnapshot:
+    return replace(s, rounds=tuple(replace(r, **changes) if r.number == number else r for r in s.rounds))
+
+
+def _change_worker(s: RunSnapshot, e: Event, **changes: Any) -> RunSnapshot:
+    """Change (or add) the event's worker, if it belongs to the current round; a final state stays."""
+    number, local_rank = untrusted.integer(e.get("round")), untrusted.integer(e.get("local_rank"), -1)
+    if number < s.round or local_rank < 0:
+        return s
+    s = _enter_round(s, e)
+    rest = [w for w in s.workers if (w.node, w.local_rank) != (e.node, local_rank)]
+    old = next((w for w in s.workers if (w.node, w.local_rank) == (e.node, local_rank)), None)
+    old = old or WorkerSnapshot(node=e.node, local_rank=local_rank, round=number, started_ns=e.time_ns)
+    if old.state.is_final and "state" in changes:
+        changes["state"] = old.state
+    changes.setdefault("rank", untrusted.integer(e.get("rank"), old.rank))
+    return replace(s, workers=tuple(sorted([*rest, replace(old, **changes)], key=lambda w: (w.node, w.local_rank))))
+
+
+def _plain_dict(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {k: v.value if isinstance(v, Enum) else v for k, v in items}

@@ -1,0 +1,98 @@
+"""Reads values that a confused rank may have written: each function is total and gives a sane value back.
+
+Runs in: the kernel or command line, under the reducer of the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, TypeVar
+
+from nb_elastic.events import Event
+from nb_elastic.model import Frame, WorkerFailure
+
+E = TypeVar("E", bound=Enum)
+
+
+def compact_cpus(cpus: Any) -> str:
+    """Write CPU numbers as ranges (``0-3,8``); text passes, nonsense becomes ""."""
+    if isinstance(cpus, str):
+        return text(cpus, limit=1000)
+    if not isinstance(cpus, (list, tuple)):
+        return ""
+    numbers = sorted({c for c in cpus if isinstance(c, int) and not isinstance(c, bool) and 0 <= c < 1 << 20})
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+
+
+def worker_fields(worker: Any) -> dict[str, Any]:
+    """What a worker's own file adds; only keys that it has, so that nothing known is lost."""
+    if not isinstance(worker, Mapping):
+        return {}
+    found: dict[str, Any] = {k: text(worker[k]) for k in ("device", "binding", "start_method") if worker.get(k)}
+    found |= {k: integer(worker[k]) for k in ("pid", "start_ticks") if integer(worker.get(k))}
+    if cpus := compact_cpus(worker.get("cpus")):
+        found["cpus"] = cpus
+    return found | result_fields(worker.get("result"))
+
+
+def result_fields(result: Any) -> dict[str, Any]:
+    """The summary of a return value: its short text, its size, and why it could not be kept."""
+    if not isinstance(result, Mapping):
+        return {}
+    return {
+        "result_text": text(result.get("text")),
+        "result_size_bytes": integer(result.get("size_bytes")),
+        "result_error": text(result.get("error")),
+    }
+
+
+def failure(e: Event) -> WorkerFailure | None:
+    """Read a worker's failure field by field: the rank that wrote it may have been out of its mind."""
+    data = e.get("failure")
+    if not isinstance(data, Mapping):
+        return None
+    code, frames = data.get("exit_code"), data.get("frames")
+    frames = frames[:200] if isinstance(frames, (list, tuple)) else ()
+    return WorkerFailure(
+        rank=integer(data.get("rank"), integer(e.get("rank"), -1)),
+        local_rank=integer(data.get("local_rank"), integer(e.get("local_rank"), -1)),
+        round=integer(data.get("round"), integer(e.get("round"))),
+        time_ns=integer(data.get("time_ns"), e.time_ns),
+        node=e.node,
+        pid=integer(data.get("pid")),
+        exit_code=None if code is None else integer(code),
+        frames=tuple(frame(f) for f in frames if isinstance(f, Mapping)),
+        **{k: text(data.get(k)) for k in ("signal", "error_type", "message", "traceback", "followed", "hint")},
+    )
+
+
+def frame(data: Mapping[str, Any]) -> Frame:
+    """Read one line of a traceback."""
+    words = {k: text(data.get(k)) for k in ("file", "name", "text")}
+    return Frame(line=integer(data.get("line")), **words)
+
+
+def integer(value: Any, default: int = 0) -> int:
+    """An integer of at most 63 bits, else ``default``."""
+    is_sane = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+    return value if is_sane else default
+
+
+def text(value: Any, *, limit: int = 64_000) -> str:
+    """Text that can be written to any UTF-8 stream; "" for what is no text."""
+    return value[:limit].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+
+
+def member(cls: type[E], value: Any) -> E | None:
+    """The member of an enumeration with this value, or None."""
+    try:
+        return cls(value)
+    except ValueError:
+        return None
