@@ -1,0 +1,1 @@
+"""Engines place supervisors on nodes; a registry of strings names them."""

@@ -1,0 +1,1 @@
+"""Renderers draw snapshots of a run; each is fed and never asks."""

@@ -1,0 +1,231 @@
+"""The plan of the house holds: floors look down only, foreign packages have one door, files stay small.
+
+A user would lose: a notebook that starts at once (the kernel side never imports torch), ranks that fork
+safely (workers never import the front end), and later versions (a plan that nobody keeps can't grow).
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "nb_elastic"
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
+
+# Which floor a module stands on; it may use modules of its own floor and of those below.
+FLOORS = {
+    0: "errors model lifeline",
+    1: "events rundir untrusted wire snapshot topology",
+    2: "payload frames binding report report_text cell.analyze",
+    3: "worker rankshell supervisor launcher",
+    4: "cell options config export doctor notebook engines render",
+    5: "run",
+    6: "launch",
+    7: "magics cli",
+    8: "__main__",
+}
+# The package itself only names things, and imports each when it is asked for.
+FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
+
+# What runs where, by the first word after `nb_elastic.`; `supervisor` and `worker` processes load these and what they import.
+RANK_SIDE = ("nb_elastic.supervisor.__main__", "nb_elastic.worker")
+KERNEL_SIDE = (
+    "nb_elastic", "nb_elastic.magics", "nb_elastic.cli", "nb_elastic.launch", "nb_elastic.run", "nb_elastic.doctor", "nb_elastic.export",
+    "nb_elastic.render.choose", "nb_elastic.render.plain", "nb_elastic.render.terminal", "nb_elastic.render.widget", "nb_elastic.render.html",
+    "nb_elastic.engines.local",
+)  # fmt: skip
+
+# The doors of foreign packages: package -> the only modules that may import it.
+DOORS = {
+    "cloudpickle": {"nb_elastic.payload"},
+    "rich": {"nb_elastic.render.terminal"},
+    "ipywidgets": {"nb_elastic.render.widget"},
+    "traitlets": {"nb_elastic.config"},
+    "setproctitle": {"nb_elastic.worker", "nb_elastic.supervisor.forkserver", "nb_elastic.supervisor.__main__"},
+}
+MAX_LINES = {"file": 400, "class": 250, "function": 60}
+NAMES_THAT_SAY_NOTHING = {
+    "util",
+    "utils",
+    "helper",
+    "helpers",
+    "common",
+    "manager",
+    "managers",
+    "handler",
+    "handlers",
+    "misc",
+}
+
+
+def imports(name: str, *, is_late_too: bool = True) -> Iterator[tuple[str, int]]:
+    """Yield (module, line) of what a module imports when it runs; what only annotations need is left out."""
+    queue: list[ast.AST] = [TREES[name]]
+    while queue:
+        node = queue.pop(0)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            queue.extend(node.orelse)
+            continue
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) and not is_late_too:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = name.split(".") if FILES[name].name == "__init__.py" else name.split(".")[:-1]
+                base = ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [node.module])])
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield (inner if inner in FILES else base), node.lineno
+        queue.extend(ast.iter_child_nodes(node))
+
+
+def reachable(starts: tuple[str, ...], *, but_not: tuple[str, ...] = (), is_late_too: bool = True) -> dict[str, str]:
+    """Our modules that the starts load, each with the one that led there."""
+    came_from = {start: "" for start in starts if start in FILES}
+    queue = list(came_from)
+    while queue:
+        name = queue.pop(0)
+        for target, _line in imports(name, is_late_too=is_late_too):
+            if target in FILES and target not in came_from and target not in but_not:
+                came_from[target] = name
+                queue.append(target)
+    return came_from
+
+
+def floor_of(module: str) -> int | None:
+    """Floor of a module, by its own name or its folder's."""
+    return FLOOR_OF.get(module.split(".")[1]) if "." in module else max(FLOORS)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_module_says_what_it_owns_and_where_it_runs(name):
+    text = ast.get_docstring(TREES[name]) or ""
+    if FILES[name].name == "__init__.py" and not TREES[name].body[1:]:
+        assert text, "an empty package says what its folder holds"
+        return
+    assert text, "a module opens with one sentence on what it owns"
+    assert "Runs in:" in text
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_classes_and_functions_stay_small(name):
+    found = [("file", name, len(FILES[name].read_text().splitlines()))]
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            kind = "class" if isinstance(node, ast.ClassDef) else "function"
+            found.append((kind, node.name, (node.end_lineno or node.lineno) - node.lineno + 1))
+    assert [f for f in found if f[2] > MAX_LINES[f[0]]] == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_module_has_a_name_that_says_something(name):
+    assert not NAMES_THAT_SAY_NOTHING & set(name.split("."))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_floors_look_down_only(name):
+    own = floor_of(name)
+    assert own is not None, f"{name} stands on no floor: give it one in FLOORS"
+    up = [
+        f"line {line}: {target} (floor {floor_of(target)}, this is {own})"
+        for target, line in imports(name, is_late_too=name != "nb_elastic")
+        if target in FILES and target != "nb_elastic" and (floor_of(target) or 0) > own
+    ]
+    assert up == []
+
+
+def test_no_circles():
+    """Not even through imports inside functions: a circle is two modules that are one."""
+    seen: dict[str, int] = {}
+    circles: list[str] = []
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if seen.get(name) == 1:
+            circles.append(" -> ".join([*path[path.index(name) :], name]))
+        if name in seen:
+            return
+        seen[name] = 1
+        for target, _line in imports(name):
+            if target in FILES and target not in {"nb_elastic", name}:
+                visit(target, (*path, name))
+        seen[name] = 2
+
+    for name in FILES:
+        if name != "nb_elastic":
+            visit(name, ())
+    assert circles == []
+
+
+def test_the_kernel_side_never_imports_torch():
+    guilty = {
+        f"{name} line {line}"
+        for name in reachable(KERNEL_SIDE)
+        for target, line in imports(name)
+        if target.split(".")[0] == "torch"
+    }
+    assert guilty == set()
+
+
+def test_supervisor_and_workers_never_import_the_front_end():
+    """rankshell alone may: it is loaded late, in a rank whose cell uses magics."""
+    loaded = reachable(RANK_SIDE, but_not=("nb_elastic.rankshell",))
+    guilty = {
+        f"{name} line {line} ({target})"
+        for name in loaded
+        for target, line in imports(name)
+        if target.split(".")[0] in {"IPython", "ipywidgets", "ipykernel", "rich"}
+        or target.startswith("nb_elastic.render")
+    }
+    assert guilty == set()
+
+
+@pytest.mark.parametrize("package", DOORS)
+def test_a_foreign_package_has_one_door(package):
+    users = {name for name in FILES for target, _line in imports(name) if target.split(".")[0] == package}
+    assert users <= DOORS[package]
+
+
+def test_processes_name_each_other_by_text_not_by_import():
+    """Importing another process's entry would load its world into this one."""
+    entries = {"nb_elastic.supervisor.__main__", "nb_elastic.__main__"}
+    guilty = {f"{name} line {line}" for name in FILES for target, line in imports(name) if target in entries}
+    assert guilty == set()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_only_the_command_line_and_the_plain_renderer_print(name):
+    if name in {"nb_elastic.cli", "nb_elastic.render.plain"}:
+        return
+    calls = [
+        n.lineno for n in ast.walk(TREES[name]) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"
+    ]
+    assert calls == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda p: p.name)
+def test_tests_wait_for_conditions_and_never_sleep(path):
+    sleeps = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"time.sleep", "sleep", "asyncio.sleep"}
+    ]
+    assert sleeps == []
+
+
+def test_importing_the_package_stays_cheap():
+    """Neither torch nor the front end: the contract's first promise to a notebook."""
+    code = "import sys, nb_elastic; print(sorted({'torch', 'IPython', 'ipywidgets', 'rich', 'numpy', 'cloudpickle'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "[]\n"
