@@ -1,0 +1,302 @@
+"""The command line ``nb-elastic``, whose subcommands are also ``%elastic``'s.
+
+Runs in: the command line, or the kernel (``%elastic``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nb_elastic import rundir, snapshot
+from nb_elastic.errors import ElasticError, OptionError, RunStoppedError
+from nb_elastic.model import STREAMS, RunState
+from nb_elastic.run import Run, attach, remove, runs
+from nb_elastic.snapshot import RunSnapshot
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that raises instead of ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(f"{self.prog}: {message}. `{self.prog} --help` lists what there is.")
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = "nb-elastic") -> int:
+    """Run one subcommand.
+
+    Returns:
+        Exit status: 0 done, 1 the run or the command failed, 2 wrong usage, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if words[:1] == ["run"] and prog == "nb-elastic":
+            return _run(words[1:])
+        arguments = _parser(prog).parse_args(words)
+        action: Callable[[argparse.Namespace], int] = arguments.action
+        return action(arguments)
+    except OptionError as e:
+        return _refuse(e, prog, EXIT_USAGE)
+    except RunStoppedError as e:
+        return _refuse(e, prog, EXIT_INTERRUPTED)
+    except ElasticError as e:
+        return _refuse(e, prog, EXIT_FAILED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        if prog != "nb-elastic":
+            raise
+        return EXIT_INTERRUPTED
+    except SystemExit as e:
+        return int(e.code or 0)
+
+
+def _refuse(error: ElasticError, prog: str, status: int) -> int:
+    """In a notebook errors are raised; on a command line they are text and a status."""
+    if prog != "nb-elastic":
+        raise error
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    return status
+
+
+def _parser(prog: str) -> _Parser:
+    parser = _Parser(prog=prog, description="Look after nb_elastic's runs. RUN is an id, a unique prefix, a name, or nothing for the newest.")
+    commands = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True, parser_class=_Parser)
+
+    def add(name: str, action: Callable[[argparse.Namespace], int], text: str, *, takes_run: bool = True) -> _Parser:
+        sub: _Parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        if takes_run:
+            sub.add_argument("run", nargs="?", default="", metavar="RUN")
+        sub.set_defaults(action=action)
+        return sub
+
+    if prog == "nb-elastic":
+        add("run", _run_help, "launch TARGET: nb-elastic run [options] TARGET [ARGS...]", takes_run=False)
+    add("runs", _runs, "list the runs of this machine, newest first", takes_run=False)
+    add("show", _show, "show a live or finished run from its folder alone")
+    add("attach", _attach, "show a run and follow it; Ctrl-C stops following, not the run")
+    logs = add("logs", _logs, "print logs")
+    logs.add_argument("--rank", type=int)
+    logs.add_argument("--stream", choices=STREAMS)
+    logs.add_argument("-n", type=int, metavar="N", help="only the last N lines of each file")
+    logs.add_argument("--follow", action="store_true")
+    logs.add_argument("--grep", metavar="RE", help="only lines in which the regular expression is found")
+    stop = add("stop", _stop, "stop a run")
+    stop.add_argument("--grace", type=float, default=5.0, metavar="S", help="seconds between SIGINT and SIGTERM (default 5)")
+    prune = add("prune", _prune, "delete old finished runs", takes_run=False)
+    prune.add_argument("--keep", type=int, default=20, metavar="N", help="how many of the newest to keep (default 20)")
+    add("doctor", _doctor, "check this machine", takes_run=False)
+    export = add("export", _export, "write the cell as a script plus its torchrun line")
+    export.add_argument("--to", metavar="FILE", help="write the script there instead of printing it")
+    return parser
+
+
+def _run(words: Sequence[str]) -> int:
+    from nb_elastic import launching, options as opts
+
+    try:
+        parsed = opts.parse(words, config={}, environ=os.environ, target="required")
+    except opts.HelpRequested as asked:
+        print(asked.text)
+        return 0
+    request = launching.request_for(parsed.target, parsed.argv, {}, parsed.options)
+    if parsed.options.dry_run:
+        print(launching.dry_run_text(request))
+        return 0
+    run = launching.start(request)
+    if parsed.options.detach:
+        print(run.id)
+        return 0
+    launching.watch(run, parsed.options)
+    return 0
+
+
+def _run_help(_: argparse.Namespace) -> int:
+    return _run(["--help"])
+
+
+def _runs(_: argparse.Namespace) -> int:
+    rows = [("RUN", "NAME", "STATE", "RANKS", "AGE", "WHERE")]
+    for run in runs():
+        now = snapshot.load(rundir.RunDir(run.dir))
+        ranks = str(now.world_size or now.nproc or "?")
+        rows.append((run.id, now.name or "-", now.state.value, ranks, _age(now), str(run.dir)))
+    if len(rows) == 1:
+        print(f"No runs in {rundir.home()}.")
+        return 0
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from nb_elastic.render.choose import show
+
+    show(rundir.RunDir(attach(arguments.run).dir))
+    return 0
+
+
+def _attach(arguments: argparse.Namespace) -> int:
+    from nb_elastic.render.choose import choose
+
+    run = attach(arguments.run)
+    try:
+        run.follow(choose("auto", run=rundir.RunDir(run.dir), on_stop=run.stop))
+    except KeyboardInterrupt:
+        print(f"Stopped following; run {run.id} goes on. `nb-elastic stop {run.id}` ends it.")
+    return 0
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    run = attach(arguments.run)
+    wanted = _pattern(arguments.grep)
+    follower = rundir.LogFollower(rundir.RunDir(run.dir))
+    folders = _log_folders(run, arguments.rank)
+    if arguments.n is not None or not arguments.follow:
+        for rank, folder in folders:
+            for stream in _streams(arguments.stream):
+                for line in _last_lines(folder.stream(stream), arguments.n, wanted):
+                    print(_prefixed(rank, stream, line))
+    if arguments.follow:
+        _follow_logs(run, follower, arguments, wanted)
+    return 0
+
+
+def _follow_logs(run: Run, follower: rundir.LogFollower, arguments: argparse.Namespace, wanted: re.Pattern[str] | None) -> None:
+    from nb_elastic.render.lines import LineSplitter
+
+    seen: set[tuple[int, int, int]] = set()
+    splitters: dict[tuple[int, int, int, str], LineSplitter] = {}
+    skip = arguments.n is not None
+    while True:
+        now = snapshot.load(rundir.RunDir(run.dir))
+        for worker in now.workers:
+            key = (worker.node, worker.round, worker.local_rank)
+            if key not in seen and arguments.rank in {None, worker.rank}:
+                seen.add(key)
+                follower.add(rank=worker.rank, local_rank=worker.local_rank, round_number=worker.round)
+        while chunks := follower.read():
+            for chunk in chunks:
+                splitter = splitters.setdefault((chunk.node, chunk.round, chunk.local_rank, chunk.stream), LineSplitter())
+                lines = splitter.feed(chunk.data)
+                if not skip and arguments.stream in {None, chunk.stream}:
+                    for line in lines:
+                        if wanted is None or wanted.search(line):
+                            print(_prefixed(chunk.rank, chunk.stream, line), flush=True)
+        skip = False
+        if now.state.is_final:
+            return
+        time.sleep(0.1)
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    run = attach(arguments.run)
+    if run.wait(0).is_final:
+        print(f"Run {run.id} is already {run.state.value}.")
+        return 0
+    run.stop(arguments.grace, by="command")
+    state = run.wait(arguments.grace + 10)
+    print(f"Run {run.id} is {state.value}.")
+    return 0 if state.is_final else EXIT_FAILED
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    if arguments.keep < 0:
+        raise OptionError(f"--keep {arguments.keep}: give the number of runs to keep, 0 or more. Nothing was deleted.")
+    removed = 0
+    for run in runs()[arguments.keep :]:
+        if snapshot.load(rundir.RunDir(run.dir)).state.is_final:
+            remove(run)
+            removed += 1
+    print(f"Deleted {removed} finished run(s); kept the newest {arguments.keep}.")
+    return 0
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from nb_elastic import doctor
+
+    checks = doctor.check()
+    print(doctor.text(checks))
+    return EXIT_FAILED if any(c.state == "bad" for c in checks) else 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from nb_elastic import export
+
+    run = attach(arguments.run)
+    asked = rundir.read_json(rundir.RunDir(run.dir).run_json, max_bytes=64 << 20)
+    script = export.script(asked)
+    path = Path(arguments.to) if arguments.to else Path(f"{run.id}.py")
+    if arguments.to:
+        path.write_text(script, encoding="utf-8")
+        print(f"Wrote {path}. Run it with:\n{export.torchrun_line(asked, str(path))}")
+    else:
+        print(f"{script.rstrip()}\n\n# {export.torchrun_line(asked, str(path))}")
+    return 0
+
+
+def _streams(wanted: str | None) -> Iterator[Any]:
+    yield from (s for s in STREAMS if wanted in {None, s})
+
+
+def _log_folders(run: Run, rank: int | None) -> list[tuple[int, rundir.RankDir]]:
+    now: RunSnapshot = snapshot.load(rundir.RunDir(run.dir))
+    ranks = {(w.node, w.local_rank): w.rank for w in now.workers}
+    found = []
+    for node, number, local_rank, folder in rundir.RunDir(run.dir).ranks():
+        known = ranks.get((node or 0, local_rank), local_rank)
+        if (rank is None or known == rank) and (number == now.round or rank is not None or now.state is not RunState.SUCCEEDED):
+            found.append((known, folder))
+    if rank is not None and not found:
+        raise ElasticError(f"Run {run.id} has no rank {rank}; its ranks are: {', '.join(str(r) for r in sorted(ranks.values())) or 'none'}.")
+    return found
+
+
+def _last_lines(path: Path, count: int | None, wanted: re.Pattern[str] | None) -> list[str]:
+    try:
+        text = path.read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return []
+    lines = [line.rpartition("\r")[2] or line for line in text.split("\n")]
+    if lines and not lines[-1]:
+        lines.pop()
+    found = [line for line in lines if wanted is None or wanted.search(line)]
+    return found if count is None else found[max(0, len(found) - count) :]
+
+
+def _pattern(text: str | None) -> re.Pattern[str] | None:
+    if text is None:
+        return None
+    try:
+        return re.compile(text)
+    except re.error as e:
+        raise OptionError(f"--grep {text!r} is not a regular expression: {e}.") from e
+
+
+def _prefixed(rank: int, stream: str, line: str) -> str:
+    mark = " err" if stream == "stderr" else ""
+    return f"[rank {rank}{mark}] {line}"
+
+
+def _age(now: RunSnapshot) -> str:
+    if not now.created_ns:
+        return "?"
+    seconds = max(0, (time.time_ns() - now.created_ns) // 1_000_000_000)
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+

@@ -1,0 +1,129 @@
+"""The magics: ``%%elastic_launch``, ``%elastic_launch``, ``%elastic`` and ``%%elastic``.
+
+Runs in: the kernel, or a terminal IPython.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from IPython.core.magic import Magics, line_cell_magic, magics_class
+
+from nb_elastic import cell as cells, cli, completion, launching, notebook, options as opts, payload
+from nb_elastic.config import Elastic
+from nb_elastic.errors import ElasticError, OptionError, PayloadError
+from nb_elastic.launching import Request
+from nb_elastic.model import Entrypoint
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from nb_elastic.run import Run
+
+
+@magics_class
+class ElasticMagics(Magics):
+    """Launches cells, functions and scripts on all local GPUs."""
+
+    def __init__(self, shell: InteractiveShell, config: Elastic) -> None:
+        super().__init__(shell=shell)
+        self._elastic_config = config
+
+    @line_cell_magic  # type: ignore[untyped-decorator]
+    def elastic_launch(self, line: str, cell: str | None = None) -> None:
+        """Run the cell, or TARGET, once in every rank under PyTorch's elastic agent."""
+        form = "forbidden" if cell is not None else "required"
+        try:
+            parsed = opts.parse(words(line), config=self._elastic_config.as_mapping(), environ=os.environ, target=form)
+        except opts.HelpRequested as asked:
+            print(asked.text)  # noqa: T201
+            return
+        if cell is not None:
+            request = self._cell_request(cell, parsed.options)
+        else:
+            request = self._target_request(parsed.target, parsed.argv, parsed.options)
+        if parsed.options.dry_run:
+            print(launching.dry_run_text(request))  # noqa: T201
+            return
+        self._launch(request)
+
+    @line_cell_magic  # type: ignore[untyped-decorator]
+    def elastic(self, line: str, cell: str | None = None) -> None:
+        """Look after runs: ``%elastic runs``, ``show``, ``logs``, ``attach``, ``stop``, ``prune``, ``export``, ``doctor``."""
+        if cell is not None:
+            raise OptionError("%%elastic is reserved for persistent ranks, which this version does not have. Use %%elastic_launch for this cell.")
+        status = cli.main(words(line), prog="%elastic")
+        if status not in {0, None}:
+            raise ElasticError(f"%elastic {line} ended with status {status}.")
+
+    def _cell_request(self, body: str, options: opts.LaunchOptions) -> Request:
+        ip = self.shell
+        if not body.strip():
+            raise OptionError("The cell is empty: there is nothing to launch. Write code below the %%elastic_launch line.")
+        label, offset = notebook.current_label(ip), notebook.line_offset(ip, body)
+        code = cells.analyze(body, label=label, line_offset=offset, transform=ip.transform_cell)
+        known = notebook.sources(ip)
+        if missing := sorted(code.must_read - ip.user_ns.keys()):
+            raise PayloadError(cells.missing_text(missing, ip.user_ns.keys(), label=label))
+        packed = payload.dump_cell(code, ip.user_ns, sources=known.texts, labels=known.labels)
+        return Request(entrypoint=Entrypoint(kind="cell", target=label), options=options, payload=packed, cell=body, sources=known)
+
+    def _target_request(self, target: str, argv: Sequence[str], options: opts.LaunchOptions) -> Request:
+        names = self.shell.user_ns
+        if not (options.module or options.no_python) and target.isidentifier() and target in names:
+            if not callable(names[target]):
+                raise OptionError(f"{target} is a {type(names[target]).__name__}, not a function. Nothing was started.")
+            return launching.request_for(names[target], argv, {}, options)
+        return launching.request_for(target, argv, {}, options)
+
+    def _launch(self, request: Request) -> None:
+        options = request.options
+        run = launching.start(request)
+        if options.out:
+            self.shell.user_ns[options.out] = run
+        if options.detach:
+            print(f"Run {run.id} is detached; it outlives this kernel. Follow it with: %elastic attach {run.id}")  # noqa: T201
+            return
+        launching.watch(run, options)
+        self._pull(run, options.pull)
+
+    def _pull(self, run: Run, names: Sequence[str]) -> None:
+        if names:
+            self.shell.user_ns.update(run.pulled())
+
+
+def words(line: str) -> list[str]:
+    """Split a magic's line as a shell does.
+
+    Raises:
+        OptionError: if a quotation is not closed.
+    """
+    try:
+        return shlex.split(line)
+    except ValueError as e:
+        raise OptionError(f"The options can't be read ({e}): {line}. Nothing was started.") from e
+
+
+def load(ip: InteractiveShell) -> None:
+    """Define the magics, ``%config Elastic`` and the completion of options."""
+    config = Elastic(parent=ip)
+    magics = ElasticMagics(ip, config)
+    magics.elastic_launch.__func__.__doc__ = f"{ElasticMagics.elastic_launch.__doc__}\n\n{opts.help_text()}"
+    ip.register_magics(magics)
+    if config not in ip.configurables:
+        ip.configurables.append(config)
+    completion.install(ip)
+
+
+def unload(ip: InteractiveShell) -> None:
+    """Take the magics and ``%config Elastic`` away."""
+    for kind in ("line", "cell"):
+        for name in ("elastic_launch", "elastic"):
+            ip.magics_manager.magics[kind].pop(name, None)
+    ip.configurables[:] = [c for c in ip.configurables if not isinstance(c, Elastic)]
+    completion.uninstall(ip)
+
+
