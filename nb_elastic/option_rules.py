@@ -1,0 +1,119 @@
+"""What options must hold between each other, after each one made sense by itself.
+
+Runs in: the kernel or command line.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import PurePath
+
+from nb_elastic.errors import OptionError
+from nb_elastic.model import LaunchOptions
+
+SET_BY_STANDALONE = ("nnodes", "node_rank", "rdzv_backend", "rdzv_endpoint", "master_addr", "master_port")
+"""A ``--standalone`` overrides these where they come from a place of lower precedence."""
+
+
+def check_together(options: LaunchOptions) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        OptionError: naming both sides.
+    """
+    _check_nodes(options)
+    if options.is_one_node:
+        _check_one_node(options)
+    else:
+        _check_several_nodes(options)
+    if options.no_python and options.module:
+        _refuse("--no-python and --module contradict each other: a module needs Python")
+    if options.run_path and options.module:
+        _refuse("--run-path and --module contradict each other: one takes a path, the other the name of a module")
+    if options.detach and options.pull:
+        _refuse(
+            "--pull and --detach contradict each other: a detached run is not waited for, so nothing can be bound at its end. "
+            "Take its results later with nb_elastic.attach(run_id).results"
+        )
+    if options.no_python and options.pull:
+        _refuse("--pull needs Python in rank 0, and --no-python starts any program")
+    if options.gpus and "CUDA_VISIBLE_DEVICES" in options.env:
+        _refuse("--gpus and --env CUDA_VISIBLE_DEVICES both choose the GPUs: keep one of them")
+    count = options.nproc_per_node
+    if options.local_ranks_filter and isinstance(count, int) and min(options.local_ranks_filter) >= count:
+        shown = ",".join(map(str, options.local_ranks_filter))
+        _refuse(f"--local-ranks-filter {shown} would show nothing: the local ranks are 0 to {count - 1}")
+
+
+def check_target(options: LaunchOptions, target: str) -> None:
+    """Refuse options that don't fit TARGET.
+
+    Raises:
+        OptionError: naming the option.
+    """
+    if options.run_path and not PurePath(target).is_absolute():
+        _refuse(
+            f"--run-path needs the absolute path of a script, and {target!r} is not one: it would be {os.path.abspath(target)}"
+        )
+
+
+def backend(options: LaunchOptions) -> str:
+    """Rendezvous backend of a run of several nodes: what was asked, else what the other options tell."""
+    if options.rdzv_backend:
+        return options.rdzv_backend
+    return "static" if options.master_addr and not options.rdzv_endpoint else "c10d"
+
+
+def _check_nodes(options: LaunchOptions) -> None:
+    if options.node_rank >= options.max_nodes:
+        _refuse(
+            f"--node-rank {options.node_rank} is too high: ranks of --nnodes {options.nnodes} go from 0 to {options.max_nodes - 1}"
+        )
+    if options.master_port is not None and not options.master_addr and not options.is_one_node:
+        _refuse(f"--master-port {options.master_port} needs --master-addr, the address of node 0")
+    if options.rdzv_endpoint and (options.master_addr or options.master_port is not None):
+        _refuse(
+            f"--rdzv-endpoint {options.rdzv_endpoint} and --master-addr/--master-port both say where the nodes meet: keep one of them"
+        )
+
+
+def _check_one_node(options: LaunchOptions) -> None:
+    if not options.standalone:
+        return
+    if options.rdzv_backend not in {"", "c10d"}:
+        _refuse(
+            f"--standalone uses c10d on this machine alone, and --rdzv-backend {options.rdzv_backend} asks for another"
+        )
+    if options.rdzv_endpoint or options.master_addr or options.master_port is not None:
+        _refuse(
+            "--standalone chooses where the ranks meet by itself, so --rdzv-endpoint, --master-addr and --master-port contradict it"
+        )
+
+
+def _check_several_nodes(options: LaunchOptions) -> None:
+    nodes = f"--nnodes {options.nnodes}"
+    if options.standalone:
+        _refuse(f"--standalone is for one node, and {nodes} asks for more")
+    chosen = backend(options)
+    if chosen == "static":
+        if options.min_nodes != options.max_nodes:
+            _refuse(
+                f"The static rendezvous can't grow or shrink, as {nodes} asks: use --rdzv-backend c10d with --rdzv-endpoint HOST:PORT"
+            )
+        has_port = options.master_port is not None if options.master_addr else ":" in options.rdzv_endpoint
+        if not has_port:
+            _refuse(f"The static rendezvous of {nodes} needs --master-addr and --master-port, the same on every node")
+    else:
+        if options.master_addr:
+            _refuse(f"--master-addr is for the static rendezvous, and {chosen} takes --rdzv-endpoint HOST:PORT instead")
+        if not options.rdzv_endpoint:
+            _refuse(
+                f"{nodes} needs a place where the nodes meet: --rdzv-endpoint HOST:PORT, the same on every node "
+                "(or --master-addr, --master-port and --node-rank)"
+            )
+        if options.node_rank:
+            _refuse(f"--node-rank {options.node_rank} is for the static rendezvous; {chosen} numbers the nodes itself")
+
+
+def _refuse(text: str) -> None:
+    raise OptionError(f"{text}. Nothing was started.")
