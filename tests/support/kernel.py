@@ -1,0 +1,187 @@
+"""A real ipykernel, driven over its own protocol as a notebook front end drives it.
+
+Runs in: the tests and benchmarks.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.manager import KernelManager
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One thing the kernel published for a cell, ``seconds`` after the cell was sent."""
+
+    seconds: float
+    kind: str
+    content: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        """What a reader sees of it as plain text, without colours."""
+        if self.kind == "stream":
+            found = self.content["text"]
+        elif self.kind == "error":
+            found = "\n".join(self.content["traceback"])
+        else:
+            found = self.content.get("data", {}).get("text/plain", "")
+        return _COLOURS.sub("", found)
+
+
+@dataclass
+class Cell:
+    """A cell that was sent: what came back so far, and, once it ended, how."""
+
+    msg_id: str
+    sent: float
+    messages: list[Message] = field(default_factory=list)
+    is_idle: bool = False
+    reply: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """All text that the reader sees, in order."""
+        return "".join(m.text for m in self.messages)
+
+    @property
+    def stdout(self) -> str:
+        """What came as the cell's stdout."""
+        return "".join(m.text for m in self.messages if m.kind == "stream" and m.content["name"] == "stdout")
+
+    @property
+    def is_ok(self) -> bool:
+        """True if the cell ended without an error."""
+        return self.reply.get("status") == "ok"
+
+    @property
+    def error(self) -> str:
+        """Name and text of the error that ended the cell; empty if it ended well."""
+        return "" if self.is_ok else f"{self.reply.get('ename')}: {self.reply.get('evalue')}"
+
+    @property
+    def seconds(self) -> float:
+        """From sending to the last message."""
+        return self.messages[-1].seconds if self.messages else 0.0
+
+    def first(self, needle: str) -> float | None:
+        """Seconds until ``needle`` first stood in the cell's text; None if it never did."""
+        seen = ""
+        for message in self.messages:
+            seen = (seen + message.text)[-10_000:]
+            if needle in seen:
+                return message.seconds
+        return None
+
+
+class Kernel:
+    """One kernel process. Use it as a context manager, or call ``close``."""
+
+    def __init__(
+        self, *, cwd: str | Path | None = None, env: Mapping[str, str] | None = None, python: str = ""
+    ) -> None:
+        """Start the kernel and wait until it answers.
+
+        Args:
+            cwd: its working folder; the present one where None.
+            env: added to this process's environment.
+            python: interpreter; this one where empty.
+        """
+        self._manager = KernelManager()
+        self._manager.kernel_spec.argv = [
+            python or sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}",
+        ]  # fmt: skip
+        self._manager.start_kernel(cwd=str(cwd or Path.cwd()), env={**os.environ, **(env or {})})
+        self._client = self._manager.client()
+        self._client.start_channels()
+        self._client.wait_for_ready(timeout=120)
+
+    def __enter__(self) -> Kernel:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """Pid of the kernel process."""
+        return int(self._manager.provisioner.process.pid)
+
+    def run(self, code: str, timeout_s: float = 180.0) -> Cell:
+        """Run one cell to its end."""
+        return self.wait(self.start(code), timeout_s)
+
+    def ok(self, code: str, timeout_s: float = 180.0) -> Cell:
+        """Run one cell that must end well."""
+        cell = self.run(code, timeout_s)
+        assert cell.is_ok, f"the cell ended with {cell.error}\n{cell.text}"
+        return cell
+
+    def start(self, code: str) -> Cell:
+        """Send a cell and return at once."""
+        sent = time.monotonic()
+        return Cell(self._client.execute(code, allow_stdin=False), sent)
+
+    def wait(self, cell: Cell, timeout_s: float = 180.0) -> Cell:
+        """Wait until a cell has ended and its last message is here."""
+        deadline = time.monotonic() + timeout_s
+        while not cell.is_idle:
+            self._receive(cell, deadline)
+        while not cell.reply:
+            message = self._client.get_shell_msg(timeout=max(0.1, deadline - time.monotonic()))
+            if message["parent_header"].get("msg_id") == cell.msg_id:
+                cell.reply = message["content"]
+        return cell
+
+    def wait_for(self, cell: Cell, needle: str, timeout_s: float = 60.0) -> Cell:
+        """Wait until ``needle`` stands in a cell's text; the cell may still run.
+
+        Raises:
+            AssertionError: if the cell ended, or the time passed, without it.
+        """
+        deadline = time.monotonic() + timeout_s
+        while needle not in cell.text:
+            assert not cell.is_idle, f"the cell ended without {needle!r}:\n{cell.text}"
+            self._receive(cell, deadline)
+        return cell
+
+    def interrupt(self) -> None:
+        """What the stop button does."""
+        self._manager.interrupt_kernel()
+
+    def kill(self) -> None:
+        """SIGKILL, as the OOM killer would."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End the kernel as the front end does, and free every socket."""
+        self._client.stop_channels()
+        self._manager.shutdown_kernel(now=not self._manager.is_alive())
+        self._client.context.destroy(linger=0)
+
+    def _receive(self, cell: Cell, deadline: float) -> None:
+        try:
+            message = self._client.get_iopub_msg(timeout=max(0.1, deadline - time.monotonic()))
+        except queue.Empty:
+            raise AssertionError(
+                f"the cell still runs after {time.monotonic() - cell.sent:.0f} s:\n{cell.text}"
+            ) from None
+        if message["parent_header"].get("msg_id") != cell.msg_id:
+            return
+        kind, content = message["msg_type"], message["content"]
+        if kind == "status":
+            cell.is_idle = cell.is_idle or content["execution_state"] == "idle"
+        elif kind != "execute_input":
+            cell.messages.append(Message(time.monotonic() - cell.sent, kind, content))
