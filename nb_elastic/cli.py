@@ -106,7 +106,7 @@ def _run(words: Sequence[str]) -> int:
     from nb_elastic import launching, options as opts
 
     try:
-        parsed = opts.parse(words, config={}, environ=os.environ, target="required")
+        parsed = opts.parse(words, environ=os.environ, form="command")
     except opts.HelpRequested as asked:
         print(asked.text)
         return 0

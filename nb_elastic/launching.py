@@ -81,7 +81,7 @@ def launch(fn: Callable[..., Any] | str, /, *args: Any, options: LaunchOptions |
         fn_kwargs = dict(kwargs.pop("kwargs", {}))
         if kwargs:
             raise OptionError(f"launch() got {', '.join(kwargs)} beside options=; put options into options=, the function's keywords into kwargs=.")
-    opts.check(options)
+    options = opts.check(options)
     run = start(request_for(fn, fn_args, fn_kwargs, options))
     if not options.detach:
         watch(run, options)
@@ -89,18 +89,20 @@ def launch(fn: Callable[..., Any] | str, /, *args: Any, options: LaunchOptions |
 
 
 def _split_keywords(fn: Callable[..., Any] | str, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], LaunchOptions]:
-    known = {f.name for f in fields(LaunchOptions)} | {"nproc"}
+    known = set(opts.names())
     own: set[str] = set()
     if callable(fn):
         with contextlib.suppress(TypeError, ValueError):
             own = {p.name for p in inspect.signature(fn).parameters.values() if p.kind is not p.VAR_KEYWORD}
+    if "nproc" in kwargs and "nproc" not in own:
+        kwargs = {("nproc_per_node" if k == "nproc" else k): v for k, v in kwargs.items()}
     if clash := sorted(own & known & set(kwargs)):
         raise OptionError(
             f"{', '.join(clash)} is both a keyword of {_name(fn)} and an option of launch(). "
             f"Say which: launch(fn, args=(...), kwargs={{...}}, options=LaunchOptions(...)). Nothing was started."
         )
     ours = {k: v for k, v in kwargs.items() if k in known}
-    return {k: v for k, v in kwargs.items() if k not in known}, opts.from_kwargs(**ours)
+    return {k: v for k, v in kwargs.items() if k not in known}, opts.from_kwargs(environ=os.environ, **ours)
 
 
 def request_for(fn: Callable[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: LaunchOptions) -> Request:
@@ -273,7 +275,7 @@ def payload_size_text(size_bytes: int) -> str:
 def _check_machine(options: LaunchOptions, machine: topology.Topology) -> int:
     """Number of ranks on this node; refuses what the machine does not have."""
     visible = topology.visible_gpus(machine, cuda_visible_devices=_cuda_visible(options), gpus=options.gpus)
-    return topology.resolve_nproc(options.nproc_per_node, visible=visible)
+    return topology.resolve_nproc(options.nproc_per_node, topology=machine, visible=visible)
 
 
 def _cuda_visible(options: LaunchOptions) -> str | None:
@@ -316,7 +318,7 @@ def _write_run_json(folder: rundir.RunDir, request: Request, spec: LaunchSpec, m
             "cwd": spec.cwd,
             "python": platform.python_version(),
             "versions": {name: _version(name) for name in ("torch", "nb-elastic", "ipykernel", "numpy")},
-            "topology": machine.summary(),
+            "topology": topology.to_json(machine),
         },
     )
 

@@ -6,7 +6,6 @@ Runs in: the kernel, or a terminal IPython.
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from nb_elastic import cell as cells, cli, completion, launching, notebook, opti
 from nb_elastic.config import Elastic
 from nb_elastic.errors import ElasticError, OptionError, PayloadError
 from nb_elastic.launching import Request
-from nb_elastic.model import Entrypoint
+from nb_elastic.model import Entrypoint, LaunchOptions
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -35,9 +34,9 @@ class ElasticMagics(Magics):
     @line_cell_magic  # type: ignore[untyped-decorator]
     def elastic_launch(self, line: str, cell: str | None = None) -> None:
         """Run the cell, or TARGET, once in every rank under PyTorch's elastic agent."""
-        form = "forbidden" if cell is not None else "required"
+        form: opts.Form = "line" if cell is None else "cell"
         try:
-            parsed = opts.parse(words(line), config=self._elastic_config.as_mapping(), environ=os.environ, target=form)
+            parsed = opts.parse(opts.split(line), config=self._elastic_config.as_mapping(), environ=os.environ, form=form)
         except opts.HelpRequested as asked:
             print(asked.text)  # noqa: T201
             return
@@ -55,11 +54,11 @@ class ElasticMagics(Magics):
         """Look after runs: ``%elastic runs``, ``show``, ``logs``, ``attach``, ``stop``, ``prune``, ``export``, ``doctor``."""
         if cell is not None:
             raise OptionError("%%elastic is reserved for persistent ranks, which this version does not have. Use %%elastic_launch for this cell.")
-        status = cli.main(words(line), prog="%elastic")
+        status = cli.main(opts.split(line), prog="%elastic")
         if status not in {0, None}:
             raise ElasticError(f"%elastic {line} ended with status {status}.")
 
-    def _cell_request(self, body: str, options: opts.LaunchOptions) -> Request:
+    def _cell_request(self, body: str, options: LaunchOptions) -> Request:
         ip = self.shell
         if not body.strip():
             raise OptionError("The cell is empty: there is nothing to launch. Write code below the %%elastic_launch line.")
@@ -71,7 +70,7 @@ class ElasticMagics(Magics):
         packed = payload.dump_cell(code, ip.user_ns, sources=known.texts, labels=known.labels)
         return Request(entrypoint=Entrypoint(kind="cell", target=label), options=options, payload=packed, cell=body, sources=known)
 
-    def _target_request(self, target: str, argv: Sequence[str], options: opts.LaunchOptions) -> Request:
+    def _target_request(self, target: str, argv: Sequence[str], options: LaunchOptions) -> Request:
         names = self.shell.user_ns
         if not (options.module or options.no_python) and target.isidentifier() and target in names:
             if not callable(names[target]):
@@ -93,18 +92,6 @@ class ElasticMagics(Magics):
     def _pull(self, run: Run, names: Sequence[str]) -> None:
         if names:
             self.shell.user_ns.update(run.pulled())
-
-
-def words(line: str) -> list[str]:
-    """Split a magic's line as a shell does.
-
-    Raises:
-        OptionError: if a quotation is not closed.
-    """
-    try:
-        return shlex.split(line)
-    except ValueError as e:
-        raise OptionError(f"The options can't be read ({e}): {line}. Nothing was started.") from e
 
 
 def load(ip: InteractiveShell) -> None:

@@ -1,0 +1,76 @@
+"""Wrong input in a real kernel: one clear paragraph that names the value, nothing started, nothing lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.kernel import Kernel
+
+REFUSED = [
+    ("%%elastic_launch --nproc 0\n1", "OptionError", ["--nproc", "0"]),
+    ("%%elastic_launch --nproc -1\n1", "OptionError", ["--nproc", "-1"]),
+    ("%%elastic_launch --nproc x\n1", "OptionError", ["--nproc", "x"]),
+    ("%%elastic_launch --nproc 10000\n1", "OptionError", ["--nproc", "10000"]),
+    ("%%elastic_launch --nprok 2\n1", "OptionError", ["--nprok", "--nproc"]),
+    ("%%elastic_launch --nproc\n1", "OptionError", ["--nproc"]),
+    ("%%elastic_launch --nnodes 2:1\n1", "OptionError", ["--nnodes", "2:1"]),
+    ("%%elastic_launch --gpus 0,7\n1", "OptionError", ["--gpus", "0"]),
+    ("%%elastic_launch --hold\n1", "OptionError", ["--hold"]),
+    ("%%elastic_launch --engine nope\n1", "OptionError", ["nope"]),
+    ("%%elastic_launch\n", "OptionError", ["empty"]),
+    ("%%elastic_launch\n   \n\n", "OptionError", ["empty"]),
+    ("%%elastic_launch --nproc 1 stray\n1", "OptionError", ["stray"]),
+    ("%%elastic_launch 'unclosed\n1", "OptionError", ["unclosed"]),
+    ("%elastic_launch", "OptionError", ["TARGET"]),
+    ("%elastic_launch nowhere.py", "OptionError", ["nowhere.py"]),
+    ("%%elastic_launch --nproc 1\nprint(no_such_name)", "PayloadError", ["no_such_name"]),
+    ("lock = __import__('threading').Lock()\ndef f():\n    return lock", "", []),
+    ("%%elastic_launch --nproc 1\nf()", "PayloadError", ["f", "lock", "_thread.lock"]),
+    ("%elastic nonsense", "OptionError", ["nonsense"]),
+    ("%elastic logs no-such-run", "ElasticError", ["no-such-run"]),
+]
+
+
+@pytest.mark.parametrize(("code", "error", "words"), REFUSED, ids=[c.splitlines()[0][:40] for c, _, _ in REFUSED])
+def test_wrong_input_is_refused_by_name_and_starts_nothing(
+    notebook: Kernel, notebook_home: Path, code: str, error: str, words: list[str]
+):
+    before = sorted(notebook_home.iterdir())
+    cell = notebook.run(code, timeout_s=30)
+    assert cell.reply.get("ename", "") == error, cell.text
+    assert [w for w in words if w not in cell.text] == [], cell.text
+    assert cell.text.count("\n") <= 8, cell.text
+    assert sorted(notebook_home.iterdir()) == before
+
+
+def test_a_syntax_error_is_shown_as_ipython_shows_it_on_the_right_line(notebook: Kernel, notebook_home: Path):
+    before = sorted(notebook_home.iterdir())
+    cell = notebook.run("%%elastic_launch --nproc 1\nx = 1\ny = = 2\n")
+    assert cell.reply["ename"] == "SyntaxError"
+    assert "line 3" in cell.text and "y = = 2" in cell.text and "^" in cell.text, cell.text
+    assert sorted(notebook_home.iterdir()) == before
+
+
+@pytest.mark.parametrize("kind", ["file", "readonly", "full"])
+def test_a_log_folder_that_cannot_hold_logs_is_named(notebook: Kernel, notebook_folder: Path, kind: str):
+    place = {"file": notebook_folder / "plain", "readonly": Path("/proc/nope"), "full": Path("/dev/full")}[kind]
+    if kind == "file":
+        place.write_text("a file")
+    cell = notebook.run(f"%%elastic_launch --nproc 1 --log-dir {place}\n1", timeout_s=60)
+    assert cell.reply["ename"] == "OptionError", cell.text
+    assert str(place) in cell.text
+
+
+def test_help_lists_torchruns_flags_and_ours(notebook: Kernel):
+    told = notebook.ok("%elastic_launch --help").stdout
+    assert "--nproc-per-node" in told and "--pull" in told and "--rdzv-backend" in told
+
+
+def test_a_dry_run_tells_what_would_travel_and_starts_nothing(notebook: Kernel, notebook_home: Path):
+    before = sorted(notebook_home.iterdir())
+    notebook.ok("weights = list(range(1000))")
+    told = notebook.ok("%%elastic_launch --nproc 3 --dry-run\nprint(sum(weights))").stdout
+    assert "3 rank(s)" in told and "weights" in told and "list" in told and "Nothing was started" in told
+    assert sorted(notebook_home.iterdir()) == before

@@ -1,0 +1,42 @@
+"""Only processes that are proven ours are ever signalled, and a dead parent is noticed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+from nb_elastic.lifeline import ProcessId, descendants
+
+from tests.support.until import until
+
+
+def test_a_recycled_pid_is_not_the_process_it_was():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    found = ProcessId.of(child.pid)
+    assert found is not None and found.is_alive
+    other = ProcessId(found.pid, found.start_ticks + 1)
+    assert [other.is_alive, other.signal(signal.SIGKILL), child.poll()] == [False, False, None]
+    assert found.signal(signal.SIGKILL)
+    assert child.wait(30) == -signal.SIGKILL
+    assert [found.is_alive, found.signal(signal.SIGKILL)] == [False, False]
+    assert child.stdin is not None
+    child.stdin.close()
+
+
+def test_a_process_dies_with_the_parent_that_was_killed():
+    code = (
+        "import os, sys, signal\nfrom nb_elastic.lifeline import die_with_parent\nparent = os.getpid()\n"
+        "if os.fork() == 0:\n    signal.signal(signal.SIGINT, signal.SIG_IGN)\n    die_with_parent(parent=parent)\n"
+        "    print(os.getpid(), flush=True)\nsignal.pause()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = ProcessId.of(int(parent.stdout.readline()))
+    assert child is not None and child.pid in descendants(parent.pid)
+    parent.kill()
+    parent.wait()
+    until(lambda: not child.is_alive, 30)
+    parent.stdout.close()
+    assert child.pid not in descendants(os.getpid())

@@ -1,0 +1,126 @@
+"""The run folder: private, found by id or name, and readable whatever happened to its writer."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from nb_elastic import events, rundir
+from nb_elastic.errors import ElasticError, OptionError
+from nb_elastic.rundir import Journal, JournalReader, LogFollower, RunDir
+
+
+@pytest.fixture
+def open_umask():
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def test_folders_and_files_are_private_whatever_the_umask(elastic_home: Path, open_umask: None):
+    run = rundir.create()
+    rundir.write_json(run.run_json, {"a": 1})
+    Journal(run.journal).close()
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in [elastic_home, run.path, run.run_json, run.journal]}
+    assert modes == {elastic_home.name: 0o700, run.run_id: 0o700, "run.json": 0o600, "journal.jsonl": 0o600}
+
+
+def test_a_taken_id_gets_a_suffix_and_odd_text_makes_a_safe_name():
+    made = [rundir.create(wanted_id=wanted).run_id for wanted in ("exp", "exp", "../../etc/passwd", "..", "a b/c")]
+    assert made == ["exp", "exp-2", "etc-passwd", "run", "a-b-c"]
+
+
+def test_a_home_that_is_a_symlink_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.setenv("NB_ELASTIC_HOME", str(tmp_path / "link"))
+    with pytest.raises(OptionError, match="symlink"):
+        rundir.create()
+
+
+def test_a_run_in_a_log_dir_is_found_from_home(tmp_path: Path):
+    run = rundir.create(log_dir=str(tmp_path / "logs"))
+    rundir.write_json(run.run_json, {"name": "mine"})
+    assert [run.path.parent, rundir.find("mine"), rundir.all_runs()] == [tmp_path / "logs", run, [run]]
+
+
+def test_a_run_is_found_by_id_prefix_or_name_and_an_unclear_one_is_told():
+    for run_id, name in (("alpha-1", "first"), ("alpha-2", "second"), ("beta", "third")):
+        rundir.write_json(rundir.create(wanted_id=run_id).run_json, {"name": name})
+    assert [rundir.find(w).run_id for w in ("alpha-1", "b", "second")] == ["alpha-1", "beta", "alpha-2"]
+    with pytest.raises(ElasticError, match="fits 2 runs"):
+        rundir.find("alpha")
+    with pytest.raises(ElasticError, match="'gamma'"):
+        rundir.find("gamma")
+
+
+def test_a_journal_read_while_written_gives_every_event_once(tmp_path: Path):
+    path = tmp_path / "journal.jsonl"
+
+    def write() -> None:
+        journal = Journal(path)
+        for n in range(3000):
+            journal.append(events.make("note", text="x" * (n % 50), n=n))
+        journal.close()
+
+    writer, reader, seen = threading.Thread(target=write), JournalReader(path), []
+    writer.start()
+    while writer.is_alive():
+        seen += [e["n"] for e in reader.read()]
+    writer.join()
+    seen += [e["n"] for e in reader.read()]
+    assert seen == list(range(3000))
+
+
+def test_a_torn_last_line_waits_for_its_rest(tmp_path: Path):
+    path = tmp_path / "journal.jsonl"
+    line = events.encode(events.make("note", time_ns=1, text="whole"))
+    reader = JournalReader(path)
+    found = [reader.read()]
+    for piece in (line + line[:10], line[10:-1], b"\n{broken\n"):
+        with path.open("ab") as f:
+            f.write(piece)
+        found.append(reader.read())
+    assert [[e["text"] for e in part] for part in found] == [[], ["whole"], [], ["whole"]]
+
+
+def test_logs_are_followed_by_offset_and_no_byte_is_lost(tmp_path: Path):
+    run = RunDir(tmp_path)
+    folder = run.rank(0, 1)
+    folder.path.mkdir(parents=True)
+    follower = LogFollower(run)
+    follower.add(rank=5, local_rank=1, round_number=0)
+    sent, got = b"", b""
+    for n in range(5):
+        piece = os.urandom(70_000 * n)
+        with folder.stdout.open("ab") as f:
+            f.write(piece)
+        sent += piece
+        while chunks := follower.read(max_bytes=50_000):
+            assert [(c.rank, c.stream, c.offset) for c in chunks] == [(5, "stdout", len(got))]
+            got += chunks[0].data
+    assert got == sent
+
+
+def test_a_log_replaced_by_a_link_or_a_pipe_is_not_followed(tmp_path: Path):
+    run = RunDir(tmp_path)
+    folder = run.rank(0, 0)
+    folder.path.mkdir(parents=True)
+    folder.stdout.symlink_to("/etc/passwd")
+    os.mkfifo(folder.stderr)
+    follower = LogFollower(run)
+    follower.add(rank=0, local_rank=0, round_number=0)
+    assert follower.read() == []
+    assert rundir.read_json(folder.stderr) == {}
+
+
+def test_ranks_are_listed_over_nodes_and_rounds(tmp_path: Path):
+    run = RunDir(tmp_path)
+    for node, number, local_rank in [(None, 1, 0), (None, 0, 10), (None, 0, 2), (1, 0, 0)]:
+        run.rank(number, local_rank, node=node).path.mkdir(parents=True)
+    (tmp_path / "round_0" / "notes.txt").write_text("not a rank")
+    assert [(n, r, k) for n, r, k, _ in run.ranks()] == [(None, 0, 2), (None, 0, 10), (None, 1, 0), (1, 0, 0)]
