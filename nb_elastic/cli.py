@@ -71,7 +71,10 @@ def _refuse(error: ElasticError, prog: str, status: int) -> int:
 
 
 def _parser(prog: str) -> _Parser:
-    parser = _Parser(prog=prog, description="Look after nb_elastic's runs. RUN is an id, a unique prefix, a name, or nothing for the newest.")
+    parser = _Parser(
+        prog=prog,
+        description="Look after nb_elastic's runs. RUN is an id, a unique prefix, a name, or nothing for the newest.",
+    )
     commands = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True, parser_class=_Parser)
 
     def add(name: str, action: Callable[[argparse.Namespace], int], text: str, *, takes_run: bool = True) -> _Parser:
@@ -93,7 +96,9 @@ def _parser(prog: str) -> _Parser:
     logs.add_argument("--follow", action="store_true")
     logs.add_argument("--grep", metavar="RE", help="only lines in which the regular expression is found")
     stop = add("stop", _stop, "stop a run")
-    stop.add_argument("--grace", type=float, default=5.0, metavar="S", help="seconds between SIGINT and SIGTERM (default 5)")
+    stop.add_argument(
+        "--grace", type=float, default=5.0, metavar="S", help="seconds between SIGINT and SIGTERM (default 5)"
+    )
     prune = add("prune", _prune, "delete old finished runs", takes_run=False)
     prune.add_argument("--keep", type=int, default=20, metavar="N", help="how many of the newest to keep (default 20)")
     add("doctor", _doctor, "check this machine", takes_run=False)
@@ -103,12 +108,13 @@ def _parser(prog: str) -> _Parser:
 
 
 def _run(words: Sequence[str]) -> int:
-    from nb_elastic import launching, options as opts
+    from nb_elastic import launching
+    from nb_elastic import options as opts
 
     try:
         parsed = opts.parse(words, environ=os.environ, form="command")
     except opts.HelpRequested as asked:
-        print(asked.text)
+        print(asked)
         return 0
     request = launching.request_for(parsed.target, parsed.argv, {}, parsed.options)
     if parsed.options.dry_run:
@@ -174,7 +180,9 @@ def _logs(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _follow_logs(run: Run, follower: rundir.LogFollower, arguments: argparse.Namespace, wanted: re.Pattern[str] | None) -> None:
+def _follow_logs(
+    run: Run, follower: rundir.LogFollower, arguments: argparse.Namespace, wanted: re.Pattern[str] | None
+) -> None:
     from nb_elastic.render.lines import LineSplitter
 
     seen: set[tuple[int, int, int]] = set()
@@ -189,7 +197,9 @@ def _follow_logs(run: Run, follower: rundir.LogFollower, arguments: argparse.Nam
                 follower.add(rank=worker.rank, local_rank=worker.local_rank, round_number=worker.round)
         while chunks := follower.read():
             for chunk in chunks:
-                splitter = splitters.setdefault((chunk.node, chunk.round, chunk.local_rank, chunk.stream), LineSplitter())
+                splitter = splitters.setdefault(
+                    (chunk.node, chunk.round, chunk.local_rank, chunk.stream), LineSplitter()
+                )
                 lines = splitter.feed(chunk.data)
                 if not skip and arguments.stream in {None, chunk.stream}:
                     for line in lines:
@@ -257,10 +267,14 @@ def _log_folders(run: Run, rank: int | None) -> list[tuple[int, rundir.RankDir]]
     found = []
     for node, number, local_rank, folder in rundir.RunDir(run.dir).ranks():
         known = ranks.get((node or 0, local_rank), local_rank)
-        if (rank is None or known == rank) and (number == now.round or rank is not None or now.state is not RunState.SUCCEEDED):
+        if (rank is None or known == rank) and (
+            number == now.round or rank is not None or now.state is not RunState.SUCCEEDED
+        ):
             found.append((known, folder))
     if rank is not None and not found:
-        raise ElasticError(f"Run {run.id} has no rank {rank}; its ranks are: {', '.join(str(r) for r in sorted(ranks.values())) or 'none'}.")
+        raise ElasticError(
+            f"Run {run.id} has no rank {rank}; its ranks are: {', '.join(str(r) for r in sorted(ranks.values())) or 'none'}."
+        )
     return found
 
 
@@ -298,5 +312,3 @@ def _age(now: RunSnapshot) -> str:
         if seconds >= size:
             return f"{seconds // size} {unit}"
     return f"{seconds} s"
-
-

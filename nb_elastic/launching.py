@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
-from nb_elastic import events, notebook, options as opts, payload, rundir, topology
+from nb_elastic import events, notebook, payload, rundir, topology
+from nb_elastic import options as opts
 from nb_elastic.engines import base as engine_base
 from nb_elastic.errors import ElasticError, OptionError
 from nb_elastic.model import Entrypoint, LaunchOptions, LaunchSpec, to_json
@@ -65,7 +67,9 @@ def launch(fn: Callable[..., Any] | str, /, *args: Any, options: LaunchOptions |
 
     Args:
         fn: a function; ``"package.module:function"``; or a script, as ``elastic_launch`` takes.
+        args: of the function; strings where ``fn`` is text.
         options: all options at once; then ``args=`` and ``kwargs=`` are the function's.
+        kwargs: options by their Python names, and the function's own keywords.
 
     Returns:
         The run: finished with success, or live with ``detach=True``.
@@ -80,7 +84,9 @@ def launch(fn: Callable[..., Any] | str, /, *args: Any, options: LaunchOptions |
         fn_args = tuple(kwargs.pop("args", args))
         fn_kwargs = dict(kwargs.pop("kwargs", {}))
         if kwargs:
-            raise OptionError(f"launch() got {', '.join(kwargs)} beside options=; put options into options=, the function's keywords into kwargs=.")
+            raise OptionError(
+                f"launch() got {', '.join(kwargs)} beside options=; put options into options=, the function's keywords into kwargs=."
+            )
     options = opts.check(options)
     run = start(request_for(fn, fn_args, fn_kwargs, options))
     if not options.detach:
@@ -105,7 +111,9 @@ def _split_keywords(fn: Callable[..., Any] | str, kwargs: Mapping[str, Any]) -> 
     return {k: v for k, v in kwargs.items() if k not in known}, opts.from_kwargs(environ=os.environ, **ours)
 
 
-def request_for(fn: Callable[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: LaunchOptions) -> Request:
+def request_for(
+    fn: Callable[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: LaunchOptions
+) -> Request:
     """Make a request from a function or from text that names an entrypoint.
 
     Raises:
@@ -114,14 +122,20 @@ def request_for(fn: Callable[..., Any] | str, args: Sequence[Any], kwargs: Mappi
     """
     if isinstance(fn, str):
         if kwargs:
-            raise OptionError(f"Only a function takes keywords; {fn!r} gets its arguments as strings. Nothing was started.")
+            raise OptionError(
+                f"Only a function takes keywords; {fn!r} gets its arguments as strings. Nothing was started."
+            )
         return Request(entrypoint=entrypoint_of(fn, [str(a) for a in args], options), options=options)
     if not callable(fn):
-        raise OptionError(f"launch() takes a function, 'package.module:function' or a script, not {type(fn).__name__}. Nothing was started.")
+        raise OptionError(
+            f"launch() takes a function, 'package.module:function' or a script, not {type(fn).__name__}. Nothing was started."
+        )
     ip = notebook.shell()
     known = notebook.sources(ip)
     packed = payload.dump_function(fn, tuple(args), dict(kwargs), sources=known.texts, labels=known.labels)
-    return Request(entrypoint=Entrypoint(kind="function", target=_name(fn)), options=options, payload=packed, sources=known)
+    return Request(
+        entrypoint=Entrypoint(kind="function", target=_name(fn)), options=options, payload=packed, sources=known
+    )
 
 
 def entrypoint_of(target: str, argv: Sequence[str], options: LaunchOptions) -> Entrypoint:
@@ -135,14 +149,14 @@ def entrypoint_of(target: str, argv: Sequence[str], options: LaunchOptions) -> E
         return Entrypoint(kind="module", target=target, argv=words)
     if options.no_python:
         return Entrypoint(kind="program", target=target, argv=words)
-    path = os.path.abspath(os.path.expanduser(target))
-    if os.path.isfile(path):
-        return Entrypoint(kind="script", target=path, argv=words)
+    path = Path(target).expanduser().absolute()
+    if path.is_file():
+        return Entrypoint(kind="script", target=str(path), argv=words)
     module, _, name = target.partition(":")
     if name and all(part.isidentifier() for part in [*module.split("."), *name.split(".")]):
         return Entrypoint(kind="import", target=target, argv=words)
     raise OptionError(
-        f"TARGET {target!r} is neither a function of the notebook, nor package.module:function, nor a file in {os.getcwd()}. "
+        f"TARGET {target!r} is neither a function of the notebook, nor package.module:function, nor a file in {Path.cwd()}. "
         f"Nothing was started. (-m runs a module, --no-python any program.)"
     )
 
@@ -171,8 +185,8 @@ def start(request: Request) -> Run:
             entrypoint=request.entrypoint,
             options=options,
             env={**os.environ, **options.env},
-            cwd=os.getcwd(),
-            sys_path=tuple(os.path.abspath(p) if p else os.getcwd() for p in sys.path),
+            cwd=str(Path.cwd()),
+            sys_path=tuple(str(Path(p).absolute()) for p in sys.path),
             umask=_umask(),
             payload=str(folder.payload) if request.payload is not None else "",
             buffers_fd=buffers_fd,
@@ -222,7 +236,12 @@ def watch(run: Run, options: LaunchOptions, *, grace_s: float = GRACE_S) -> None
         return True
 
     try:
-        renderer = choose(options.render, run=rundir.RunDir(run.dir), options=options, on_stop=lambda: run.stop(grace_s, by="dashboard"))
+        renderer = choose(
+            options.render,
+            run=rundir.RunDir(run.dir),
+            options=options,
+            on_stop=lambda: run.stop(grace_s, by="dashboard"),
+        )
         run.follow(renderer, on_interrupt=interrupted)
     except BaseException:
         run.stop(0.0, by="interrupt")  # nobody would be left to watch it
@@ -249,16 +268,24 @@ def dry_run_text(request: Request) -> str:
     options = request.options
     machine = topology.read()
     nproc = _check_machine(options, machine)
-    lines = [f"Would start {nproc} rank(s) on {options.nnodes} node(s): {request.entrypoint.kind} {request.entrypoint.target}"]
+    lines = [
+        f"Would start {nproc} rank(s) on {options.nnodes} node(s): {request.entrypoint.kind} {request.entrypoint.target}"
+    ]
     if request.payload is not None:
         lines.append(f"Payload {payload_size_text(request.payload.size_bytes)}; captured from the notebook:")
-        lines += [f"  {c.name:24s} {c.type_name:30s} {payload_size_text(c.size_bytes)}" for c in request.payload.captured] or ["  nothing"]
+        lines += [
+            f"  {c.name:24s} {c.type_name:30s} {payload_size_text(c.size_bytes)}" for c in request.payload.captured
+        ] or ["  nothing"]
     visible = topology.visible_gpus(machine, cuda_visible_devices=_cuda_visible(options), gpus=options.gpus)
-    plan = binding.plan(machine, nproc=nproc, mode=options.numa_binding, visible=visible, virtual_local_rank=options.virtual_local_rank)
+    plan = binding.plan(
+        machine, nproc=nproc, mode=options.numa_binding, visible=visible, virtual_local_rank=options.virtual_local_rank
+    )
     lines.append(plan.note or "Binding:")
     lines += [f"  rank {n}: {text}" for n, text in enumerate(plan.text)]
     changed = [f.name for f in fields(LaunchOptions) if getattr(options, f.name) != getattr(LaunchOptions(), f.name)]
-    lines.append("Options: " + (", ".join(f"{name}={getattr(options, name)!r}" for name in changed) or "all at their defaults"))
+    lines.append(
+        "Options: " + (", ".join(f"{name}={getattr(options, name)!r}" for name in changed) or "all at their defaults")
+    )
     return "\n".join([*lines, "Nothing was started."])
 
 
@@ -331,7 +358,10 @@ def _version(name: str) -> str:
 
 
 def _umask() -> int:
-    with contextlib.suppress(OSError, StopIteration, ValueError), open("/proc/self/status", encoding="ascii", errors="replace") as status:
+    with (
+        contextlib.suppress(OSError, StopIteration, ValueError),
+        open("/proc/self/status", encoding="ascii", errors="replace") as status,
+    ):
         return int(next(line for line in status if line.startswith("Umask:")).split()[1], 8)
     current = os.umask(0o077)
     os.umask(current)
@@ -340,5 +370,3 @@ def _umask() -> int:
 
 def _name(fn: Callable[..., Any] | str) -> str:
     return fn if isinstance(fn, str) else getattr(fn, "__qualname__", type(fn).__name__)
-
-

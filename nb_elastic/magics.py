@@ -5,13 +5,16 @@ Runs in: the kernel, or a terminal IPython.
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
-from nb_elastic import cell as cells, cli, completion, launching, notebook, options as opts, payload
+from nb_elastic import cell as cells
+from nb_elastic import cli, completion, launching, notebook, payload
+from nb_elastic import options as opts
 from nb_elastic.config import Elastic
 from nb_elastic.errors import ElasticError, OptionError, PayloadError
 from nb_elastic.launching import Request
@@ -29,16 +32,19 @@ class ElasticMagics(Magics):
 
     def __init__(self, shell: InteractiveShell, config: Elastic) -> None:
         super().__init__(shell=shell)
+        self._ip = shell
         self._elastic_config = config
 
-    @line_cell_magic  # type: ignore[untyped-decorator]
+    @line_cell_magic
     def elastic_launch(self, line: str, cell: str | None = None) -> None:
         """Run the cell, or TARGET, once in every rank under PyTorch's elastic agent."""
         form: opts.Form = "line" if cell is None else "cell"
         try:
-            parsed = opts.parse(opts.split(line), config=self._elastic_config.as_mapping(), environ=os.environ, form=form)
+            parsed = opts.parse(
+                opts.split(line), config=self._elastic_config.as_mapping(), environ=os.environ, form=form
+            )
         except opts.HelpRequested as asked:
-            print(asked.text)  # noqa: T201
+            print(asked)  # noqa: T201
             return
         if cell is not None:
             request = self._cell_request(cell, parsed.options)
@@ -49,29 +55,35 @@ class ElasticMagics(Magics):
             return
         self._launch(request)
 
-    @line_cell_magic  # type: ignore[untyped-decorator]
+    @line_cell_magic
     def elastic(self, line: str, cell: str | None = None) -> None:
         """Look after runs: ``%elastic runs``, ``show``, ``logs``, ``attach``, ``stop``, ``prune``, ``export``, ``doctor``."""
         if cell is not None:
-            raise OptionError("%%elastic is reserved for persistent ranks, which this version does not have. Use %%elastic_launch for this cell.")
+            raise OptionError(
+                "%%elastic is reserved for persistent ranks, which this version does not have. Use %%elastic_launch for this cell."
+            )
         status = cli.main(opts.split(line), prog="%elastic")
         if status not in {0, None}:
             raise ElasticError(f"%elastic {line} ended with status {status}.")
 
     def _cell_request(self, body: str, options: LaunchOptions) -> Request:
-        ip = self.shell
+        ip = self._ip
         if not body.strip():
-            raise OptionError("The cell is empty: there is nothing to launch. Write code below the %%elastic_launch line.")
+            raise OptionError(
+                "The cell is empty: there is nothing to launch. Write code below the %%elastic_launch line."
+            )
         label, offset = notebook.current_label(ip), notebook.line_offset(ip, body)
         code = cells.analyze(body, label=label, line_offset=offset, transform=ip.transform_cell)
         known = notebook.sources(ip)
         if missing := sorted(code.must_read - ip.user_ns.keys()):
-            raise PayloadError(cells.missing_text(missing, ip.user_ns.keys(), label=label))
+            raise PayloadError(_missing_text(missing, ip.user_ns, label=label))
         packed = payload.dump_cell(code, ip.user_ns, sources=known.texts, labels=known.labels)
-        return Request(entrypoint=Entrypoint(kind="cell", target=label), options=options, payload=packed, cell=body, sources=known)
+        return Request(
+            entrypoint=Entrypoint(kind="cell", target=label), options=options, payload=packed, cell=body, sources=known
+        )
 
     def _target_request(self, target: str, argv: Sequence[str], options: LaunchOptions) -> Request:
-        names = self.shell.user_ns
+        names = self._ip.user_ns
         if not (options.module or options.no_python) and target.isidentifier() and target in names:
             if not callable(names[target]):
                 raise OptionError(f"{target} is a {type(names[target]).__name__}, not a function. Nothing was started.")
@@ -82,7 +94,7 @@ class ElasticMagics(Magics):
         options = request.options
         run = launching.start(request)
         if options.out:
-            self.shell.user_ns[options.out] = run
+            self._ip.user_ns[options.out] = run
         if options.detach:
             print(f"Run {run.id} is detached; it outlives this kernel. Follow it with: %elastic attach {run.id}")  # noqa: T201
             return
@@ -91,14 +103,25 @@ class ElasticMagics(Magics):
 
     def _pull(self, run: Run, names: Sequence[str]) -> None:
         if names:
-            self.shell.user_ns.update(run.pulled())
+            self._ip.user_ns.update(run.pulled())
+
+
+def _missing_text(missing: Sequence[str], names: Mapping[str, Any], *, label: str) -> str:
+    """Say which names the cell reads that are nowhere, and what they may have been meant to be."""
+    public = [n for n in names if not n.startswith("_")]
+    told = []
+    for name in missing:
+        close = difflib.get_close_matches(name, public, n=1, cutoff=0.75)
+        told.append(f"{name!r} (did you mean {close[0]!r}?)" if close else repr(name))
+    return f"{label} reads {', '.join(told)}, which neither the cell nor the notebook defines. Nothing was started."
 
 
 def load(ip: InteractiveShell) -> None:
     """Define the magics, ``%config Elastic`` and the completion of options."""
     config = Elastic(parent=ip)
     magics = ElasticMagics(ip, config)
-    magics.elastic_launch.__func__.__doc__ = f"{ElasticMagics.elastic_launch.__doc__}\n\n{opts.help_text()}"
+    launch = vars(ElasticMagics)["elastic_launch"]
+    launch.__doc__ = f"{launch.__doc__.partition(chr(10))[0]}\n\n{opts.help_text()}"
     ip.register_magics(magics)
     if config not in ip.configurables:
         ip.configurables.append(config)
@@ -112,5 +135,3 @@ def unload(ip: InteractiveShell) -> None:
             ip.magics_manager.magics[kind].pop(name, None)
     ip.configurables[:] = [c for c in ip.configurables if not isinstance(c, Elastic)]
     completion.uninstall(ip)
-
-

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import shutil
 import signal
 import threading
 import time
@@ -52,7 +52,9 @@ class Run:
         self._checked_alive_s = 0.0
         self._thread: threading.Thread | None = None
         if channel is not None:
-            self._thread = threading.Thread(target=self._drain_channel, name=f"nb-elastic-channel-{self.id}", daemon=True)
+            self._thread = threading.Thread(
+                target=self._drain_channel, name=f"nb-elastic-channel-{self.id}", daemon=True
+            )
             self._thread.start()
 
     def __repr__(self) -> str:
@@ -139,7 +141,9 @@ class Run:
             return payload.load_result(folder.result)
         worker = next(w for w in self.snapshot.workers if w.rank == rank)
         if worker.result_error:
-            raise PayloadError(f"Rank {rank}'s result can't be sent back: {worker.result_error} The run itself is {self.state.value}.")
+            raise PayloadError(
+                f"Rank {rank}'s result can't be sent back: {worker.result_error} The run itself is {self.state.value}."
+            )
         raise PayloadError(f"Rank {rank} left no result: it is {worker.state.value}. Its logs lie in {folder.path}.")
 
     @property
@@ -200,6 +204,7 @@ class Run:
         """Feed a renderer until the run is over.
 
         Args:
+            renderer: gets snapshots and log bytes, and is closed at the end.
             on_interrupt: called with 1, 2, ... at each KeyboardInterrupt; True goes on following.
                 Without it the KeyboardInterrupt ends the following, not the run.
         """
@@ -253,7 +258,9 @@ class Run:
             self._snapshot = snapshot.fold(self._snapshot, event)
             if event.kind == "worker_started":
                 node = event.node if (self.dir / f"node_{event.node}").is_dir() else None
-                self._logs.add(rank=event["rank"], local_rank=event["local_rank"], round_number=event["round"], node=node)
+                self._logs.add(
+                    rank=event["rank"], local_rank=event["local_rank"], round_number=event["round"], node=node
+                )
         return new
 
     def _tick(self) -> RunSnapshot:
@@ -308,10 +315,10 @@ class Run:
 
     def _drain_channel(self) -> None:
         """Read the supervisor's lines; each only wakes the follower, for the journal has it already."""
-        assert self._channel is not None
-        with contextlib.suppress(ValueError, OSError):  # the pipe was closed under the reader
-            for _ in self._channel.lines():
-                self._wake.set()
+        if self._channel is not None:
+            with contextlib.suppress(ValueError, OSError):  # the pipe was closed under the reader
+                for _ in self._channel.lines():
+                    self._wake.set()
         self._wake.set()
 
     def _end_channel(self) -> None:
@@ -349,11 +356,5 @@ def remove(run: Run) -> None:
     """
     if not snapshot.load(RunDir(run.dir)).state.is_final:
         raise ElasticError(f"Run {run.id} is {run.state.value}; stop it before you prune it.")
-    for root, folders, files in os.walk(run.dir, topdown=False):
-        for name in files:
-            os.unlink(os.path.join(root, name))
-        for name in folders:
-            path = os.path.join(root, name)
-            os.unlink(path) if os.path.islink(path) else os.rmdir(path)
-    run.dir.rmdir()
+    shutil.rmtree(run.dir)  # does not follow links
     (rundir.home() / f"{run.id}.json").unlink(missing_ok=True)

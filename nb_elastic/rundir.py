@@ -46,11 +46,17 @@ def make_private(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         info = folder.lstat()
     except OSError as e:
-        raise OptionError(f"The folder {folder} can't be made: {e.strerror or e}. Choose another with --log-dir or NB_ELASTIC_HOME.") from e
+        raise OptionError(
+            f"The folder {folder} can't be made: {e.strerror or e}. Choose another with --log-dir or NB_ELASTIC_HOME."
+        ) from e
     if not stat.S_ISDIR(info.st_mode):
-        raise OptionError(f"{folder} is not a folder of its own (a file or a symlink). Choose another with --log-dir or NB_ELASTIC_HOME.")
+        raise OptionError(
+            f"{folder} is not a folder of its own (a file or a symlink). Choose another with --log-dir or NB_ELASTIC_HOME."
+        )
     if info.st_uid != os.getuid():
-        raise OptionError(f"The folder {folder} belongs to user {info.st_uid}, not to you. Choose another with --log-dir or NB_ELASTIC_HOME.")
+        raise OptionError(
+            f"The folder {folder} belongs to user {info.st_uid}, not to you. Choose another with --log-dir or NB_ELASTIC_HOME."
+        )
     if stat.S_IMODE(info.st_mode) != 0o700:
         folder.chmod(0o700)
 
@@ -62,7 +68,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     try:
         with open(fd, "wb") as f:
             f.write(data)
-        os.rename(aside, path)
+        aside.rename(path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
@@ -189,7 +195,9 @@ class RunDir:
                 continue
             number = path.parent.name.removeprefix("round_")
             level = path.parent.parent.name
-            node = level.removeprefix("node_") if level.startswith("node_") and path.parent.parent != self.path else "-1"
+            node = (
+                level.removeprefix("node_") if level.startswith("node_") and path.parent.parent != self.path else "-1"
+            )
             if number.isdecimal() and node.lstrip("-").isdecimal():
                 found.append((int(node), int(number), int(path.name), path))
         for node_number, round_number, local_rank, path in sorted(found):
@@ -276,7 +284,9 @@ def find(wanted: str = "") -> RunDir:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise ElasticError(f"{wanted!r} fits {len(fitting)} runs: {', '.join(r.run_id for r in fitting[:5])}. Give more of the id.")
+        raise ElasticError(
+            f"{wanted!r} fits {len(fitting)} runs: {', '.join(r.run_id for r in fitting[:5])}. Give more of the id."
+        )
     raise ElasticError(f"No run is called {wanted!r} in {home()}. `nb-elastic runs` lists them.")
 
 
@@ -343,7 +353,13 @@ class LogFollower:
                     self._offsets[key] = offset + len(data)
                     chunks.append(
                         LogChunk(
-                            rank=rank, local_rank=local_rank, round=round_number, stream=stream, offset=offset, data=data, node=node
+                            rank=rank,
+                            local_rank=local_rank,
+                            round=round_number,
+                            stream=stream,
+                            offset=offset,
+                            data=data,
+                            node=node,
                         )
                     )
         return chunks

@@ -86,4 +86,6 @@ def load(name: str) -> Engine:
         except Exception as e:  # a third party's module may fail in any way
             raise EngineError(f"--engine {short} can't be loaded: {type(e).__name__}: {e}. Nothing was started.") from e
         return engine
-    raise OptionError(f"--engine {name}: no engine of that name is installed (this version brings `local`). Nothing was started.")
+    raise OptionError(
+        f"--engine {name}: no engine of that name is installed (this version brings `local`). Nothing was started."
+    )

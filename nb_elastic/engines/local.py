@@ -86,7 +86,9 @@ class LocalEngine:
                     start_new_session=True,
                 )
         except OSError as e:
-            raise EngineError(f"The supervisor can't be started: {e.strerror or e}. See {placement.log}. Nothing was started.") from e
+            raise EngineError(
+                f"The supervisor can't be started: {e.strerror or e}. See {placement.log}. Nothing was started."
+            ) from e
         return [LocalChannel(process, is_detached=placement.is_detached)]
 
 

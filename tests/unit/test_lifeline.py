@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 from nb_elastic.lifeline import ProcessId, descendants
-
 from tests.support.until import until
 
 
