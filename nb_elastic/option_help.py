@@ -25,7 +25,15 @@ _USAGE = {
 
 
 class HelpRequested(Exception):  # noqa: N818 - it is no error
-    """Somebody asked for help instead of a launch; the text is its message."""
+    """Somebody asked for help instead of a launch.
+
+    Attributes:
+        text: the help.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
 
 
 def help_text(form: str = "line") -> str:

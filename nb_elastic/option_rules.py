@@ -5,8 +5,7 @@ Runs in: the kernel or command line.
 
 from __future__ import annotations
 
-import os
-from pathlib import PurePath
+from pathlib import Path
 
 from nb_elastic.errors import OptionError
 from nb_elastic.model import LaunchOptions
@@ -51,9 +50,9 @@ def check_target(options: LaunchOptions, target: str) -> None:
     Raises:
         OptionError: naming the option.
     """
-    if options.run_path and not PurePath(target).is_absolute():
+    if options.run_path and not Path(target).is_absolute():
         _refuse(
-            f"--run-path needs the absolute path of a script, and {target!r} is not one: it would be {os.path.abspath(target)}"
+            f"--run-path needs the absolute path of a script, and {target!r} is not one: it would be {Path(target).absolute()}"
         )
 
 

@@ -287,7 +287,7 @@ def conf(value: Any) -> dict[str, str]:
     if isinstance(value, Mapping):
         return _pairs(value)
     parts = str(value).strip().split(",") if str(value).strip() else []
-    found = dict((key.strip(), given.strip()) for key, _, given in (part.partition("=") for part in parts))
+    found = {key.strip(): given.strip() for key, _, given in (part.partition("=") for part in parts)}
     if not all(key and given for key, given in found.items()):
         raise ValueError("it must be KEY=VALUE,KEY=VALUE")
     return found

@@ -1,0 +1,42 @@
+"""Tab completion of launch options in IPython and its kernel.
+
+Runs in: the kernel, or a terminal IPython.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nb_elastic import option_help
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+IDENTIFIER = "nb_elastic.options"
+
+
+def install(ip: InteractiveShell) -> None:
+    """Complete options after our magics; a second call changes nothing."""
+    from IPython.core.completer import CompletionContext, SimpleCompletion, context_matcher
+
+    @context_matcher(identifier=IDENTIFIER, priority=50)  # type: ignore[untyped-decorator]
+    def options_matcher(context: CompletionContext) -> dict[str, Any]:
+        """Offer flags and their values, and nothing of Python's own beside them."""
+        line = context.text_until_cursor.rpartition("\n")[2]
+        found = option_help.complete(line)
+        word = line.rpartition(" ")[2]
+        # IPython's token may begin inside our word, as in --render=w: only what comes after is replaced.
+        before = word[: len(word) - len(context.token)] if word.endswith(context.token) else ""
+        completions = [SimpleCompletion(text=c.removeprefix(before), type="param") for c in found]
+        # Where a TARGET may come next, the notebook's own names are offered as well.
+        is_target_next = not word and line.lstrip().startswith("%elastic") and found[:1] == ["--detach"]
+        return {"completions": completions, "suppress": bool(found) and not is_target_next, "ordered": True}
+
+    uninstall(ip)
+    ip.Completer.custom_matchers.append(options_matcher)
+
+
+def uninstall(ip: InteractiveShell) -> None:
+    """Take the completion away again."""
+    matchers = ip.Completer.custom_matchers
+    matchers[:] = [m for m in matchers if getattr(m, "matcher_identifier", "") != IDENTIFIER]
