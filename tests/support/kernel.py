@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import queue
 import re
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,12 +45,13 @@ class Message:
 
 @dataclass
 class Cell:
-    """A cell that was sent: what came back so far, and, once it ended, how."""
+    """A cell that was sent: what came back so far, and, once it ended, how and after how many seconds."""
 
     msg_id: str
     sent: float
     messages: list[Message] = field(default_factory=list)
     is_idle: bool = False
+    seconds: float = 0.0
     reply: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -71,10 +74,6 @@ class Cell:
         """Name and text of the error that ended the cell; empty if it ended well."""
         return "" if self.is_ok else f"{self.reply.get('ename')}: {self.reply.get('evalue')}"
 
-    @property
-    def seconds(self) -> float:
-        """From sending to the last message."""
-        return self.messages[-1].seconds if self.messages else 0.0
 
     def first(self, needle: str) -> float | None:
         """Seconds until ``needle`` first stood in the cell's text; None if it never did."""
@@ -99,7 +98,8 @@ class Kernel:
             env: added to this process's environment.
             python: interpreter; this one where empty.
         """
-        self._manager = KernelManager()
+        self._sockets = tempfile.mkdtemp(prefix="nbe-")
+        self._manager = KernelManager(transport="ipc", ip=f"{self._sockets}/k")
         self._manager.kernel_spec.argv = [
             python or sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}",
         ]  # fmt: skip
@@ -170,6 +170,7 @@ class Kernel:
         self._client.stop_channels()
         self._manager.shutdown_kernel(now=not self._manager.is_alive())
         self._client.context.destroy(linger=0)
+        shutil.rmtree(self._sockets, ignore_errors=True)
 
     def _receive(self, cell: Cell, deadline: float) -> None:
         try:
@@ -182,6 +183,7 @@ class Kernel:
             return
         kind, content = message["msg_type"], message["content"]
         if kind == "status":
-            cell.is_idle = cell.is_idle or content["execution_state"] == "idle"
+            if content["execution_state"] == "idle":
+                cell.is_idle, cell.seconds = True, time.monotonic() - cell.sent
         elif kind != "execute_input":
             cell.messages.append(Message(time.monotonic() - cell.sent, kind, content))

@@ -45,7 +45,7 @@ def execute(path: Path, *, tell: Callable[[str], None] = lambda _line: None) -> 
     room = Path(tempfile.mkdtemp(prefix="nbe-"))
     home = room / "runs"
     (room / "work").mkdir()
-    manager = AsyncKernelManager(kernel_name="python3")
+    manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(room / "k"))
     manager.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 
     def before(cell: nbformat.NotebookNode, cell_index: int) -> None:  # noqa: ARG001

@@ -1,0 +1,48 @@
+"""Runs the benchmarks and prints one table.
+
+Runs in: `make bench`; `make bench ARGS='lines capture'` runs some of them.
+
+Figures from two shared cores wander: read ratios, taken in the same run, not seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.benchmarks.table import Row, render
+
+ALL = ("start", "first_line", "lines", "capture")
+
+
+def main(chosen: list[str]) -> int:
+    """Run what was chosen, or all; 0 if everything could be measured."""
+    if unknown := sorted(set(chosen) - set(ALL)):
+        print(f"unknown: {', '.join(unknown)}; there are {', '.join(ALL)}", file=sys.stderr)
+        return 2
+    home = Path(tempfile.mkdtemp(prefix="nbe-"))
+    os.environ["NB_ELASTIC_HOME"] = str(home)
+    rows: list[Row] = []
+    failed = 0
+    try:
+        for name in chosen or ALL:
+            print(name, flush=True)
+            try:
+                rows += importlib.import_module(f"tests.benchmarks.{name}").measure(
+                    lambda text: print(text, flush=True)
+                )
+            except Exception as e:  # the others are still worth their figures
+                failed += 1
+                print(f"  {name} failed: {type(e).__name__}: {e}", file=sys.stderr, flush=True)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    print(f"\n{render(rows)}\n{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; Python {sys.version.split()[0]}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
