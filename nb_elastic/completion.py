@@ -29,7 +29,7 @@ def install(ip: InteractiveShell) -> None:
         before = word[: len(word) - len(context.token)] if word.endswith(context.token) else ""
         completions = [SimpleCompletion(text=c.removeprefix(before), type="param") for c in found]
         # Where a TARGET may come next, the notebook's own names are offered as well.
-        is_target_next = not word and line.lstrip().startswith("%elastic") and found[:1] == ["--detach"]
+        is_target_next = not word and line.lstrip().startswith("%elastic") and bool(found) and found[0].startswith("--")
         return {"completions": completions, "suppress": bool(found) and not is_target_next, "ordered": True}
 
     uninstall(ip)

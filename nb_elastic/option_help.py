@@ -95,7 +95,7 @@ def complete(text: str) -> list[str]:
     *before, word = words
     before = [w for w in before if w]
     is_cell = head == MAGICS[0]
-    if not _is_among_options(before, is_cell):
+    if not _is_among_options(before, is_cell=is_cell):
         return []
     written, sign, value = word.partition("=")
     if sign:
@@ -117,7 +117,7 @@ def _choices(flag: Flag | None) -> tuple[str, ...]:
     return () if flag is None else flag.choices
 
 
-def _is_among_options(before: list[str], is_cell: bool) -> bool:
+def _is_among_options(before: list[str], *, is_cell: bool) -> bool:
     """True when no TARGET has come yet."""
     needs_value = False
     for word in before:

@@ -68,14 +68,14 @@ class Flag:
 
 
 def _torchrun(
-    name: str, read: Reader, help: str, metavar: str = "", *environ: str, pet: bool = True, **more: Any
+    name: str, read: Reader, text: str, metavar: str = "", *environ: str, pet: bool = True, **more: Any
 ) -> Flag:
     names = ((f"PET_{name.upper()}",) if pet else ()) + environ
-    return Flag(name=name, read=read, help=help, metavar=metavar, environ=names, **more)
+    return Flag(name=name, read=read, help=text, metavar=metavar, environ=names, **more)
 
 
-def _ours(name: str, read: Reader, help: str, metavar: str = "", **more: Any) -> Flag:
-    return Flag(name=name, read=read, help=help, metavar=metavar, is_ours=True, **more)
+def _ours(name: str, read: Reader, text: str, metavar: str = "", **more: Any) -> Flag:
+    return Flag(name=name, read=read, help=text, metavar=metavar, is_ours=True, **more)
 
 
 TORCHRUN: tuple[Flag, ...] = (

@@ -25,11 +25,11 @@ MAX_NODES = 65_536
 MAX_INT = 2**31 - 1
 BACKENDS = ("c10d", "static", "etcd", "etcd-v2")
 """Rendezvous backends that torch registers itself; more come from entry points."""
-RESERVED_ENV = frozenset(
-    "RANK LOCAL_RANK GROUP_RANK ROLE_RANK ROLE_NAME WORLD_SIZE LOCAL_WORLD_SIZE GROUP_WORLD_SIZE ROLE_WORLD_SIZE MASTER_ADDR"
-    " MASTER_PORT TORCHELASTIC_RESTART_COUNT TORCHELASTIC_MAX_RESTARTS TORCHELASTIC_RUN_ID TORCHELASTIC_USE_AGENT_STORE"
-    " TORCHELASTIC_ERROR_FILE".split()
-)
+RESERVED_ENV = frozenset({
+    "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
+    "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS",
+    "TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_ERROR_FILE",
+})  # fmt: skip
 """What the agent tells each rank itself."""
 
 _TRUE = {"1", "true", "yes", "on"}
@@ -67,7 +67,7 @@ def seconds(*, may_be_zero: bool) -> Reader:
     def read(value: Any) -> float:
         rule = f"it must be a number of seconds {'of 0 or more' if may_be_zero else 'above 0'}"
         if isinstance(value, bool):
-            raise ValueError(rule)
+            raise ValueError(rule)  # noqa: TRY004 - readers raise this one alone
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
@@ -105,7 +105,7 @@ def text(what: str = "text", *, may_be_empty: bool = False, max_length: int = 40
 
     def read(value: Any) -> str:
         if not isinstance(value, str):
-            raise ValueError(f"it must be {what}")
+            raise ValueError(f"it must be {what}")  # noqa: TRY004 - readers raise this one alone
         if not value.strip() and not (may_be_empty and not value):
             raise ValueError(f"it must be {what}, not nothing")
         if len(value) > max_length:

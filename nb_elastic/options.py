@@ -40,6 +40,9 @@ __all__ = [
 Form = Literal["cell", "line", "command", "python"]
 """Where a launch is asked for: %%elastic_launch, %elastic_launch, nb-elastic run, nb_elastic.launch()."""
 
+TYPOGRAPHIC_DASHES = ("\u2013", "\u2014")
+"""What word processors make of a flag's dashes."""
+
 PROG: dict[str, str] = {
     "cell": "%%elastic_launch",
     "line": "%elastic_launch",
@@ -217,7 +220,7 @@ def _read_words(words: list[str], form: Form) -> tuple[dict[str, Any], list[str]
         word = words[position]
         if word == "--":
             return given, words[position + 1 :]
-        if not word.startswith(("-", "–", "—")) or word == "-":
+        if not word.startswith(("-", *TYPOGRAPHIC_DASHES)) or word == "-":
             break
         if word in {"-h", "--help"}:
             raise HelpRequested(help_text(form))
@@ -241,7 +244,7 @@ def _read_flag(words: list[str], position: int, form: Form) -> tuple[Flag, Any, 
     if flag.is_switch:
         return flag, value if sign else True, 1
     if sign:
-        if not value and flag.name not in {"log_line_prefix_template"}:
+        if not value and flag.name != "log_line_prefix_template":
             raise OptionError(f"{written} needs a value after its '=' ({flag.metavar}). Nothing was started.")
         return flag, value, 1
     if position + 1 == len(words):
@@ -256,8 +259,8 @@ def _read_flag(words: list[str], position: int, form: Form) -> tuple[Flag, Any, 
 
 
 def _unknown(written: str, word: str, form: Form) -> str:
-    if word.startswith(("–", "—")):
-        return f"{word} begins with a typographic dash; write it with plain ones: --{word.lstrip('–—-')}. Nothing was started."
+    if word.startswith(TYPOGRAPHIC_DASHES):
+        return f"{word} begins with a typographic dash; write it with plain ones: --{word.lstrip(''.join(TYPOGRAPHIC_DASHES) + '-')}. Nothing was started."
     known = [s for s in BY_STRING if s.startswith("--") and "_" not in s]
     return f"{written} is not an option of {PROG[form]}.{did_you_mean(written, known)} Its --help lists all. Nothing was started."
 

@@ -28,7 +28,7 @@ FLOORS = {
     1: "events rundir untrusted wire snapshot topology",
     2: "payload frames binding report report_text cell.analyze",
     3: "worker rankshell supervisor launcher",
-    4: "cell options config export doctor notebook engines render",
+    4: "option_values option_table option_rules option_help completion cell options config export doctor notebook engines render",
     5: "run",
     6: "launch",
     7: "magics cli",
