@@ -27,6 +27,7 @@ from nb_elastic.option_values import pairs_in_words
 __all__ = [
     "FLAGS",
     "HelpRequested",
+    "LaunchOptions",
     "Parsed",
     "check",
     "complete",
@@ -42,6 +43,9 @@ Form = Literal["cell", "line", "command", "python"]
 
 TYPOGRAPHIC_DASHES = ("\u2013", "\u2014")
 """What word processors make of a flag's dashes."""
+
+KEYWORDS = {"nproc": "nproc_per_node"}
+"""Short names of options as keywords."""
 
 PROG: dict[str, str] = {
     "cell": "%%elastic_launch",
@@ -66,8 +70,8 @@ class Parsed:
 
 
 def names() -> frozenset[str]:
-    """Python names of all options."""
-    return frozenset(BY_NAME)
+    """Python names of all options, short ones included."""
+    return frozenset(BY_NAME) | frozenset(KEYWORDS)
 
 
 def split(line: str) -> list[str]:
@@ -89,7 +93,8 @@ def parse(
     *,
     config: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
-    form: Form = "line",
+    target: Literal["required", "forbidden"] = "required",
+    in_notebook: bool = True,
 ) -> Parsed:
     """Read the words of a magic's line or of the command line.
 
@@ -100,12 +105,14 @@ def parse(
         argv: words after the command.
         config: values of ``%config Elastic`` that are set, by Python name.
         environ: environment to read options from; None reads none.
-        form: ``cell`` admits no TARGET, all others need one.
+        target: ``forbidden`` for a cell, which is itself what runs.
+        in_notebook: False for the command line, where there are no names to bind.
 
     Raises:
         OptionError: naming flag and value; nothing was started.
         HelpRequested: for ``-h`` and ``--help``; carries the text.
     """
+    form: Form = "cell" if target == "forbidden" else "line" if in_notebook else "command"
     given, rest = _read_words(list(argv), form)
     options = _settle(given, config, environ, form)
     if form == "cell":
@@ -134,12 +141,14 @@ def from_kwargs(
     """
     level: dict[str, Any] = {}
     for name, value in given.items():
-        flag = BY_NAME.get(name)
+        flag = BY_NAME.get(KEYWORDS.get(name, name))
         if flag is None:
             raise OptionError(
                 f"{name!r} is not an option of a launch.{did_you_mean(name, BY_NAME)} Nothing was started."
             )
-        level[name] = _read(flag, value, f"{name}={value!r}")
+        if flag.name in level:
+            raise OptionError(f"{flag.name} is given twice, also as {name}. Nothing was started.")
+        level[flag.name] = _read(flag, value, f"{name}={value!r}")
     return _settle(level, config, environ, "python")
 
 
@@ -153,7 +162,8 @@ def check(options: LaunchOptions) -> LaunchOptions:
     plain = option_table.defaults()
     for flag in FLAGS:
         value = getattr(options, flag.name)
-        found[flag.name] = value if value == plain[flag.name] else _read(flag, value, f"{flag.name}={value!r}")
+        is_plain = type(value) is type(plain[flag.name]) and value == plain[flag.name]
+        found[flag.name] = value if is_plain else _read(flag, value, f"{flag.name}={value!r}")
     checked = LaunchOptions(**found)
     option_rules.check_together(checked)
     return checked
