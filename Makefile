@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench matrix build clean
+.PHONY: help setup demo notebook test check format bench matrix build clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -28,6 +28,9 @@ $(READY): pyproject.toml tests/constraints.txt
 
 demo: $(READY) ## run notebooks/01_first_launch.ipynb in a real kernel and print what its reader sees
 	@$(BIN)/python -m tests.support.run_notebook notebooks/01_first_launch.ipynb
+
+notebook: $(READY) ## the same, and keep the outputs in the file
+	@$(BIN)/python -m tests.support.run_notebook notebooks/01_first_launch.ipynb --write
 
 test: $(READY) ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)
