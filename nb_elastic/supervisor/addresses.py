@@ -21,8 +21,8 @@ from nb_elastic.errors import RendezvousError
 LOOPBACK = "127.0.0.1"
 _SIOCGIFCONF = 0x8912
 _IFREQ_BYTES = 40 if sys.maxsize > 2**32 else 32
-_FAR_AWAY = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
-"""Documentation addresses: nothing is sent there, only the route is asked for."""
+_FAR_AWAY = ("198.51.100.1", "2001:db8::1")
+"""Addresses kept for documentation: nothing is sent there, only the route is asked for."""
 
 
 def split_endpoint(endpoint: str, *, default_port: int) -> tuple[str, int]:
@@ -63,36 +63,38 @@ def is_loopback(ip: str) -> bool:
     return is_ip(ip) and ipaddress.ip_address(ip).is_loopback
 
 
-def resolve(host: str) -> str:
+def resolve(host: str, *, own: str = "") -> str:
     """IP that other machines, too, would reach under ``host``.
 
     A name (not ``localhost``) that this machine maps to its own loopback, as Debian does, or its own
-    name that resolves nowhere, means this machine's outward address.
+    name that resolves nowhere, means this machine: ``own``, else its outward address.
 
     Raises:
-        RendezvousError: if the name resolves nowhere and isn't this machine's own.
+        RendezvousError: if the name resolves nowhere and isn't this machine's own, or means all addresses.
     """
     if is_ip(host):
-        return host
+        if ipaddress.ip_address(host).is_unspecified:
+            raise RendezvousError(f"{host} means every interface. Give the one address that the other nodes reach.")
+        return str(ipaddress.ip_address(host))
     if host == "localhost" or host.endswith(".localhost"):
         return LOOPBACK
     try:
         found = [str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError) as e:
         if host.partition(".")[0] == socket.gethostname().partition(".")[0]:
-            return outward_address() or LOOPBACK
+            return own or outward_address() or LOOPBACK
         raise RendezvousError(
             f"The name {host!r} of the rendezvous endpoint doesn't resolve on this machine ({e}). Give the IP address instead."
         ) from e
     outside = [ip for ip in found if not is_loopback(ip)]
     if outside:
         return next((ip for ip in outside if ":" not in ip), outside[0])
-    return outward_address() or found[0]
+    return own or outward_address() or found[0]
 
 
 def outward_address() -> str:
     """This machine's address on its default route, else its only address that isn't loopback, else ""."""
-    for far in _FAR_AWAY.values():
+    for far in _FAR_AWAY:
         if (ip := source_address(far)) and not is_loopback(ip):
             return ip
     outside = sorted(

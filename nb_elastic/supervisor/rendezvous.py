@@ -8,19 +8,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 
-from torch.distributed import PrefixStore, TCPStore
-from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed.elastic.rendezvous import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+    rendezvous_handler_registry,
+)
 
-from nb_elastic.errors import RendezvousError
+from nb_elastic.errors import ElasticError, OptionError, RendezvousError
 from nb_elastic.model import LaunchOptions
-from nb_elastic.supervisor import addresses
+from nb_elastic.supervisor import addresses, stores
+from nb_elastic.supervisor.rendezvous_c10d import is_started_by_hand, make_c10d, own_address
+from nb_elastic.supervisor.rendezvous_static import StaticRendezvous
 
 Note = Callable[[str], None]
 """Tells the user one sentence, once (a ``note`` in the journal)."""
 
-STORE_TIMEOUT = timedelta(seconds=300)
+STATIC_PORT = 29500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +38,7 @@ class HandlerBundle:
         handler: goes into torch's WorkerSpec; ``handler.shutdown()`` ends the rendezvous for all nodes.
         backend: ``loopback``, ``c10d``, ``static`` or the name of a registered backend.
         env: defaults for the ranks' environment (GLOO_SOCKET_IFNAME ...); what the user set goes first.
-        local_addr: this node's IP, for WorkerSpec.local_addr.
+        local_addr: this node's IP, for WorkerSpec.local_addr; "" where only the handler knows.
         master_addr: for WorkerSpec.master_addr; None leaves it to the handler.
         master_port: for WorkerSpec.master_port; None leaves it to the handler.
     """
@@ -48,18 +55,29 @@ def make_handler(options: LaunchOptions, *, rdzv_id: str, key: bytes, nproc: int
     """Make the rendezvous that ``options`` ask for.
 
     Args:
-        rdzv_id: names the run among all that share an endpoint; the ranks' TORCHELASTIC_RUN_ID.
+        options: of the launch.
+        rdzv_id: names the run among all that share an endpoint; the ranks' TORCHELASTIC_RUN_ID. Nodes started
+            by hand without ``--rdzv-id`` all get ``none``, as under torchrun.
         key: secret of the run that all its nodes share, or b"" where nobody gave them one.
         nproc: ranks of this node.
         note: tells the user something once.
 
     Raises:
+        OptionError: if an option's value makes no sense.
         RendezvousError: if the endpoint can't be used or the backend doesn't exist.
     """
+    if not options.rdzv_id and is_started_by_hand(options):
+        rdzv_id = "none"
     backend = choose_backend(options)
     if backend == "loopback":
         return HandlerBundle(handler=LoopbackRendezvous(rdzv_id), backend=backend, env=rank_env(addresses.LOOPBACK))
-    raise RendezvousError(f"The rendezvous backend {backend!r} isn't built yet.")
+    if backend == "c10d":
+        handler, local_addr = make_c10d(options, rdzv_id=rdzv_id, key=key, note=note)
+        return HandlerBundle(handler=handler, backend=backend, env=rank_env(local_addr), local_addr=local_addr)
+    if backend == "static":
+        static, local_addr = make_static(options, rdzv_id=rdzv_id)
+        return HandlerBundle(handler=static, backend=backend, env=rank_env(local_addr), local_addr=local_addr)
+    return make_registered(backend, options, rdzv_id=rdzv_id, nproc=nproc)
 
 
 def choose_backend(options: LaunchOptions) -> str:
@@ -77,21 +95,86 @@ def choose_backend(options: LaunchOptions) -> str:
 
 def rank_env(local_addr: str) -> dict[str, str]:
     """Variables that keep gloo and NCCL on the interface of ``local_addr``; none where it is unknown."""
-    name = addresses.interface_of(local_addr)
+    name = addresses.interface_of(local_addr) if local_addr else ""
     return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name} if name else {}
 
 
-def serve(ip: str, *, port: int = 0, timeout: timedelta = STORE_TIMEOUT) -> TCPStore:
-    """Start a store that listens on ``ip`` alone, on a listener bound before: no race for a free port.
+def make_static(options: LaunchOptions, *, rdzv_id: str) -> tuple[StaticRendezvous, str]:
+    """Make the static handler, and this node's address.
 
     Raises:
-        OSError: if the address can't be bound.
+        OptionError: if the options don't describe a fixed group.
+        RendezvousError: if node rank 0 can't listen at the address.
     """
-    listener = addresses.listen(ip, port)
-    port = listener.getsockname()[1]
-    return TCPStore(
-        ip, port, is_master=True, wait_for_workers=False, timeout=timeout, master_listen_fd=listener.detach()
+    try:
+        node_rank = int(options.rdzv_conf.get("rank", options.node_rank))
+        timeout_s = float(options.rdzv_conf.get("timeout", 600))
+    except ValueError as e:
+        raise OptionError(f"--rdzv-conf: {e}. Nothing was started.") from e
+    nodes = options.max_nodes
+    if options.min_nodes != nodes:
+        raise OptionError(
+            f"--nnodes {options.nnodes}: a static group has a fixed size; --rdzv-backend c10d has not. Nothing was started."
+        )
+    if not 0 <= node_rank < nodes:
+        raise OptionError(
+            f"--node-rank {node_rank} is not from 0 to {nodes - 1} (--nnodes {options.nnodes}). Nothing was started."
+        )
+    if options.rdzv_endpoint and not options.master_addr:
+        host, port = addresses.split_endpoint(options.rdzv_endpoint, default_port=options.master_port or STATIC_PORT)
+    else:
+        host, port = (
+            options.master_addr or addresses.LOOPBACK,
+            STATIC_PORT if options.master_port is None else options.master_port,
+        )
+    if port == 0 and nodes > 1:
+        raise OptionError("--master-port 0: several nodes must know the port beforehand. Nothing was started.")
+    own = own_address(options.local_addr)
+    ip = addresses.resolve(host, own=own)
+    if node_rank == 0 and not addresses.is_ours(ip):
+        if not own:
+            raise RendezvousError(
+                f"Node rank 0 hosts the rendezvous, but {host} ({ip}) is no address of this machine. "
+                "Give --master-addr an address of this machine, or --local-addr where it is reached through another one."
+            )
+        ip = own
+    local_addr = own or (ip if node_rank == 0 else addresses.source_address(ip))
+    if not local_addr:
+        raise RendezvousError(
+            f"This machine has no route to --master-addr {host} ({ip}). Give its own address with --local-addr."
+        )
+    return StaticRendezvous(
+        rdzv_id, ip=ip, port=port, node_rank=node_rank, nodes=nodes, timeout_s=timeout_s
+    ), local_addr
+
+
+def make_registered(backend: str, options: LaunchOptions, *, rdzv_id: str, nproc: int) -> HandlerBundle:
+    """Make the handler of a backend that torch or a plugin registered; its faults, if any, are its own.
+
+    Raises:
+        RendezvousError: if there is no such backend, or it can't be set up.
+    """
+    own = own_address(options.local_addr)
+    conf = {"timeout": "900", "nproc_per_node": nproc, **options.rdzv_conf}
+    params = RendezvousParameters(
+        backend, options.rdzv_endpoint, rdzv_id, options.min_nodes, options.max_nodes, own or None, **conf
     )
+    if backend not in registered_backends():
+        raise RendezvousError(
+            f"There is no rendezvous backend {backend!r}. The installed torch has {', '.join(registered_backends())}. Nothing was started."
+        )
+    try:
+        handler = rendezvous_handler_registry.create_handler(params)
+    except ElasticError:
+        raise
+    except Exception as e:  # a plugin may raise anything; the user is told which one it was
+        raise RendezvousError(f"The rendezvous backend {backend!r} can't be set up: {type(e).__name__}: {e}") from e
+    return HandlerBundle(handler=handler, backend=backend, env=rank_env(own), local_addr=own)
+
+
+def registered_backends() -> list[str]:
+    """Names of the rendezvous backends that the installed torch knows, plugins included."""
+    return sorted(getattr(rendezvous_handler_registry, "_registry", {}))
 
 
 class LoopbackRendezvous(RendezvousHandler):
@@ -117,7 +200,7 @@ class LoopbackRendezvous(RendezvousHandler):
 
     def next_rendezvous(self) -> RendezvousInfo:
         """See base class."""
-        self._store = store = serve(addresses.LOOPBACK)
+        self._store = store = stores.serve(addresses.LOOPBACK)
         port = store.port
         if not self.use_agent_store:  # rank 0 opens its own store, elsewhere
             with addresses.listen(addresses.LOOPBACK) as free:
