@@ -9,7 +9,6 @@ import contextlib
 import inspect
 import os
 import platform
-import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -190,7 +189,7 @@ def start(request: Request) -> Run:
             umask=_umask(),
             payload=str(folder.payload) if request.payload is not None else "",
             buffers_fd=buffers_fd,
-            key_hex=secrets.token_hex(32),
+            key_hex=os.urandom(32).hex(),
             is_detached=options.detach,
         )
         _write_run_json(folder, request, spec, machine)

@@ -5,24 +5,22 @@ Runs in: the kernel, or a terminal IPython.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
-from nb_elastic import cell as cells
-from nb_elastic import cli, completion, launching, notebook, payload
+from nb_elastic import completion
 from nb_elastic import options as opts
 from nb_elastic.config import Elastic
 from nb_elastic.errors import ElasticError, OptionError, PayloadError
-from nb_elastic.launching import Request
 from nb_elastic.model import Entrypoint, LaunchOptions
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from nb_elastic.launching import Request
     from nb_elastic.run import Run
 
 
@@ -46,6 +44,8 @@ class ElasticMagics(Magics):
         except opts.HelpRequested as asked:
             print(asked)  # noqa: T201
             return
+        from nb_elastic import launching
+
         if cell is not None:
             request = self._cell_request(cell, parsed.options)
         else:
@@ -62,11 +62,17 @@ class ElasticMagics(Magics):
             raise OptionError(
                 "%%elastic is reserved for persistent ranks, which this version does not have. Use %%elastic_launch for this cell."
             )
+        from nb_elastic import cli
+
         status = cli.main(opts.split(line), prog="%elastic")
         if status not in {0, None}:
             raise ElasticError(f"%elastic {line} ended with status {status}.")
 
     def _cell_request(self, body: str, options: LaunchOptions) -> Request:
+        from nb_elastic import cell as cells
+        from nb_elastic import notebook, payload
+        from nb_elastic.launching import Request
+
         ip = self._ip
         if not body.strip():
             raise OptionError(
@@ -83,6 +89,8 @@ class ElasticMagics(Magics):
         )
 
     def _target_request(self, target: str, argv: Sequence[str], options: LaunchOptions) -> Request:
+        from nb_elastic import launching
+
         names = self._ip.user_ns
         if not (options.module or options.no_python) and target.isidentifier() and target in names:
             if not callable(names[target]):
@@ -91,6 +99,8 @@ class ElasticMagics(Magics):
         return launching.request_for(target, argv, {}, options)
 
     def _launch(self, request: Request) -> None:
+        from nb_elastic import launching
+
         options = request.options
         run = launching.start(request)
         if options.out:
@@ -109,6 +119,8 @@ class ElasticMagics(Magics):
 def _missing_text(missing: Sequence[str], names: Mapping[str, Any], *, label: str) -> str:
     """Say which names the cell reads that are nowhere, and what they may have been meant to be."""
     public = [n for n in names if not n.startswith("_")]
+    import difflib
+
     told = []
     for name in missing:
         close = difflib.get_close_matches(name, public, n=1, cutoff=0.75)
@@ -123,8 +135,8 @@ def load(ip: InteractiveShell) -> None:
     launch = vars(ElasticMagics)["elastic_launch"]
     launch.__doc__ = f"{launch.__doc__.partition(chr(10))[0]}\n\n{opts.help_text()}"
     ip.register_magics(magics)
-    if config not in ip.configurables:
-        ip.configurables.append(config)
+    configurables: list[Any] = ip.configurables
+    configurables[:] = [*(c for c in configurables if not isinstance(c, Elastic)), config]
     completion.install(ip)
 
 
@@ -133,5 +145,6 @@ def unload(ip: InteractiveShell) -> None:
     for kind in ("line", "cell"):
         for name in ("elastic_launch", "elastic"):
             ip.magics_manager.magics[kind].pop(name, None)
-    ip.configurables[:] = [c for c in ip.configurables if not isinstance(c, Elastic)]
+    configurables: list[Any] = ip.configurables
+    configurables[:] = [c for c in configurables if not isinstance(c, Elastic)]
     completion.uninstall(ip)

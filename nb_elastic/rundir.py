@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import stat
 import sys
 import time
@@ -63,7 +62,7 @@ def make_private(folder: Path) -> None:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write aside, then rename: a reader sees the old file or the new one, never half of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with open(fd, "wb") as f:
@@ -208,7 +207,7 @@ def new_run_id(*, wanted: str = "") -> str:
     """Make a run id: the user's own text made safe for a file name, or time plus four random letters."""
     if wanted:
         return re.sub(r"[^A-Za-z0-9._-]+", "-", wanted).strip(".-")[:80] or "run"
-    return time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
+    return time.strftime("%Y%m%d-%H%M%S-") + os.urandom(2).hex()
 
 
 def create(*, wanted_id: str = "", log_dir: str | None = None) -> RunDir:
