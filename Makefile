@@ -50,9 +50,8 @@ bench: $(READY) ## measure against torchrun and notebook_launcher, in one table
 matrix: ## run the tests on the oldest and newest Python and torch (downloads several GB)
 	@bash tests/support/matrix.sh $(ARGS)
 
-build: $(READY) ## build the wheel and the source distribution into dist/
-	@$(BIN)/python -m pip install --quiet build
-	@rm -rf dist && $(BIN)/python -m build --outdir dist
+build: $(READY) ## build the wheel into dist/
+	@rm -rf dist && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . && ls dist
 
 clean: ## remove what the commands made, .venv included
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
