@@ -1,0 +1,160 @@
+"""The supervisor's ends to the outside: events out (journal first, then stdout) and frames in (stdin).
+
+Runs in: the supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import stat
+import struct
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from nb_elastic import events, rundir, wire
+
+_HEAD = struct.Struct(">II")
+FLUSH_S = 1.0
+"""How long the last events may wait for a slow reader of stdout; the journal has them anyway."""
+
+
+class FrameDecoder:
+    """Turns bytes, as they come, into the JSON messages of ``wire.encode``; blobs are left out."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """Add bytes and return the messages that are now complete.
+
+        Raises:
+            ValueError: if what came is not a frame.
+        """
+        self._data += data
+        found: list[dict[str, Any]] = []
+        while len(self._data) >= _HEAD.size:
+            json_bytes, blob_bytes = _HEAD.unpack_from(self._data)
+            if json_bytes > wire.MAX_JSON_BYTES:
+                raise ValueError(f"A frame announces {json_bytes} bytes of JSON.")
+            end = _HEAD.size + json_bytes + blob_bytes
+            if len(self._data) < end:
+                break
+            message = json.loads(bytes(self._data[_HEAD.size : _HEAD.size + json_bytes]))
+            del self._data[:end]
+            if isinstance(message, dict):
+                found.append(message)
+        return found
+
+
+class EventLog:
+    """Writes each event to the journal, then the same line to stdout. Any thread may tell.
+
+    Neither a full disk nor a reader of stdout that is gone or asleep stops the run: what can't be
+    written to the one is still written to the other.
+    """
+
+    def __init__(self, run: rundir.RunDir, *, node: int, stdout_fd: int = 1) -> None:
+        self._journal = rundir.Journal(run.journal)
+        self._node = node
+        self._lock = threading.Lock()
+        self._stdout_fd = stdout_fd
+        self._pending: deque[bytes] = deque()
+        mode = os.fstat(stdout_fd).st_mode
+        self._is_pipe = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+        if self._is_pipe:
+            os.set_blocking(stdout_fd, False)
+
+    def tell(self, kind: str, *, time_ns: int | None = None, **data: Any) -> None:
+        """Tell one event (see ``nb_elastic.events``)."""
+        event = events.make(kind, node=self._node, time_ns=time_ns, **data)
+        with self._lock:
+            try:
+                self._journal.append(event)
+            except OSError as e:
+                print(f"nb_elastic: the journal can't be written: {e}", file=sys.stderr, flush=True)  # noqa: T201
+            self._pending.append(events.encode(event))
+            self._drain()
+
+    def note(self, text: str, *, level: str = "info") -> None:
+        """Tell the user one sentence, once."""
+        self.tell("note", level=level, text=text)
+
+    def flush(self, timeout_s: float = 0.0) -> None:
+        """Write what a slow reader of stdout has not taken yet, for at most ``timeout_s``."""
+        end = time.monotonic() + timeout_s
+        while True:
+            with self._lock:
+                self._drain()
+                is_done = not self._pending
+            left = end - time.monotonic()
+            if is_done or left <= 0:
+                return
+            select.select([], [self._stdout_fd], [], min(left, 0.1))
+
+    def _drain(self) -> None:
+        while self._pending:
+            line = self._pending[0]
+            try:
+                written = os.write(self._stdout_fd, line)
+            except BlockingIOError:
+                return
+            except OSError:  # nobody reads any more: the journal is enough
+                self._pending.clear()
+                return
+            if written < len(line):
+                self._pending[0] = line[written:]
+            else:
+                self._pending.popleft()
+
+
+class FrameReader:
+    """A thread that reads frames from stdin and hands each message on; told and joined at the end.
+
+    Args:
+        on_message: called in the thread with each message.
+        on_end: called in the thread once, when stdin is at its end.
+    """
+
+    def __init__(
+        self, on_message: Callable[[dict[str, Any]], None], on_end: Callable[[], None], *, fd: int = 0
+    ) -> None:
+        self._on_message = on_message
+        self._on_end = on_end
+        self._fd = fd
+        self._wake_r, self._wake_w = os.pipe()
+        self._thread = threading.Thread(target=self._run, name="nb_elastic-stdin", daemon=True)
+
+    def __enter__(self) -> FrameReader:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        os.write(self._wake_w, b"x")
+        self._thread.join()
+        os.close(self._wake_r)
+        os.close(self._wake_w)
+
+    def _run(self) -> None:
+        decoder = FrameDecoder()
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        poll.register(self._wake_r, select.POLLIN)
+        with contextlib.suppress(OSError, ValueError):
+            while True:
+                ready = [fd for fd, _ in poll.poll()]
+                if self._wake_r in ready:
+                    return
+                data = os.read(self._fd, 1 << 16)
+                if not data:
+                    break
+                for message in decoder.feed(data):
+                    self._on_message(message)
+        self._on_end()

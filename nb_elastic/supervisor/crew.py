@@ -1,0 +1,225 @@
+"""The supervisor's handle on its forkserver: start ranks, signal them, hear of every exit.
+
+Runs in: the supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nb_elastic import lifeline, wire
+from nb_elastic.errors import LaunchError
+from nb_elastic.model import WorkerSpec, to_json
+from nb_elastic.supervisor import forkserver
+from nb_elastic.supervisor.channel import FrameDecoder
+
+ANSWER_S = 60.0
+"""How long the forkserver may take to fork all ranks of a node."""
+
+
+class ForkServerLostError(LaunchError):
+    """The forkserver died: its ranks died with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A rank that was started."""
+
+    local_rank: int
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """A rank's end.
+
+    Attributes:
+        exit_code: its code, or -N for death by signal N.
+        time_ns: when the forkserver saw it, nanoseconds since the epoch.
+    """
+
+    pid: int
+    exit_code: int
+    time_ns: int
+
+
+class ForkServer:
+    """Starts and drives the forkserver. Only the main thread may use it, save ``abandon``.
+
+    The forkserver must be started before the supervisor's first thread.
+    """
+
+    def __init__(self, *, can_fork: bool, pass_fds: Sequence[int] = ()) -> None:
+        """Start the forkserver.
+
+        Args:
+            can_fork: fork this very process (torch imported, one thread, no CUDA); else execute a new one.
+            pass_fds: descriptors that the ranks need.
+        """
+        ours, theirs = socket.socketpair()
+        gc.collect()
+        if can_fork:
+            self.pid = os.fork()
+            if self.pid == 0:
+                try:
+                    ours.close()
+                    forkserver.serve(theirs, can_fork=True)
+                finally:
+                    os._exit(1)
+        else:
+            os.set_inheritable(theirs.fileno(), True)
+            root = str(Path(__file__).parents[2])
+            process = subprocess.Popen(
+                [sys.executable, "-m", "nb_elastic.supervisor.forkserver", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(), *pass_fds),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+                },
+            )
+            self.pid = process.pid
+            process.returncode = 0  # reaped in ``close``: Popen must not warn of it
+        theirs.close()
+        self._sock = ours
+        self._decoder = FrameDecoder()
+        self._exits: list[Exit] = []
+        self._answers: list[dict[str, Any]] = []
+        self._is_reaped = False
+
+    def start(self, specs: Sequence[WorkerSpec]) -> list[Started]:
+        """Start one process for each spec.
+
+        Raises:
+            LaunchError: if the system refuses one; none is left then.
+            ForkServerLostError: if the forkserver is gone.
+        """
+        self._send({"type": "start", "workers": [to_json(s) for s in specs]})
+        answer = self._answer("started", "refused")
+        if answer["type"] == "refused":
+            raise LaunchError(
+                f"The system refused to start rank {answer['local_rank']} of {len(specs)} ({answer['text']}). "
+                "Fewer ranks (--nproc-per-node), or a higher process limit (ulimit -u), would help."
+            )
+        return [Started(**w) for w in answer["workers"]]
+
+    def signal(self, pids: Sequence[int], number: int, *, has_session: bool = False) -> None:
+        """Signal ranks that live; with ``has_session`` all processes of their sessions, too."""
+        if pids:
+            self._send({"type": "signal", "signal": number, "pids": list(pids), "session": has_session})
+
+    def sweep(self) -> int:
+        """End all that dead ranks left behind; returns how many processes that were."""
+        self._send({"type": "sweep"})
+        return int(self._answer("swept")["count"])
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until there is an exit to take (or the forkserver is gone), at most ``timeout_s``. Reads nothing."""
+        if not self._exits:
+            poll = select.poll()
+            poll.register(self._sock, select.POLLIN)
+            poll.poll(max(0, int(timeout_s * 1000)))
+
+    def exits(self) -> list[Exit]:
+        """Take the exits that were seen since the last call; does not wait.
+
+        Raises:
+            ForkServerLostError: if the forkserver is gone and there is nothing left to take.
+        """
+        while not self._answers and self._is_readable():
+            if not self._receive():
+                break
+        found, self._exits = self._exits, []
+        if not found and self._is_readable() and not self._sock.recv(1, socket.MSG_PEEK):
+            raise self._lost()
+        return found
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """End the forkserver and all it started."""
+        with contextlib.suppress(OSError):
+            self._send({"type": "shutdown"})
+        with contextlib.suppress(LaunchError):
+            self.abandon(timeout_s)
+
+    def abandon(self, timeout_s: float = 5.0) -> None:
+        """Hang up, so that the forkserver kills everything; any thread may do this in an emergency."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+        deadline = time.monotonic() + timeout_s
+        while not self._is_reaped:
+            try:
+                pid, _ = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                pid = self.pid
+            if pid:
+                self._is_reaped = True
+            elif time.monotonic() > deadline:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
+                deadline = time.monotonic() + timeout_s
+            else:
+                time.sleep(0.001)
+        self._sweep()
+
+    def _lost(self) -> ForkServerLostError:
+        self._sweep()
+        return ForkServerLostError(
+            "The process that starts and watches the ranks died, and its ranks with it: killed from outside, or out of memory."
+        )
+
+    def _sweep(self) -> None:
+        """Kill what a dead forkserver left: as subreaper we adopted it."""
+        forkserver.kill_all([p for p in lifeline.descendants(os.getpid()) if p != self.pid], signal.SIGKILL)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        try:
+            self._sock.sendall(wire.encode(message))
+        except OSError as e:
+            raise self._lost() from e
+
+    def _answer(self, *kinds: str) -> dict[str, Any]:
+        deadline = time.monotonic() + ANSWER_S
+        while not self._answers:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise LaunchError(f"The forkserver did not answer for {ANSWER_S:.0f} s.")
+            if self._is_readable(left) and not self._receive():
+                raise self._lost()
+        answer = self._answers.pop(0)
+        if answer["type"] not in kinds:
+            raise LaunchError(f"The forkserver answered {answer['type']!r}, not {' or '.join(kinds)}.")
+        return answer
+
+    def _is_readable(self, timeout_s: float = 0.0) -> bool:
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(int(timeout_s * 1000)))
+
+    def _receive(self) -> bool:
+        """Read once; False at the end of the stream."""
+        try:
+            data = self._sock.recv(1 << 16)
+        except ConnectionResetError:
+            return False
+        for message in self._decoder.feed(data):
+            if message["type"] == "exit":
+                self._exits.append(Exit(pid=message["pid"], exit_code=message["exit_code"], time_ns=message["time_ns"]))
+            else:
+                self._answers.append(message)
+        return bool(data)

@@ -1,0 +1,242 @@
+"""The process that forks, watches and ends the ranks: one thread, torch imported, CUDA never touched.
+
+Runs in: the forkserver, a child of the supervisor. ``ForkServer`` in ``crew.py`` is its other end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from nb_elastic import lifeline, wire, worker
+from nb_elastic.lifeline import ProcessId
+from nb_elastic.model import WorkerSpec, from_json
+from nb_elastic.supervisor.channel import FrameDecoder
+
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""The supervisor decides when ranks end; a Ctrl-C of a terminal reaches the whole process group."""
+
+SWEEPS = 20
+"""Most looks for descendants that fork while they are being killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Exit:
+    pid: int
+    exit_code: int
+    time_ns: int
+
+
+def serve(sock: socket.socket, *, can_fork: bool) -> NoReturn:
+    """Serve the supervisor at the other end of ``sock`` until it is gone; then end everything.
+
+    Args:
+        can_fork: False where forking this process's state is not safe; every rank is then executed anew.
+    """
+    lifeline.become_subreaper()
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)  # the pipe to whoever started the supervisor must end with the supervisor
+    os.close(null)
+    gc.collect()
+    gc.freeze()
+    code = 1
+    try:
+        _Server(sock, can_fork=can_fork).run()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+class _Server:
+    """The forkserver's loop. Every pid in ``_alive`` is a child that was not reaped yet, so it is safe to signal."""
+
+    def __init__(self, sock: socket.socket, *, can_fork: bool) -> None:
+        self._sock = sock
+        self._can_fork = can_fork
+        self._alive: set[int] = set()
+        self._decoder = FrameDecoder()
+        self._wake_r, self._wake_w = os.pipe()
+        os.set_blocking(self._wake_w, False)
+        os.set_blocking(self._wake_r, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
+
+    def run(self) -> None:
+        """Serve until the supervisor says goodbye or is gone."""
+        poll = select.poll()  # not epoll: it would be one more descriptor to free in every rank
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._wake_r, select.POLLIN)
+        try:
+            while True:
+                ready = {fd for fd, _ in poll.poll()}
+                if self._wake_r in ready:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._wake_r, 4096)
+                self._reap()
+                if self._sock.fileno() in ready:
+                    data = self._sock.recv(1 << 16)
+                    if not data:
+                        return
+                    for message in self._decoder.feed(data):
+                        if message["type"] == "shutdown":
+                            return
+                        self._obey(message)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        finally:
+            self._end_all()
+
+    def _obey(self, message: dict[str, Any]) -> None:
+        if message["type"] == "start":
+            self._start([from_json(WorkerSpec, w) for w in message["workers"]])
+        elif message["type"] == "signal":
+            for pid in message["pids"]:
+                if pid in self._alive:
+                    self._signal(pid, message["signal"], has_session=message["session"])
+        elif message["type"] == "sweep":
+            self._send({"type": "swept", "count": self._sweep_orphans()})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._sock.sendall(wire.encode(message))
+
+    def _start(self, specs: list[WorkerSpec]) -> None:
+        started: list[dict[str, int]] = []
+        for spec in specs:
+            try:
+                pid = self._fork(spec)
+            except OSError as e:
+                for one in started:
+                    self._signal(one["pid"], signal.SIGKILL, has_session=True)
+                self._send({"type": "refused", "local_rank": spec.local_rank, "errno": e.errno, "text": e.strerror})
+                return
+            self._alive.add(pid)
+            identity = ProcessId.of(pid)
+            ticks = identity.start_ticks if identity else 0
+            started.append({"local_rank": spec.local_rank, "pid": pid, "start_ticks": ticks})
+        self._send({"type": "started", "workers": started})
+
+    def _fork(self, spec: WorkerSpec) -> int:
+        """Fork one rank; signals wait until it can take them, so that none is lost."""
+        parent = os.getpid()
+        old = signal.pthread_sigmask(signal.SIG_BLOCK, {*IGNORED, signal.SIGCHLD})
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become_rank(spec, parent)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old)
+        return pid
+
+    def _become_rank(self, spec: WorkerSpec, parent: int) -> NoReturn:
+        try:
+            signal.set_wakeup_fd(-1)
+            self._sock.close()
+            os.close(self._wake_r)
+            os.close(self._wake_w)
+            lifeline.die_with_parent(parent=parent)
+            worker.begin(spec, can_fork=self._can_fork)
+        finally:
+            os._exit(1)
+
+    def _signal(self, pid: int, number: int, *, has_session: bool) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        if has_session:
+            kill_all(session_of(pid), number)
+
+    def _reap(self) -> None:
+        """See every exit at once, tell it, end what the dead left behind, and only then reap them.
+
+        While a dead rank is not reaped, its pid, and so its session's number, can't be used again.
+        """
+        while True:
+            now = time.time_ns()
+            dead = [e for e in (_look(pid, now) for pid in self._alive) if e]
+            for one in dead:
+                self._send({"type": "exit", "pid": one.pid, "exit_code": one.exit_code, "time_ns": one.time_ns})
+            for one in dead:
+                self._alive.discard(one.pid)
+                kill_all(session_of(one.pid), signal.SIGKILL)
+                os.waitpid(one.pid, 0)
+                if not self._alive:
+                    self._sweep_orphans()
+            if not self._reap_one_orphan():
+                return
+
+    def _reap_one_orphan(self) -> bool:
+        """Reap an adopted process, if one is dead. True if somebody is dead and another look is due."""
+        try:
+            info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        if info is None:
+            return False
+        if info.si_pid not in self._alive:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(info.si_pid, os.WNOHANG)
+        return True
+
+    def _sweep_orphans(self) -> int:
+        """Kill all descendants that belong to no living rank, and reap those adopted."""
+        count = 0
+        for _ in range(SWEEPS):
+            of_ranks = {d for pid in self._alive for d in (pid, *lifeline.descendants(pid))}
+            orphans = [d for d in lifeline.descendants(os.getpid()) if d not in of_ranks]
+            if not orphans:
+                break
+            kill_all(orphans, signal.SIGKILL)
+            count += len(orphans)
+            deadline = time.monotonic() + 1.0
+            while any(lifeline.ProcessId.of(p) for p in orphans) and time.monotonic() < deadline:
+                time.sleep(0.001)
+            if not self._alive:
+                with contextlib.suppress(ChildProcessError):
+                    while os.waitpid(-1, os.WNOHANG)[0]:
+                        pass
+        return count
+
+    def _end_all(self) -> None:
+        for pid in self._alive:
+            self._signal(pid, signal.SIGKILL, has_session=True)
+        self._alive.clear()
+        self._sweep_orphans()
+
+
+def _look(pid: int, now_ns: int) -> _Exit | None:
+    info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if info is None:
+        return None
+    code = info.si_status if info.si_code == os.CLD_EXITED else -info.si_status
+    return _Exit(pid, code, now_ns)
+
+
+def session_of(leader: int) -> list[int]:
+    """Pids of the other living processes in the session that ``leader`` leads."""
+    found: list[int] = []
+    for name in os.listdir("/proc") if sys.platform == "linux" else []:
+        if name.isdecimal() and int(name) != leader and (fields := lifeline.stat_fields(int(name))):
+            if int(fields[3]) == leader and fields[0] not in "ZX":
+                found.append(int(name))
+    return found
+
+
+def kill_all(pids: list[int], number: int) -> None:
+    """Signal each process, unless it is gone."""
+    for pid in pids:
+        if identity := ProcessId.of(pid):
+            identity.signal(number)
+
+
+if __name__ == "__main__":  # started anew because the supervisor's own state can't be forked safely
+    serve(socket.socket(fileno=int(sys.argv[1])), can_fork=False)

@@ -1,0 +1,205 @@
+"""Wires the parts of one node's share of a run, and sees to the order of their end.
+
+Runs in: the supervisor.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.elastic import metrics
+from torch.distributed.elastic.rendezvous import RendezvousGracefulExitError
+
+from nb_elastic import lifeline
+from nb_elastic.errors import ElasticError
+from nb_elastic.model import LaunchSpec
+from nb_elastic.rundir import RunDir
+from nb_elastic.supervisor import agent as agents
+from nb_elastic.supervisor.agent import Agent
+from nb_elastic.supervisor.channel import EventLog, FrameReader
+from nb_elastic.supervisor.crew import ForkServer, ForkServerLostError
+from nb_elastic.supervisor.logs import RunLogs, load_specs
+from nb_elastic.supervisor.stopping import LOST_GRACE_S, Stopper
+
+SUCCEEDED, FAILED, STOPPED, NOT_STARTED = 0, 1, 2, 3
+"""Exit codes of a supervisor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What was made ready before the first thread.
+
+    Attributes:
+        server: starts the ranks.
+        can_fork: ranks may be forked from the warm state.
+        notes: (level, text) to tell the user once.
+    """
+
+    server: ForkServer
+    can_fork: bool
+    notes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _End:
+    code: int
+    state: str
+    text: str = ""
+    root_rank: int | None = None
+
+
+def run(spec: LaunchSpec, ground: Ground) -> int:
+    """Run one node's share of a run to its end; returns the supervisor's exit code."""
+    folder = RunDir(Path(spec.run_dir))
+    log = EventLog(folder, node=spec.node)
+    stopper = Stopper(
+        folder,
+        make_exception=agents.death_exception,
+        on_request=lambda by, grace_s: log.tell("stop_requested", by=by, grace_s=grace_s),
+        on_stuck=lambda: _give_up(log, ground.server, stopper),
+        timeout_s=spec.options.timeout,
+    )
+    stopper.install(spec.options.signals_to_handle)
+    stopper.start()
+
+    def on_message(message: Mapping[str, Any]) -> None:
+        if message.get("type") == "stop":
+            stopper.request(by=str(message.get("by") or "somebody"), grace_s=_seconds(message.get("grace_s")))
+
+    def on_end() -> None:
+        if not spec.is_detached:
+            stopper.request(by="the end of whoever started it", grace_s=LOST_GRACE_S)
+
+    with FrameReader(on_message, on_end):
+        _tell_start(log, ground)
+        try:
+            end = _run_agent(spec, ground, stopper, log)
+        finally:
+            ground.server.close()
+            stopper.close()
+        log.tell("run_finished", state=end.state, root_rank=end.root_rank, text=end.text)
+    log.flush(timeout_s=1.0)
+    return end.code
+
+
+def _run_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog) -> _End:
+    """Build the agent, let it run, and say how that ended."""
+    agent: Agent | None = None
+    try:
+        agent = _make_agent(spec, ground, stopper, log)
+        result = agent.run()
+        if result.is_failed() or agent.has_failed:
+            return _failure(agent)
+        agent.end_round("success")
+        return _End(code=SUCCEEDED, state="succeeded")
+    except agents.SignalException:
+        return _stopped(agent, stopper)
+    except RendezvousGracefulExitError as e:
+        return _End(code=FAILED, state="failed", text=f"This node left the run: {e}")
+    except ForkServerLostError as e:
+        if agent is not None:
+            agent.end_round("failure")
+        return _End(code=FAILED, state="failed", text=f"{e}\nEverything is in {spec.run_dir}")
+    except ElasticError as e:
+        return _End(code=NOT_STARTED, state="failed", text=str(e))
+    except Exception as e:  # the border of the process: torch or a plugin raised something we do not know
+        import traceback
+
+        traceback.print_exc()
+        text = f"The agent failed: {type(e).__name__}: {e}\nIts own log is {RunDir(Path(spec.run_dir)).supervisor_log}"
+        return _End(code=NOT_STARTED, state="failed", text=text)
+    finally:
+        if agent is not None:
+            agent.leave(is_stopped=stopper.is_requested)
+
+
+def _failure(agent: Agent) -> _End:
+    agent.end_round("failure")
+    root = agent.failures[0].rank if agent.failures else None
+    return _End(code=FAILED, state="failed", text=agent.text, root_rank=root)
+
+
+def _stopped(agent: Agent | None, stopper: Stopper) -> _End:
+    if agent is not None:
+        agent.end_round("failure" if stopper.is_timeout else "stopped")
+    if stopper.is_timeout:
+        return _End(code=FAILED, state="failed", text="timeout: the run took longer than --timeout allows")
+    return _End(code=STOPPED, state="stopped", text=f"stopped by {stopper.by}")
+
+
+def _make_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog) -> Agent:
+    from nb_elastic.supervisor import rendezvous
+
+    options = spec.options
+    for name, value in {**spec.env, **options.env}.items():
+        if name.startswith(("TORCHELASTIC_", "TORCH_ELASTIC_")) or name == "TORCH_DISABLE_SHARE_RDZV_TCP_STORE":
+            os.environ[name] = value
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = options.signals_to_handle
+    metrics.initialize_metrics(metrics.MetricsConfig(dict(options.metrics_cfg)))
+    nproc, plan = _plan(spec, log)
+    logs = RunLogs(
+        RunDir(Path(spec.run_dir)),
+        node=None if options.is_one_node else spec.node,
+        extra=load_specs(options.logs_specs),
+    )
+    bundle = rendezvous.make_handler(
+        options, rdzv_id=spec.rdzv_id, key=bytes.fromhex(spec.key_hex), nproc=nproc, note=log.note
+    )
+    is_exec = options.start_method == "spawn" or not ground.can_fork
+    return Agent(
+        spec,
+        bundle=bundle,
+        nproc=nproc,
+        logs=logs,
+        server=ground.server,
+        stopper=stopper,
+        log=log,
+        plan=plan,
+        start_method="spawn" if is_exec else options.start_method,
+        is_exec=is_exec,
+    )
+
+
+def _plan(spec: LaunchSpec, log: EventLog) -> tuple[int, Any]:
+    """Number of ranks on this node, and their binding (None where nothing is bound)."""
+    nproc = spec.options.nproc_per_node
+    if isinstance(nproc, str):
+        nproc = int(nproc) if nproc.isdecimal() else (os.cpu_count() or 1)
+    return nproc, None
+
+
+def _tell_start(log: EventLog, ground: Ground) -> None:
+    identity = lifeline.ProcessId.of(os.getpid())
+    log.tell(
+        "supervisor_started",
+        pid=os.getpid(),
+        start_ticks=identity.start_ticks if identity else 0,
+        host=socket.gethostname(),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        executable=sys.executable,
+    )
+    for level, text in ground.notes:
+        log.note(text, level=level)
+
+
+def _give_up(log: EventLog, server: ForkServer, stopper: Stopper) -> None:
+    """The main thread hangs in native code: end everything from the watchdog's thread."""
+    server.abandon()
+    state = "failed" if stopper.is_timeout else "stopped"
+    text = "timeout: the run took longer than --timeout allows" if stopper.is_timeout else f"stopped by {stopper.by}"
+    log.tell("run_finished", state=state, root_rank=None, text=text)
+    log.flush(timeout_s=1.0)
+    os._exit(FAILED if stopper.is_timeout else STOPPED)
+
+
+def _seconds(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 5.0

@@ -1,0 +1,323 @@
+"""One rank: takes over a fresh process, runs the entrypoint in it and leaves a result or a failure.
+
+Runs in: a worker. ``begin`` is called in a process just forked; where a new interpreter (or any other
+program) is to run, it prepares the process and executes that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import io
+import json
+import os
+import random
+import reprlib
+import signal
+import socket
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nb_elastic import entry, frames, rundir
+from nb_elastic.errors import PayloadError
+from nb_elastic.lifeline import ProcessId
+from nb_elastic.model import WorkerFailure, WorkerSpec, from_json, to_json
+from nb_elastic.rundir import RankDir
+
+STOPPED_CODE = 130
+"""Exit code of a rank that a KeyboardInterrupt ended, as shells tell SIGINT."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD)
+
+
+def begin(spec: WorkerSpec, *, can_fork: bool) -> NoReturn:
+    """Make the process just forked a rank; never returns.
+
+    Args:
+        can_fork: run in this process's own state; else, or where the spec says so, execute anew.
+    """
+    code = 1
+    try:
+        _take_stdio(spec)
+        _take_signals()
+        is_exec = spec.is_exec or not can_fork or spec.entrypoint.kind == "program"
+        report = _prepare(spec)
+        code = _exec(spec) if is_exec else _run(spec, report)
+    except KeyboardInterrupt:
+        code = STOPPED_CODE
+    except BaseException as e:  # noqa: BLE001  the border of the process: whatever it is, it is told
+        _fail(spec, e, {})
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def main(fd: int) -> NoReturn:
+    """Run a rank in an interpreter of its own; its spec comes through a descriptor."""
+    os.set_inheritable(fd, False)
+    with open(fd, "rb") as f:
+        spec = from_json(WorkerSpec, json.loads(f.read()))
+    code = 1
+    try:
+        if spec.buffers_fd >= 0:
+            os.set_inheritable(spec.buffers_fd, False)
+        _open_texts()
+        code = _run(spec, rundir.read_json(RankDir(Path(spec.rank_dir)).worker_json))
+    except BaseException as e:  # noqa: BLE001  the border of the process
+        code = STOPPED_CODE if isinstance(e, KeyboardInterrupt) else 1
+        _fail(spec, e, {})
+    finally:
+        os._exit(code)
+
+
+# -- taking over the process ------------------------------------------------------------------
+
+
+def _take_stdio(spec: WorkerSpec) -> None:
+    """A session of its own; every byte to fd 1 and 2 goes to the rank's files from here on."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    for fd, path in ((1, spec.stdout), (2, spec.stderr)):
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.dup2(log, fd)
+        os.close(log)
+    _open_texts()
+
+
+def _open_texts() -> None:
+    """New text streams over fds 0 to 2, unbuffered as with ``python -u``: a killed rank's last words are kept."""
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, "r", closefd=False)), encoding="utf-8")  # type: ignore[misc]
+    out = io.TextIOWrapper(
+        io.FileIO(1, "w", closefd=False),
+        encoding="utf-8",
+        errors="strict",
+        line_buffering=True,
+        write_through=True,  # type: ignore[arg-type]
+    )
+    err = io.TextIOWrapper(
+        io.FileIO(2, "w", closefd=False),
+        encoding="utf-8",
+        errors="backslashreplace",
+        line_buffering=True,
+        write_through=True,  # type: ignore[arg-type]
+    )
+    sys.stdout = sys.__stdout__ = out  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = err  # type: ignore[misc]
+    faulthandler.enable(2)
+
+
+def _take_signals() -> None:
+    """What a fresh interpreter does with signals; those that came while they were blocked arrive now."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in SIGNALS[1:]:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _prepare(spec: WorkerSpec) -> dict[str, Any]:
+    """Environment, folder, affinity: what an executed program keeps. Returns what ``worker.json`` says."""
+    os.environ.clear()
+    os.environ.update(spec.env)
+    os.umask(spec.umask)
+    os.chdir(spec.cwd)
+    cpus: tuple[int, ...] = ()
+    if spec.cpus:
+        from nb_elastic import binding
+
+        cpus = binding.apply(spec.cpus)
+    elif hasattr(os, "sched_getaffinity"):
+        cpus = tuple(sorted(os.sched_getaffinity(0)))
+    identity = ProcessId.of(os.getpid())
+    report: dict[str, Any] = {
+        "pid": os.getpid(),
+        "start_ticks": identity.start_ticks if identity else 0,
+        "rank": spec.rank,
+        "local_rank": spec.local_rank,
+        "round": spec.round,
+        "host": socket.gethostname(),
+        "cpus": list(cpus),
+        "binding": spec.binding,
+        "device": spec.device,
+        "ready_ns": time.time_ns(),
+    }
+    rundir.write_json(RankDir(Path(spec.rank_dir)).worker_json, report)
+    return report
+
+
+def _exec(spec: WorkerSpec) -> NoReturn:
+    """Become another program, or a new interpreter that goes on with ``main``."""
+    if spec.entrypoint.kind == "program":
+        argv = [spec.entrypoint.target, *spec.entrypoint.argv]
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.execvpe(argv[0], argv, dict(spec.env))
+    fd = os.memfd_create("nb_elastic-spec", 0) if hasattr(os, "memfd_create") else _unnamed_file()
+    os.write(fd, json.dumps(to_json(spec)).encode())
+    os.lseek(fd, 0, os.SEEK_SET)
+    os.set_inheritable(fd, True)
+    if spec.buffers_fd >= 0:
+        os.set_inheritable(spec.buffers_fd, True)
+    root = str(Path(__file__).parents[1])
+    code = f"import sys; sys.path.append({root!r}); from nb_elastic.worker import main; main({fd})"
+    os.execve(sys.executable, [sys.executable, "-u", "-c", code], dict(spec.env))
+
+
+def _unnamed_file() -> int:
+    import tempfile
+
+    with tempfile.TemporaryFile() as f:
+        return os.dup(f.fileno())
+
+
+# -- running the entrypoint -------------------------------------------------------------------
+
+
+def _run(spec: WorkerSpec, report: dict[str, Any]) -> int:
+    """Run the entrypoint in a fresh ``__main__`` and end as an interpreter ends; returns the exit code."""
+    _settle_in(spec)
+    main_module = types.ModuleType("__main__")
+    main_module.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = main_module
+    labels: dict[str, str] = {}
+    try:
+        call = entry.open_entry(spec, main_module, labels)
+        code = _call(spec, call, main_module, report, labels)
+    except BaseException as e:  # noqa: BLE001  the border to the user's code
+        code = _end_by(spec, e, labels)
+    try:
+        entry.leave(main_module)
+    except KeyboardInterrupt:
+        code = code or STOPPED_CODE
+    return code
+
+
+def _call(
+    spec: WorkerSpec,
+    call: Callable[[], Any],
+    main_module: types.ModuleType,
+    report: dict[str, Any],
+    labels: Mapping[str, str],
+) -> int:
+    try:
+        value = call()
+    except SystemExit as e:
+        return _end_by(spec, e, labels)
+    _leave_result(spec, value, report, main_module)
+    return 0
+
+
+def _settle_in(spec: WorkerSpec) -> None:
+    """What a forked rank must not share with its siblings, and what the notebook expects to find."""
+    with contextlib.suppress(ImportError):
+        import setproctitle
+
+        setproctitle.setproctitle(f"nb_elastic:{spec.run_id}:rank{spec.rank}")
+    if spec.sys_path:
+        sys.path[:] = spec.sys_path
+    for module in ("multiprocessing.process",):
+        if module in sys.modules:
+            sys.modules[module].ORIGINAL_DIR = spec.cwd  # type: ignore[attr-defined]
+    random.seed()
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
+    if torch := sys.modules.get("torch"):
+        torch.default_generator.seed()
+        threads = spec.env.get("OMP_NUM_THREADS", "")
+        if threads.isdecimal() and int(threads) > 0:
+            torch.set_num_threads(int(threads))
+
+
+def _leave_result(spec: WorkerSpec, value: Any, report: dict[str, Any], main_module: types.ModuleType) -> None:
+    """Write the return value and what was asked for with ``--pull``; what can't be pickled fails nothing."""
+    folder = RankDir(Path(spec.rank_dir))
+    if spec.entrypoint.kind in {"cell", "function", "import"}:
+        text, size_bytes, error = _short(value), 0, ""
+        try:
+            from nb_elastic import payload
+
+            size_bytes = payload.dump_result(value, folder.result)
+        except PayloadError as e:
+            error = str(e)
+        except Exception as e:  # noqa: BLE001  a value's own __reduce__ may raise anything
+            error = f"{type(e).__name__}: {frames.message_of(e)}"
+        report["result"] = {"text": text, "size_bytes": size_bytes, "error": error}
+    if spec.pull:
+        report["pull"] = entry.pull(spec, main_module, folder.pulled)
+    report["done_ns"] = time.time_ns()
+    rundir.write_json(folder.worker_json, report)
+
+
+def _short(value: Any) -> str:
+    try:
+        shorter = reprlib.Repr()
+        shorter.maxstring = shorter.maxother = 200
+        return frames.shorten(shorter.repr(value), 400)
+    except Exception as e:  # noqa: BLE001  a value's own __repr__ may raise anything
+        return f"<{type(value).__name__}: its __repr__ raised {type(e).__name__}>"
+
+
+# -- failing ----------------------------------------------------------------------------------
+
+
+def _end_by(spec: WorkerSpec, exc: BaseException, labels: Mapping[str, str]) -> int:
+    """Exit code for what ended the user's code, as the interpreter would choose it."""
+    if isinstance(exc, SystemExit):
+        if exc.code is None or exc.code == 0:
+            return 0
+        code = exc.code & 0xFF if isinstance(exc.code, int) else 1
+        _write_failure(spec, exc, labels)
+        if not isinstance(exc.code, int):
+            _say(frames.message_of(exc) + "\n")
+        return code
+    _fail(spec, exc, labels)
+    return STOPPED_CODE if isinstance(exc, KeyboardInterrupt) else 1
+
+
+def _fail(spec: WorkerSpec, exc: BaseException, labels: Mapping[str, str]) -> None:
+    text = _write_failure(spec, exc, labels)
+    if sys.excepthook is not sys.__excepthook__:
+        with contextlib.suppress(BaseException):
+            sys.excepthook(type(exc), exc, frames.skip_own(exc.__traceback__))
+            return
+    _say(text)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        os.write(2, text.encode("utf-8", "backslashreplace"))
+
+
+def _write_failure(spec: WorkerSpec, exc: BaseException, labels: Mapping[str, str]) -> str:
+    """Write ``failure.json`` and torch's error file; returns the traceback. The first thing after an exception."""
+    time_ns = time.time_ns()
+    told = frames.tell(exc, labels=labels)
+    failure = WorkerFailure(
+        rank=spec.rank,
+        local_rank=spec.local_rank,
+        round=spec.round,
+        time_ns=time_ns,
+        pid=os.getpid(),
+        error_type=told.error_type,
+        message=told.message,
+        traceback=told.text,
+        frames=told.frames,
+    )
+    with contextlib.suppress(OSError):
+        rundir.write_json(RankDir(Path(spec.rank_dir)).failure_json, to_json(failure))
+    if path := spec.env.get("TORCHELASTIC_ERROR_FILE"):
+        extra = {"py_callstack": told.text, "timestamp": str(time_ns // 10**9)}
+        message = {"message": f"{told.error_type}: {told.message}", "extraInfo": extra}
+        with contextlib.suppress(OSError):
+            rundir.write_atomic(Path(path), json.dumps({"message": message}).encode())
+    return told.text
+
+
+_ = (gc, threading)
