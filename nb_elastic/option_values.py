@@ -198,8 +198,7 @@ def std(value: Any) -> str:
     """Read torch's stream settings: ``0`` to ``3``, or ``0:1,1:2`` for each local rank (a single digit)."""
     if isinstance(value, Mapping):
         value = ",".join(f"{rank}:{int(setting)}" for rank, setting in value.items())
-    number = _whole(value)
-    word = str(number) if number is not None else str(value)
+    word = value if isinstance(value, str) else str(_whole(value))
     if not re.fullmatch(r"[0-3]|([0-9]:[0-3],)*[0-9]:[0-3]", word):
         raise ValueError(
             "it must be 0 (neither), 1 (stdout), 2 (stderr) or 3 (both), or such settings for local ranks as in 0:3,1:2"
