@@ -1,0 +1,81 @@
+"""How tensors, arrays and views of memory leave a process without being copied into the pickle.
+
+Runs in: the kernel or command line (which never imports torch: it looks at what the notebook imported) and
+the worker.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import pickle
+import sys
+from typing import Any
+
+from nb_elastic.payload_file import OUT_OF_BAND_BYTES
+
+
+def torch_class(name: str) -> type | None:
+    """A class of torch, or None while nobody has imported torch."""
+    found = getattr(sys.modules.get("torch"), name, None)
+    return found if isinstance(found, type) else None
+
+
+def is_on_device(tensor: Any) -> bool:
+    """True for a tensor or storage whose memory isn't the CPU's; asks the object, never the device."""
+    return getattr(getattr(tensor, "device", None), "type", "cpu") not in {"cpu", "meta"}
+
+
+def reduce_storage(storage: Any) -> Any:
+    """Reduce an untyped CPU storage to a buffer over its own memory; NotImplemented where that can't be."""
+    size = storage.nbytes()
+    if not size or storage.device.type != "cpu" or size < OUT_OF_BAND_BYTES:
+        if storage.device.type != "cpu":
+            return NotImplemented
+        data = bytes((ctypes.c_char * size).from_address(storage.data_ptr())) if size else b""
+        return _storage, (data,)
+    memory = type("Memory", (ctypes.c_char * size,), {}).from_address(storage.data_ptr())
+    memory.storage = storage  # the memory lives as long as a view of it
+    return _storage, (pickle.PickleBuffer(memory),)
+
+
+def reduce_typed_storage(storage: Any, seen: dict[int, Any]) -> Any:
+    """Reduce a typed storage to its untyped one, the same object for every view of the same memory."""
+    untyped = storage._untyped_storage
+    untyped = seen.setdefault(untyped._cdata, untyped)
+    return _typed_storage, (untyped, storage.dtype)
+
+
+def reduce_array(array: Any) -> Any:
+    """Reduce a big array that is neither C nor Fortran contiguous through a contiguous copy."""
+    if array.nbytes < OUT_OF_BAND_BYTES or array.flags.forc or array.dtype.hasobject:
+        return NotImplemented
+    return array.copy().__reduce_ex__(5)
+
+
+def reduce_memoryview(view: memoryview) -> Any:
+    """Reduce a memoryview to one over the rank's copy of the memory."""
+    if not view.c_contiguous or view.ndim == 0:
+        return _view, (view.tobytes(), view.format, list(view.shape or ()))
+    return _view, (pickle.PickleBuffer(view), view.format, list(view.shape or ()))
+
+
+def _storage(data: Any) -> Any:
+    torch = importlib.import_module("torch")
+    if not len(memoryview(data)):
+        return torch.UntypedStorage(0)
+    if isinstance(data, memoryview) and not data.readonly:
+        return torch.frombuffer(data, dtype=torch.uint8).untyped_storage()
+    # a storage of its own: one that can be resized
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8).clone().untyped_storage()
+
+
+def _typed_storage(untyped: Any, dtype: Any) -> Any:
+    torch = importlib.import_module("torch")
+    return torch.storage.TypedStorage(wrap_storage=untyped, dtype=dtype, _internal=True)
+
+
+def _view(data: Any, form: str, shape: list[int]) -> memoryview:
+    view = memoryview(data)
+    view = view if view.format == "B" and view.ndim == 1 else view.cast("B")
+    return view.cast(form, shape) if shape and (form != "B" or len(shape) != 1) else view  # type: ignore[call-overload, no-any-return]

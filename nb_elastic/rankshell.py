@@ -1,0 +1,58 @@
+"""A real IPython shell inside a rank, made when a magic first needs one.
+
+Runs in: the worker. The only place there that imports IPython, and only late.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def getter(main: dict[str, Any]) -> Callable[[], Any]:
+    """What the rank's ``get_ipython`` is: makes the shell at its first call.
+
+    Args:
+        main: the rank's ``__main__.__dict__``, which becomes the shell's namespace.
+    """
+    made: list[Any] = []
+
+    def get_ipython() -> Any:
+        if not made:
+            made.append(_make(main))
+            main["get_ipython"] = get_ipython
+        return made[0]
+
+    return get_ipython
+
+
+def _make(main: dict[str, Any]) -> Any:
+    try:
+        from IPython.core.interactiveshell import InteractiveShell
+        from traitlets.config import Config
+    except ImportError as e:
+        raise ModuleNotFoundError("The cell uses magics, and the rank has no IPython: pip install ipython.", name="IPython") from e
+
+    class RankShell(InteractiveShell):  # type: ignore[misc]
+        """A shell without a front: no history file, no colours, commands write to the rank's own descriptors."""
+
+        system = InteractiveShell.system_raw
+
+        def enable_gui(self, gui: str | None = None) -> None:
+            """No event loop to join."""
+
+        def init_virtualenv(self) -> None:
+            """The rank has the interpreter that it should have."""
+
+    config = Config()
+    config.HistoryManager.enabled = False
+    config.HistoryManager.hist_file = ":memory:"
+    config.InteractiveShell.colors = "NoColor"
+    config.InteractiveShell.cache_size = 0
+    config.InteractiveShell.banner1 = ""
+    before = {n: main[n] for n in ("__builtins__", "exit", "quit", "open", "_", "In", "Out") if n in main}
+    module = sys.modules["__main__"]
+    shell = RankShell.instance(config=config, user_module=module if vars(module) is main else None, user_ns=main)
+    main.update(before)
+    return shell
