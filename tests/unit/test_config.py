@@ -43,6 +43,12 @@ def completed(shell: InteractiveShell, text: str) -> list[str]:
         return shell.complete(None, text)[1]
 
 
+def offered(shell: InteractiveShell, text: str) -> list[str]:
+    """What kernels of today ask for."""
+    with provisionalcompleter():
+        return [c.text for c in shell.Completer.completions(text, len(text))]
+
+
 def config(shell: InteractiveShell, line: str) -> object:
     return shell.run_line_magic("config", line)
 
@@ -110,8 +116,8 @@ COMPLETED = [
 def test_tab_completes_options_as_the_kernel_asks(shell, text, rest, found, is_jedi):
     shell.Completer.use_jedi = is_jedi
     with provisionalcompleter():
-        offered = [(c.start, c.end, c.text) for c in shell.Completer.completions(text + rest, len(text))]
-    assert offered == found
+        told = [(c.start, c.end, c.text) for c in shell.Completer.completions(text + rest, len(text))]
+    assert told == found
 
 
 def test_tab_completes_options_as_a_terminal_asks(shell):
@@ -120,11 +126,11 @@ def test_tab_completes_options_as_a_terminal_asks(shell):
 
 def test_where_a_target_may_come_the_notebooks_names_are_offered_as_well(shell):
     shell.user_ns["train_digits"] = print
-    assert "train_digits" in completed(shell, "%elastic_launch train_d")
+    assert "train_digits" in offered(shell, "%elastic_launch train_d")
 
 
 def test_python_lines_complete_as_ever(shell):
     shell.user_ns["nproc_wanted"] = 1
-    assert completed(shell, "nproc_w") == ["nproc_wanted"]
+    assert offered(shell, "nproc_w") == ["nproc_wanted"]
     completion.uninstall(shell)
     assert completed(shell, "%%elastic_launch --detac") == []
