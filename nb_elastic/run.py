@@ -45,7 +45,7 @@ class Run:
         self._channel = channel
         self._journal = JournalReader(folder.journal)
         self._logs = LogFollower(folder)
-        self._snapshot = snapshot.EMPTY
+        self._snapshot = self._drawn = snapshot.EMPTY
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._renderers: list[Renderer] = []
@@ -275,14 +275,14 @@ class Run:
 
     def _feed(self, renderer: Renderer) -> bool:
         """One look at journal and logs; True when the run is over and all is drawn."""
-        was = self._snapshot
         now = self._tick()
-        if now is not was:
+        if now is not self._drawn:
+            self._drawn = now
             renderer.update(now)
         with self._lock:
             chunks = self._logs.read()
+        renderer.append(chunks)  # none tells that time passes
         if chunks:
-            renderer.append(chunks)
             self._wake.set()
         return now.state.is_final and not chunks
 

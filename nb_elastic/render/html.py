@@ -1,0 +1,196 @@
+"""The dashboard as it is saved with a notebook: HTML, text and JSON that need no kernel, no script and no network.
+
+Runs in: the kernel. Everything that came from a rank is escaped; the whole stays below 200 kB however large the run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from html import escape
+from typing import Any
+
+from nb_elastic import report_text
+from nb_elastic.model import STREAMS, RunState, Stream, WorkerFailure, WorkerState
+from nb_elastic.rundir import RunDir
+from nb_elastic.snapshot import RunSnapshot, WorkerSnapshot, to_json
+
+MIME = "application/vnd.nb-elastic.run.v1+json"
+TAILS_CHARS = 60_000
+"""Characters of log tails in the HTML, for all ranks together; escaping can make them more."""
+REPORT_CHARS = 30_000
+RANKS_SHOWN = 128
+TAIL_LINES = 100
+
+Tails = Mapping[int, Mapping[Stream, Sequence[str]]]
+
+_MONO = "font-family:var(--jp-code-font-family,ui-monospace,Menlo,Consolas,monospace);font-size:12px;line-height:1.4"
+_LINE = "1px solid rgba(128,128,128,.35)"
+_PRE = f"{_MONO};margin:4px 0 0 0;padding:6px 8px;border:{_LINE};border-radius:4px;background:transparent;color:inherit"
+_PRE += ";white-space:pre-wrap;overflow-wrap:anywhere;max-height:360px;overflow:auto"
+_CELL = "padding:2px 12px 2px 0;text-align:left;vertical-align:top;background:transparent;color:inherit;border:none"
+_MUTED = "opacity:.7"
+_GREEN, _RED, _AMBER, _BLUE, _GREY = "#2e7d32", "#c62828", "#a15c00", "#1565c0", "#616161"
+_COLOURS: Mapping[str, str] = {
+    "running": _BLUE,
+    "succeeded": _GREEN,
+    "failed": _RED,
+    "lost": _RED,
+    "restarting": _AMBER,
+    "stopping": _AMBER,
+    "stopped": _AMBER,
+}
+
+
+def bundle(snapshot: RunSnapshot, folder: RunDir, *, now_ns: int) -> dict[str, Any]:
+    """Make the MIME bundle of a run: our own JSON, its HTML twin and its text."""
+    tails = read_tails(snapshot, folder)
+    return {
+        MIME: json_bundle(snapshot, tails, folder=folder),
+        "text/html": page(snapshot, tails, folder=folder, now_ns=now_ns),
+        "text/plain": "\n".join(report_text.status_lines(snapshot, folder=folder, now_ns=now_ns)),
+    }
+
+
+def display(snapshot: RunSnapshot, folder: RunDir) -> None:
+    """Display the bundle under the running cell."""
+    from IPython.display import display as show
+
+    show(bundle(snapshot, folder, now_ns=time.time_ns()), raw=True)  # type: ignore[no-untyped-call]
+
+
+def read_tails(
+    snapshot: RunSnapshot, folder: RunDir, *, limit: int = TAILS_CHARS
+) -> dict[int, dict[Stream, list[str]]]:
+    """Read the last lines of each rank's logs, ``limit`` characters for all ranks together."""
+    workers = snapshot.workers[:RANKS_SHOWN]
+    share = limit // max(1, 2 * len(workers))
+    found: dict[int, dict[Stream, list[str]]] = {}
+    for worker in workers:
+        place = report_text.rank_dir(folder, node=worker.node, round_number=worker.round, local_rank=worker.local_rank)
+        tails = {s: _fitting(report_text.tail(place, s, lines=TAIL_LINES), share) for s in STREAMS}
+        found[worker.rank] = {s: lines for s, lines in tails.items() if lines}
+    return found
+
+
+def json_bundle(snapshot: RunSnapshot, tails: Tails, *, folder: RunDir) -> dict[str, Any]:
+    """What a front end needs to draw the run again; only the root cause keeps its whole traceback."""
+    rounds = tuple(replace(r, failures=tuple(map(_brief, r.failures[:RANKS_SHOWN]))) for r in snapshot.rounds[-20:])
+    failures = tuple(_brief(f) for f in snapshot.failures[1:RANKS_SHOWN])
+    slim = replace(
+        snapshot,
+        rounds=rounds,
+        workers=snapshot.workers[: 4 * RANKS_SHOWN],
+        failures=(*snapshot.failures[:1], *failures),
+    )
+    return {
+        "version": 1,
+        "run_id": snapshot.run_id,
+        "dir": str(folder.path),
+        "snapshot": to_json(slim),
+        "tails": {str(rank): {s: list(lines) for s, lines in streams.items()} for rank, streams in tails.items()},
+    }
+
+
+def page(snapshot: RunSnapshot, tails: Tails, *, folder: RunDir, now_ns: int) -> str:
+    """The whole dashboard as one HTML element."""
+    parts = [header(snapshot, now_ns=now_ns), _notes(snapshot)]
+    if snapshot.state is RunState.FAILED:
+        report = report_text.failure_text(snapshot, folder=folder)
+        if len(report) > REPORT_CHARS:
+            half = REPORT_CHARS // 2
+            report = f"{report[:half]}\n[... cut ...]\n{report[-half:]}"
+        parts.append(_pre(report, style=f"border-left:3px solid {_RED}"))
+    parts += [_rounds(snapshot), table(snapshot, now_ns=now_ns)]
+    parts += [_details(w, tails.get(w.rank, {})) for w in snapshot.workers[:RANKS_SHOWN]]
+    parts.append(f'<div style="{_MUTED};font-size:12px;margin-top:6px">Logs: {_code(str(folder.path))}</div>')
+    inner = "\n".join(part for part in parts if part)
+    return f'<div class="nb-elastic" style="border:{_LINE};border-radius:6px;padding:8px 12px;margin:2px 0">\n{inner}\n</div>'
+
+
+def header(snapshot: RunSnapshot, *, now_ns: int) -> str:
+    """State, id, size and time of a run in one line."""
+    words = [f"<b>{escape(snapshot.run_id)}</b>"]
+    if snapshot.name:
+        words.append(escape(report_text.first_line(snapshot.name, limit=60)))
+    count = snapshot.world_size or len(snapshot.workers)
+    if count:
+        words.append("1 rank" if count == 1 else f"{count} ranks")
+    words.append(report_text.elapsed_text(snapshot.elapsed_s(now_ns)))
+    if snapshot.max_restarts:
+        words.append(f"attempt {snapshot.attempt} of {snapshot.max_restarts}")
+    if snapshot.stop_by and snapshot.state in {RunState.STOPPING, RunState.STOPPED}:
+        words.append(f"stopped by {escape(report_text.first_line(snapshot.stop_by, limit=40))}")
+    text = f' <span style="{_MUTED}">&middot;</span> '.join(words)
+    return f'<div style="margin-bottom:4px">{chip(snapshot.state.value)} {text}</div>'
+
+
+def chip(state: str) -> str:
+    """A state as a coloured label; it says the word, too, for those who don't see the colour."""
+    style = f"background:{_COLOURS.get(state, _GREY)};color:#fff;border-radius:4px;padding:1px 7px;font-size:12px"
+    return f'<span style="{style}">{escape(state)}</span>'
+
+
+def _notes(snapshot: RunSnapshot) -> str:
+    notes = [(level, report_text.first_line(text, limit=400)) for level, text in snapshot.notes[:20]]
+    rows = [f"<b>Warning:</b> {escape(text)}" if level == "warning" else escape(text) for level, text in notes]
+    return "".join(f'<div style="font-size:12px;{_MUTED}">{row}</div>' for row in rows)
+
+
+def _rounds(snapshot: RunSnapshot) -> str:
+    ended = snapshot.rounds[:-1][-20:]
+    rows = [escape(report_text.round_text(r, snapshot)) for r in ended]
+    return "".join(f'<div style="font-size:12px">{row}</div>' for row in rows)
+
+
+def table(snapshot: RunSnapshot, *, now_ns: int) -> str:
+    """The table of ranks."""
+    if not snapshot.workers:
+        return ""
+    columns = report_text.worker_columns(snapshot, now_ns=now_ns)
+    head = "".join(f'<th style="{_CELL};font-weight:600">{escape(c)}</th>' for c in columns)
+    rows: list[str] = []
+    for worker, cells in zip(snapshot.workers, zip(*columns.values(), strict=True), strict=True):
+        shown = [chip(worker.state.value) if c == "state" else escape(t) for c, t in zip(columns, cells, strict=True)]
+        rows.append("<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in shown) + "</tr>")
+    rest = len(rows) - RANKS_SHOWN
+    more = f'<div style="{_MUTED}">and {rest} more ranks</div>' if rest > 0 else ""
+    style = f"{_MONO};border-collapse:collapse;margin:4px 0;border:none"
+    body = "".join(rows[:RANKS_SHOWN])
+    return f'<table style="{style}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}'
+
+
+def _details(worker: WorkerSnapshot, streams: Mapping[Stream, Sequence[str]]) -> str:
+    if not streams:
+        return ""
+    is_open = " open" if worker.state is WorkerState.FAILED and len(streams) == 1 else ""
+    parts: list[str] = []
+    for stream, lines in streams.items():
+        label = f'<div style="font-size:12px;{_MUTED};margin-top:4px">{stream}, last {len(lines)} lines</div>'
+        parts.append(label + _pre("\n".join(lines)))
+    summary = f'<summary style="cursor:pointer">rank {worker.rank} {chip(worker.state.value)}</summary>'
+    return f'<details{is_open} style="margin-top:4px">{summary}{"".join(parts)}</details>'
+
+
+def _pre(text: str, *, style: str = "") -> str:
+    return f'<pre style="{_PRE};{style}">{escape(text)}</pre>'
+
+
+def _code(text: str) -> str:
+    return f'<code style="{_MONO};background:transparent;color:inherit">{escape(text)}</code>'
+
+
+def _fitting(lines: Sequence[str], limit: int) -> list[str]:
+    """The last lines that fit into ``limit`` characters after escaping; at least the end of the last one."""
+    kept: list[str] = []
+    for line in reversed(lines):
+        limit -= len(escape(line)) + 1
+        if limit < 0:
+            break
+        kept.append(line)
+    return kept[::-1] if kept or not lines else [lines[-1][:200]]
+
+
+def _brief(failure: WorkerFailure) -> WorkerFailure:
+    return replace(failure, message=failure.message[:300], traceback="", frames=failure.frames[-3:])

@@ -1,0 +1,214 @@
+"""The live view in a terminal: log lines scroll by above, a table of ranks stays below.
+
+Runs in: a terminal's IPython or the command line; the only module that imports rich.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from nb_elastic import report_text
+from nb_elastic.model import LogChunk
+from nb_elastic.render.base import Shown
+from nb_elastic.render.feed import LINES_SHOWN, Feed, FoldedLine
+from nb_elastic.render.tails import Tails
+from nb_elastic.rundir import RunDir
+from nb_elastic.snapshot import EMPTY, RunSnapshot, WorkerSnapshot
+
+DRAW_S = 0.1
+"""Least time between two drawings of the table."""
+WIDE_COLUMNS = 100
+"""A narrower terminal gets rank, state, time and last line only."""
+_STATE_STYLES = {
+    "starting": "yellow",
+    "running": "cyan",
+    "succeeded": "green",
+    "failed": "bold red",
+    "ended": "dim",
+    "stopped": "yellow",
+    "stopping": "yellow",
+    "restarting": "yellow",
+    "lost": "bold red",
+}
+_RANK_STYLES = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta", "bright_green")
+
+
+class TerminalRenderer:
+    """Draws a run in a terminal.
+
+    Args:
+        run: the run's folder.
+        shown: which streams are shown.
+        has_report: tell a failure whole at the end, because no error will.
+        console: where to draw; stdout's terminal unless a test says otherwise.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        *,
+        shown: Shown | None = None,
+        has_report: bool = False,
+        lines_shown: int = LINES_SHOWN,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._run = run
+        self._shown = shown or Shown()
+        self._has_report = has_report
+        self._clock, self._now_ns = clock, now_ns
+        self._console = console or Console(highlight=False)
+        self._feed = Feed(run, lines_shown=lines_shown, has_colour=True, clock=clock)
+        self._tails = Tails(lines=10)
+        self._news = report_text.News(run)
+        self._waiting: list[str] = []
+        self._snapshot: RunSnapshot = EMPTY
+        self._drawn_s = clock()
+        self._live = Live(
+            _View(self),
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
+
+    def update(self, snapshot: RunSnapshot) -> None:
+        """Draw a new state, and tell above what happened."""
+        self._snapshot = snapshot
+        now, later = self._news.of(snapshot)
+        self._waiting += later
+        self._print([Text(line, style="bold") for line in now])
+        self._draw()
+
+    def append(self, chunks: Sequence[LogChunk]) -> None:
+        """Let new lines scroll by."""
+        shown = self._shown.chunks(chunks)
+        self._tails.append(shown)
+        old = [c for c in shown if c.round < self._snapshot.round]
+        self._print_lines(self._feed.append(old))
+        if not old:
+            self._say_waiting()
+        self._print_lines(self._feed.append([c for c in shown if c.round >= self._snapshot.round]))
+        self._draw()
+
+    def close(self, snapshot: RunSnapshot) -> None:
+        """Write what is left, the last table and the summary; the terminal is the user's again."""
+        self._snapshot = snapshot
+        try:
+            self._say_waiting()
+            now, later = self._news.of(snapshot)
+            self._print([Text(line, style="bold") for line in [*now, *later]])
+            self._print_lines(self._feed.close())
+        finally:
+            self._live.stop()
+        self._print([table_of(snapshot, self._tails, now_ns=self._now_ns(), width=self._console.width, height=1_000)])
+        lines = report_text.summary_lines(
+            snapshot, folder=self._run, now_ns=self._now_ns(), has_report=self._has_report
+        )
+        style = _STATE_STYLES.get(snapshot.state.value, "")
+        self._print([Text(lines[0], style=style), *(Text(line) for line in lines[1:])])
+
+    def view(self, *, width: int, height: int) -> RenderableType:
+        """What stands below the scrolling lines, for a terminal of this size."""
+        now_ns = self._now_ns()
+        snapshot = self._snapshot
+        state = snapshot.state.value
+        title = Text.assemble(
+            (f" {state} ", f"reverse {_STATE_STYLES.get(state, 'yellow')}"),
+            f" {snapshot.run_id or self._run.run_id} ",
+            (report_text.elapsed_text(snapshot.elapsed_s(now_ns)), "bold"),
+            overflow="ellipsis",
+            no_wrap=True,
+        )
+        if snapshot.max_restarts:
+            title.append(f" attempt {snapshot.attempt} of {snapshot.max_restarts}", style="dim")
+        if not snapshot.workers:
+            return title
+        return Group(title, table_of(snapshot, self._tails, now_ns=now_ns, width=width, height=max(1, height // 2)))
+
+    def _draw(self) -> None:
+        if self._clock() - self._drawn_s >= DRAW_S:
+            self._drawn_s = self._clock()
+            self._live.refresh()
+
+    def _say_waiting(self) -> None:
+        if self._waiting:
+            self._print_lines(self._feed.drain())
+            self._print([Text(line, style="bold") for line in self._waiting])
+            self._waiting = []
+
+    def _print_lines(self, lines: Sequence[FoldedLine]) -> None:
+        has_prefix = max(self._snapshot.world_size, len(self._snapshot.workers)) > 1
+        self._print([_line_text(line, has_prefix=has_prefix) for line in lines])
+
+    def _print(self, texts: Sequence[RenderableType]) -> None:
+        if texts:
+            self._console.print(*texts, sep="\n", soft_wrap=True, markup=False, highlight=False)
+
+
+class _View:
+    """Asks for the terminal's size each time it is drawn, so that a resize is followed."""
+
+    def __init__(self, renderer: TerminalRenderer) -> None:
+        self._renderer = renderer
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> list[RenderableType]:
+        return [self._renderer.view(width=options.max_width, height=console.size.height)]
+
+
+def table_of(snapshot: RunSnapshot, tails: Tails, *, now_ns: int, width: int, height: int) -> RenderableType:
+    """The table of ranks: at most ``height`` rows; ranks that don't fit are folded by state."""
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, width=width, header_style="dim")
+    columns = report_text.worker_columns(snapshot, now_ns=now_ns)
+    is_wide = width >= WIDE_COLUMNS
+    kept = {name: cells for name, cells in columns.items() if is_wide or name in {"rank", "state", "exit", "time"}}
+    kept.pop("binding", None)
+    for name in kept:
+        table.add_column(name, no_wrap=True)
+    table.add_column("last line", no_wrap=True, overflow="ellipsis", ratio=1)
+    chosen, folded = _fold(snapshot.workers, height)
+    cells_of = dict(zip(snapshot.workers, zip(*kept.values(), strict=True), strict=True))
+    for worker in chosen:
+        cells = [_cell(name, text) for name, text in zip(kept, cells_of[worker], strict=True)]
+        table.add_row(*cells, Text(tails.last(worker.rank), overflow="ellipsis", no_wrap=True))
+    if not folded:
+        return table
+    more = [f"{report_text.ranks_text(ranks)}: {state}" for state, ranks in folded.items()]
+    return Group(table, Text("; ".join(more), style="dim", overflow="ellipsis", no_wrap=True))
+
+
+def _fold(workers: Sequence[WorkerSnapshot], height: int) -> tuple[list[WorkerSnapshot], dict[str, list[int]]]:
+    """Choose the rows: failed ranks first, then in order; the rest by state."""
+    if len(workers) <= height:
+        return list(workers), {}
+    by_need = sorted(workers, key=lambda w: (w.state.value != "failed", w.node, w.local_rank))
+    chosen = set(by_need[: max(1, height - 1)])
+    folded: dict[str, list[int]] = {}
+    for worker in workers:
+        if worker not in chosen:
+            folded.setdefault(worker.state.value, []).append(worker.rank)
+    return [w for w in workers if w in chosen], folded
+
+
+def _cell(name: str, text: str) -> Text:
+    return Text(text, style=_STATE_STYLES.get(text, "") if name == "state" else "")
+
+
+def _line_text(line: FoldedLine, *, has_prefix: bool) -> Text:
+    text = Text.from_ansi(line.text) if "\x1b" in line.text else Text(line.text)
+    if line.is_ours:
+        text.stylize("dim")
+    if not has_prefix:
+        return text
+    style = _RANK_STYLES[line.ranks[0] % len(_RANK_STYLES)] if len(line.ranks) == 1 else "bold"
+    mark = Text(line.prefix, style=f"{style} italic" if line.stream == "stderr" else style)
+    return mark.append_text(text)
