@@ -15,17 +15,22 @@ from typing import Protocol
 
 LIBRARY = "libnvidia-ml.so.1"
 _TEXT_SIZE = 96  # NVML_DEVICE_UUID_V2_BUFFER_SIZE, NVML_DEVICE_NAME_V2_BUFFER_SIZE
+_NO_PERMISSION = 4
 _WHY = {
+    _NO_PERMISSION: "permission denied (may this container use /dev/nvidia*?)",
     9: "the NVIDIA driver is not loaded",
-    12: "a function that NVML needs is missing",
-    15: "the GPU fell off the bus (reboot the machine)",
+    12: "a library of the driver is missing",
+    15: "a GPU fell off the bus (reboot the machine)",
     18: "driver and library versions differ (reload the driver, or reboot)",
-    4: "permission denied (is the container allowed to use /dev/nvidia*?)",
 }
 
 
 class NvmlError(OSError):
-    """NVML refused an answer."""
+    """NVML refused an answer. ``code`` is its nvmlReturn_t, 0 where there was none."""
+
+    def __init__(self, message: str, *, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class NvmlMissingError(NvmlError):
@@ -109,13 +114,23 @@ class CtypesNvml:
         try:
             count = ctypes.c_uint()
             self._call("nvmlDeviceGetCount_v2", ctypes.byref(count))
-            return [self._device(index) for index in range(count.value)]
+            handles = [(index, self._handle(index)) for index in range(count.value)]
+            return [self._device(index, handle) for index, handle in handles if handle is not None]
         finally:
             self._lib.nvmlShutdown()
 
-    def _device(self, index: int) -> NvmlDevice:
+    def _handle(self, index: int) -> ctypes.c_void_p | None:
+        """None for a GPU that a container sees but may not use: the count has it, CUDA passes over it."""
         handle = ctypes.c_void_p()
-        self._call("nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(handle))
+        try:
+            self._call("nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(handle))
+        except NvmlError as error:
+            if error.code == _NO_PERMISSION:
+                return None
+            raise
+        return handle
+
+    def _device(self, index: int, handle: ctypes.c_void_p) -> NvmlDevice:
         pci = _PciInfo()
         self._call("nvmlDeviceGetPciInfo_v3", handle, ctypes.byref(pci))
         return NvmlDevice(
@@ -166,11 +181,12 @@ class CtypesNvml:
         except AttributeError as error:  # a driver older than the function
             raise NvmlMissingError(f"NVML has no {function}") from error
         if code:
-            raise NvmlError(f"NVML's {function} failed with code {code}: {_WHY.get(code, 'see nvml.h')}")
+            why = _WHY.get(code, "see nvml.h")
+            raise NvmlError(f"NVML's {function} failed with code {code}: {why}", code=code)
 
 
 def sysfs_pci(bus_id: str) -> str:
     """Turn NVML's ``00000000:3B:00.0`` into sysfs's ``0000:3b:00.0``."""
-    bus_id = bus_id.split("\0")[0].strip().lower()
+    bus_id = bus_id.split("\0", maxsplit=1)[0].strip().lower()
     domain, _, rest = bus_id.partition(":")
     return f"{int(domain, 16):04x}:{rest}" if rest else bus_id

@@ -48,7 +48,7 @@ __all__ = [
     "visible_value",
 ]
 
-_RANKS_PER_CPU = 64
+_RANKS_PER_CPU = 16
 _LEADING_INT = re.compile(r"\s*[+-]?\d+")
 
 
@@ -177,8 +177,8 @@ def visible_gpus(topology: Topology, *, cuda_visible_devices: str | None = None,
         if _is_among(gpu, chosen):
             raise OptionError(f"--gpus {','.join(gpus)} names GPU {word} twice.")
         chosen.append(gpu)
-    if len({gpu.token.isdecimal() for gpu in chosen}) > 1:  # CUDA wants numbers only, or UUIDs only
-        chosen = [replace(gpu, token=gpu.uuid) for gpu in chosen]
+    if len({gpu.is_mig for gpu in chosen}) > 1:
+        raise OptionError(f"--gpus {','.join(gpus)}: CUDA shows a process whole GPUs or MIG slices, not both.")
     return chosen
 
 
@@ -225,10 +225,9 @@ def resolve_nproc(nproc: int | str, *, topology: Topology, visible: Sequence[Gpu
         return count
     if text == "gpu" or (text == "auto" and visible):
         if not visible:
-            raise OptionError(
-                "--nproc-per-node gpu: no GPU is visible here. "
-                f"{' '.join(topology.notes) or _visible_text(topology.gpus, None)} Give a number, cpu or auto."
-            )
+            hidden = f"CUDA_VISIBLE_DEVICES hides all {len(topology.gpus)}." if topology.gpus else ""
+            why = hidden or " ".join(topology.notes) or "No NVIDIA driver answered."
+            raise OptionError(f"--nproc-per-node gpu: no GPU is visible here. {why} Give a number, cpu or auto.")
         return len(visible)
     if text in {"cpu", "auto"}:
         return topology.usable_cpus
@@ -272,14 +271,14 @@ def _nvml_gpus(nvml: Nvml) -> tuple[Gpu, ...]:
     return tuple(
         Gpu(
             index=device.index,
-            token=str(device.index),
+            token=str(position),  # CUDA numbers only those that it may use
             uuid=device.uuid,
             pci=device.pci,
             name=device.name,
             memory_bytes=device.memory_bytes,
             migs=tuple(Mig(uuid=m.uuid, name=m.name, memory_bytes=m.memory_bytes) for m in device.migs),
         )
-        for device in nvml.devices()
+        for position, device in enumerate(nvml.devices())
     )
 
 
@@ -315,11 +314,13 @@ def _numa_node(root: Path, gpu: Gpu, nodes: Sequence[Node]) -> int | None:
 
 
 def _parse_visible(topology: Topology, text: str) -> list[Gpu]:
-    words = text.split(",")
-    is_uuid = text.startswith(("GPU-", "MIG-"))
+    kind = text[:4] if text.startswith(("GPU-", "MIG-")) else ""
     found: list[Gpu] = []
-    for word in words:
-        gpu = _by_uuid(topology.gpus, word.strip()) if is_uuid else _by_number(topology.gpus, word)
+    for word in text.split(","):
+        if not kind:
+            gpu = _by_number(topology.gpus, word)
+        else:  # a list is of one kind, and written without blanks
+            gpu = _by_uuid(topology.gpus, word) if word.startswith(kind) else None
         if gpu is None:
             break
         if _is_among(gpu, found):

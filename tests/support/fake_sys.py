@@ -113,16 +113,12 @@ def write(machine: Machine, root: Path) -> Path:
             if machine.caches is not None:
                 cache = cpu_root / f"cpu{cpu}" / "cache"
                 core = siblings.get(cpu, str(cpu))
-                levels = [
-                    ("1", "Data", core),
-                    ("1", "Instruction", core),
-                    ("2", "Unified", core),
-                    ("3", "Unified", sharers.get(cpu, cpus)),
-                ]
+                levels = (("1", "Data", core), ("3", "Unified", sharers.get(cpu, cpus)), ("1", "Instruction", core))
                 for index, (level, kind, shared) in enumerate(levels):
                     _put(cache / f"index{index}" / "level", level)
                     _put(cache / f"index{index}" / "type", kind)
                     _put(cache / f"index{index}" / "shared_cpu_list", shared)
+    pci_root.mkdir(parents=True, exist_ok=True)
     for index, gpu in enumerate(machine.gpus):
         folder = pci_root / pci_of(index)
         _put(folder / "numa_node", str(gpu.numa_node))
@@ -204,10 +200,10 @@ TWO_SOCKETS_EIGHT_GPUS = Machine(
 """An HGX machine: two sockets, two threads a core, four GPUs each."""
 
 FOUR_NODES_A_SOCKET = Machine(
-    nodes={node: f"{8 * node}-{8 * node + 7},{64 + 8 * node}-{64 + 8 * node + 7}" for node in range(8)},
+    nodes={node: f"{4 * node}-{4 * node + 3},{32 + 4 * node}-{32 + 4 * node + 3}" for node in range(8)},
     sockets={node: node // 4 for node in range(8)},
-    cores=threads_far_apart(64, offset=64),
-    caches=[f"{c}-{c + 3},{64 + c}-{64 + c + 3}" for c in range(0, 64, 4)],
+    cores=threads_far_apart(32, offset=32),
+    caches=[f"{c}-{c + 1},{32 + c}-{32 + c + 1}" for c in range(0, 32, 2)],
     gpus=[FakeGpu(node) for node in (3, 3, 1, 1, 7, 7, 5, 5)],
 )
 """A DGX A100: EPYC in NPS4, two core complexes a node, GPUs in an order that isn't the nodes'."""

@@ -80,7 +80,7 @@ def test_ranks_without_gpus_fill_the_nodes_in_blocks(tmp_path: Path) -> None:
     plan = plan_for(fake_sys.NO_GPUS, tmp_path, nproc=4)
     assert (plan.nodes, plan.note) == ((0, 0, 1, 1), "")
     assert plan_for(fake_sys.NO_GPUS, tmp_path, nproc=4, mode="exclusive").cpus == tuple(
-        tuple((*range(first, first + 8), *range(first + 32, first + 40))) for first in (0, 8, 16, 24)
+        (*range(first, first + 8), *range(first + 32, first + 40)) for first in (0, 8, 16, 24)
     )
 
 
