@@ -5,6 +5,7 @@ Runs in: the kernel, or a terminal IPython.
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from nb_elastic import option_help
@@ -28,9 +29,12 @@ def install(ip: InteractiveShell) -> None:
         # IPython's token may begin inside our word, as in --render=w: only what comes after is replaced.
         before = word[: len(word) - len(context.token)] if word.endswith(context.token) else ""
         completions = [SimpleCompletion(text=c.removeprefix(before), type="param") for c in found]
-        # Where a TARGET may come next, the notebook's own names are offered as well.
-        is_target_next = not word and line.lstrip().startswith("%elastic") and bool(found) and found[0].startswith("--")
-        return {"completions": completions, "suppress": bool(found) and not is_target_next, "ordered": True}
+        if not option_help.is_target_next(line):
+            return {"completions": completions, "suppress": bool(found), "ordered": True}
+        # IPython itself completes no names after a magic, but it does files, which are left to it.
+        functions = [n for n, v in ip.user_ns.items() if isinstance(v, FunctionType) and n.startswith(word or "\0")]
+        completions += [SimpleCompletion(text=n, type="function") for n in sorted(functions)]
+        return {"completions": completions, "suppress": False, "ordered": True}
 
     uninstall(ip)
     ip.Completer.custom_matchers.append(options_matcher)

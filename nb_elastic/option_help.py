@@ -89,19 +89,15 @@ def complete(text: str) -> list[str]:
         Candidates for the whole last word (the text after the last blank); empty where the
         word is no option's, so that others may complete it.
     """
-    head, *words = text.lstrip().split(" ")
-    if head not in {*MAGICS, "run"} or not words:
-        return []
-    *before, word = words
-    before = [w for w in before if w]
+    head, before, word = _words(text)
     is_cell = head == MAGICS[0]
-    if not _is_among_options(before, is_cell=is_cell):
+    if not head or not _is_among_options(before, is_cell=is_cell):
         return []
     written, sign, value = word.partition("=")
     if sign:
         flag = BY_STRING.get(written)
         return [f"{written}={choice}" for choice in _choices(flag) if choice.startswith(value)] if flag else []
-    if before and (flag := BY_STRING.get(before[-1])) and not flag.is_switch:
+    if flag := _waiting(before):
         return [choice for choice in _choices(flag) if choice.startswith(word)]
     if word and not word.startswith("-"):
         return []
@@ -111,6 +107,28 @@ def complete(text: str) -> list[str]:
         s for f in offered for s in (f.strings[min(position, len(f.strings) - 1)], *f.aliases) if s.startswith("--")
     ]
     return sorted({s for s in [*strings, "--help"] if s.startswith(word)})
+
+
+def is_target_next(text: str) -> bool:
+    """True where the last word of a magic's line may be its TARGET."""
+    head, before, word = _words(text)
+    if not head or head == MAGICS[0] or word.startswith("-"):
+        return False
+    return before[-1:] == ["--"] or (_is_among_options(before, is_cell=False) and _waiting(before) is None)
+
+
+def _words(text: str) -> tuple[str, list[str], str]:
+    """The magic (empty if it is none of ours), the whole words after it, and the one being typed."""
+    head, *words = text.lstrip().split(" ")
+    if head not in MAGICS or not words:
+        return "", [], ""
+    return head, [w for w in words[:-1] if w], words[-1]
+
+
+def _waiting(before: list[str]) -> Flag | None:
+    """The flag that the next word is the value of."""
+    flag = BY_STRING.get(before[-1]) if before else None
+    return None if flag is None or flag.is_switch else flag
 
 
 def _choices(flag: Flag | None) -> tuple[str, ...]:

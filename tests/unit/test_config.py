@@ -124,9 +124,16 @@ def test_tab_completes_options_as_a_terminal_asks(shell):
     assert completed(shell, "%%elastic_launch --detac") == ["--detach"]
 
 
-def test_where_a_target_may_come_the_notebooks_names_are_offered_as_well(shell):
-    shell.user_ns["train_digits"] = print
-    assert "train_digits" in offered(shell, "%elastic_launch train_d")
+@pytest.mark.parametrize("line", ["%elastic_launch train_d", "%elastic_launch -n 2 train_d"])
+def test_the_notebooks_functions_complete_as_a_target(shell, line):
+    shell.user_ns |= {"train_digits": lambda: None, "train_data": 3}
+    assert offered(shell, line) == ["train_digits"]
+    assert offered(shell, f"{line} train_d") == []
+
+
+def test_an_options_value_is_not_completed_as_a_target(shell):
+    shell.user_ns["train_digits"] = lambda: None
+    assert offered(shell, "%elastic_launch --name train_d") == []
 
 
 def test_python_lines_complete_as_ever(shell):
