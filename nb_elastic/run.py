@@ -209,6 +209,7 @@ class Run:
                 Without it the KeyboardInterrupt ends the following, not the run.
         """
         interrupts = 0
+        self._drawn = snapshot.EMPTY
         while True:
             try:
                 if self._feed(renderer):
