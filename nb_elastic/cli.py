@@ -112,7 +112,7 @@ def _run(words: Sequence[str]) -> int:
     from nb_elastic import options as opts
 
     try:
-        parsed = opts.parse(words, environ=os.environ, form="command")
+        parsed = opts.parse(words, environ=os.environ, in_notebook=False)
     except opts.HelpRequested as asked:
         print(asked)
         return 0

@@ -99,8 +99,6 @@ def _split_keywords(fn: Callable[..., Any] | str, kwargs: Mapping[str, Any]) -> 
     if callable(fn):
         with contextlib.suppress(TypeError, ValueError):
             own = {p.name for p in inspect.signature(fn).parameters.values() if p.kind is not p.VAR_KEYWORD}
-    if "nproc" in kwargs and "nproc" not in own:
-        kwargs = {("nproc_per_node" if k == "nproc" else k): v for k, v in kwargs.items()}
     if clash := sorted(own & known & set(kwargs)):
         raise OptionError(
             f"{', '.join(clash)} is both a keyword of {_name(fn)} and an option of launch(). "

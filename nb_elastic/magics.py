@@ -36,10 +36,12 @@ class ElasticMagics(Magics):
     @line_cell_magic
     def elastic_launch(self, line: str, cell: str | None = None) -> None:
         """Run the cell, or TARGET, once in every rank under PyTorch's elastic agent."""
-        form: opts.Form = "line" if cell is None else "cell"
         try:
             parsed = opts.parse(
-                opts.split(line), config=self._elastic_config.as_mapping(), environ=os.environ, form=form
+                opts.split(line),
+                config=self._elastic_config.as_mapping(),
+                environ=os.environ,
+                target="required" if cell is None else "forbidden",
             )
         except opts.HelpRequested as asked:
             print(asked)  # noqa: T201
