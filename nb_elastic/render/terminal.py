@@ -210,5 +210,4 @@ def _line_text(line: FoldedLine, *, has_prefix: bool) -> Text:
     if not has_prefix:
         return text
     style = _RANK_STYLES[line.ranks[0] % len(_RANK_STYLES)] if len(line.ranks) == 1 else "bold"
-    mark = Text(line.prefix, style=f"{style} italic" if line.stream == "stderr" else style)
-    return mark.append_text(text)
+    return Text.assemble((line.prefix, f"{style} italic" if line.stream == "stderr" else style), text)
