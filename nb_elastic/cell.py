@@ -4,7 +4,6 @@ Runs in: the kernel or command line (``analyze``, ``missing_names``) and the wor
 """
 
 from __future__ import annotations
-
 import __future__
 
 import ast
@@ -22,8 +21,28 @@ from typing import Any
 from nb_elastic import cell_names
 
 OWN_NAMES = frozenset(
-    "__name__ __file__ __doc__ __builtins__ __spec__ __loader__ __package__ __annotations__ __cached__ __path__ "
-    "get_ipython exit quit In Out _ih _oh _dh _sh display".split()
+    [
+        "__name__",
+        "__file__",
+        "__doc__",
+        "__builtins__",
+        "__spec__",
+        "__loader__",
+        "__package__",
+        "__annotations__",
+        "__cached__",
+        "__path__",
+        "get_ipython",
+        "exit",
+        "quit",
+        "In",
+        "Out",
+        "_ih",
+        "_oh",
+        "_dh",
+        "_sh",
+        "display",
+    ]
 )
 """Names that every process has for itself: never captured, never missed."""
 

@@ -16,11 +16,32 @@ import symtable
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-OPAQUE_CALLS = frozenset({"exec", "eval", "execfile", "globals", "locals", "vars", "get_ipython", "setattr", "__import__"})
+OPAQUE_CALLS = frozenset(
+    {"exec", "eval", "execfile", "globals", "locals", "vars", "get_ipython", "setattr", "__import__"}
+)
 """After a call of these, any name may be bound: a missing one is no longer certain."""
 
 SHELL_CELLS = frozenset(
-    "bash sh script sx system cmd perl ruby html HTML svg SVG javascript js latex markdown writefile file".split()
+    [
+        "bash",
+        "sh",
+        "script",
+        "sx",
+        "system",
+        "cmd",
+        "perl",
+        "ruby",
+        "html",
+        "HTML",
+        "svg",
+        "SVG",
+        "javascript",
+        "js",
+        "latex",
+        "markdown",
+        "writefile",
+        "file",
+    ]
 )
 """Cell magics whose body is no Python."""
 

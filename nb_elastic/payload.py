@@ -12,8 +12,7 @@ import importlib
 import os
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,47 +20,14 @@ from nb_elastic import cell as cells
 from nb_elastic import payload_culprit, payload_file, payload_source, rundir
 from nb_elastic.cell import CellCode
 from nb_elastic.errors import PayloadError
-from nb_elastic.payload_pickler import Loader, NotebookPickler, ResultPickler, global_code_names, is_own
+from nb_elastic.payload_capture import Capture, Captured, Payload
+from nb_elastic.payload_pickler import Loader, is_own
+from nb_elastic.payload_result import SHIPPED, dump_result, dump_values, load_result
 
-SHIPPED = "__elastic_shipped__"
-"""Name in the rank's ``__main__`` of what came from the notebook: results refer to it by name."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Captured:
-    """One name that travels.
-
-    Attributes:
-        size_bytes: what it adds to the payload, in band and out of band.
-        via: the function or class that needs it, or "" where the cell itself does.
-    """
-
-    name: str
-    type_name: str
-    size_bytes: int
-    via: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Payload:
-    """A cell or function with all it needs, as bytes.
-
-    Attributes:
-        data: what the payload file holds.
-        buffers: big buffers, uncopied: they are still the notebook's own memory until ``write``.
-        captured: what travels, in the order of the names.
-        left_out: names that the cell most probably binds itself and that can't travel.
-    """
-
-    data: bytes
-    buffers: tuple[memoryview, ...] = ()
-    captured: tuple[Captured, ...] = ()
-    left_out: tuple[str, ...] = ()
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes in all."""
-        return len(self.data) + sum(b.nbytes for b in self.buffers)
+__all__ = [
+    "Captured", "Payload", "culprit", "dump_cell", "dump_function", "dump_result", "dump_values", "load", "load_in_child",
+    "load_result", "write", "write_stub",
+]  # fmt: skip
 
 
 def dump_cell(
@@ -77,7 +43,7 @@ def dump_cell(
     Raises:
         PayloadError: if something can't travel; its ``path`` says what.
     """
-    dump = _Dump(namespace, sources, labels)
+    dump = Capture(namespace, sources, labels)
     for name in sorted(cell.reads):
         if name in namespace and not is_own(name, namespace[name]):
             dump.want(name, via="", is_soft=name in cell.soft)
@@ -108,13 +74,18 @@ def dump_function(
     """
     home = getattr(function, "__globals__", {})
     namespace = home if home.get("__name__") == "__main__" else vars(sys.modules["__main__"])
-    dump = _Dump(namespace, sources, labels)
+    dump = Capture(namespace, sources, labels)
     name = getattr(function, "__name__", type(function).__name__)
     dump.follow(function, name)
     dump.run()
-    dump.add("", (function, args, dict(kwargs)), label=name, parts={name: function, "arguments": args, "keywords": dict(kwargs)})
+    dump.add(
+        "",
+        (function, args, dict(kwargs)),
+        label=name,
+        parts={name: function, "arguments": args, "keywords": dict(kwargs)},
+    )
     dump.run()
-    header = {"kind": "function", "cell": None, "needs_shell": dump.needs_shell, "submodules": []}
+    header: dict[str, Any] = {"kind": "function", "cell": None, "needs_shell": dump.needs_shell, "submodules": []}
     return dump.finish(header, {})
 
 
@@ -168,227 +139,11 @@ def write_stub(path: Path, *, payload: str, buffers_fd: int) -> None:
     rundir.write_atomic(path, payload_source.stub(payload=payload, buffers=buffers).encode())
 
 
-def dump_result(value: Any, path: Path) -> int:
-    """Pickle a rank's return value into a file; notebook classes by reference, tensors on the CPU.
-
-    Returns:
-        Size of the file in bytes.
-
-    Raises:
-        PayloadError: if it can't be pickled; its ``path`` says what.
-        OSError: if the disk is full.
-    """
-    return _dump_back(value, path, name="result")
-
-
-def dump_values(values: dict[str, Any], path: Path) -> int:
-    """Pickle variables of a rank (``--pull``) as ``dump_result`` does; ``load_result`` gives the dict back."""
-    return _dump_back(values, path, name="pulled")
-
-
-def load_result(path: Path) -> Any:
-    """Load what ``dump_result`` or ``dump_values`` wrote.
-
-    Raises:
-        PayloadError: if it is absent, torn, not this user's, or needs a class that the notebook lacks.
-    """
-    packed = payload_file.read_file(path)
-    try:
-        return Loader(payload_file.SegmentReader(packed.segments), buffers=packed.buffers).load()
-    except Exception as e:  # border: unpickling runs constructors of any class
-        text = f"{path} can't be loaded here ({type(e).__name__}: {e}). Its classes must be defined or importable where it is read."
-        raise PayloadError(text, path=str(path)) from e
-
-
 def culprit(obj: Any, name: str) -> str:
     """The way to the smallest object in ``obj`` that can't be pickled, as ``train -> closure 'ds' -> _lock (_thread.lock)``."""
     home = getattr(obj, "__globals__", None)
     trial = payload_culprit.notebook_trial(home if isinstance(home, dict) else vars(sys.modules["__main__"]))
     return payload_culprit.find(obj, name, trial)[0]
-
-
-class _Dump:
-    """One payload in the making: names to ship, the stream they went into."""
-
-    def __init__(self, namespace: Mapping[str, Any], sources: Mapping[str, str], labels: Mapping[str, str]) -> None:
-        self._namespace = namespace
-        self._sources = sources
-        self._labels = labels
-        self._stream = payload_file.PickleStream()
-        self._pickler = NotebookPickler(self._stream, namespace=namespace, labels=labels)
-        self._via: dict[str, str] = {}
-        self._soft: set[str] = set()
-        self._entries: list[str] = []
-        self._captured: list[Captured] = []
-        self._left_out: list[str] = []
-        self._annotations: dict[str, dict[int, set[str]]] = {}
-
-    @property
-    def needs_shell(self) -> bool:
-        """True if shipped code uses magics."""
-        return "get_ipython" in self._pickler.pulled or "get_ipython" in self._via
-
-    def want(self, name: str, *, via: str, is_soft: bool = False) -> None:
-        """Ship a name of the notebook, and what its code needs in turn."""
-        if name in self._via:
-            return
-        self._via[name] = via
-        if is_soft:
-            self._soft.add(name)
-        if name in self._namespace:
-            self.follow(self._namespace[name], name)
-
-    def follow(self, value: Any, name: str) -> None:
-        """Want the names that a value's code uses."""
-        for code in _codes(value):
-            for inner in sorted(global_code_names(code)):
-                if inner == "get_ipython" or (inner in self._namespace and not is_own(inner, self._namespace[inner])):
-                    self.want(inner, via=name)
-            for inner in sorted(self._annotated(code)):
-                if inner in self._namespace and _is_type_like(self._namespace[inner]):
-                    self.want(inner, via=name, is_soft=True)
-
-    def run(self) -> None:
-        """Pickle every wanted name, and those that pickling itself brings up."""
-        done = set(self._entries) | set(self._left_out)
-        while names := [n for n in self._via if n not in done and n in self._namespace]:
-            for name in sorted(names, key=lambda n: (_rank(self._namespace[n]), n)):
-                done.add(name)
-                self.add(name, self._namespace[name], label=name)
-            for name, via in list(self._pickler.pulled.items()):
-                if name in self._namespace and not is_own(name, self._namespace[name]):
-                    self.want(name, via="" if via == name else via)
-
-    def add(self, name: str, value: Any, *, label: str, parts: Mapping[str, Any] | None = None) -> None:
-        """Pickle one value.
-
-        Raises:
-            PayloadError: if it can't travel.
-        """
-        trial = payload_culprit.notebook_trial(self._namespace)
-        if name in self._soft and trial(value, frozenset()) is not None:
-            self._left_out.append(name)
-            return
-        before = self._stream.size_bytes
-        try:
-            self._pickler.dump(value)
-        except Exception as e:  # border: pickling runs code of the user's classes, which may raise anything
-            raise self._refusal(label, value, parts) from e
-        self._entries.append(name)
-        if name:
-            size = self._stream.size_bytes - before
-            kind = payload_culprit.type_name(value)
-            self._captured.append(Captured(name=name, type_name=kind, size_bytes=size, via=self._via.get(name, "")))
-
-    def submodules(self, names: Iterable[str]) -> set[str]:
-        """Imported submodules that code with these names can reach from captured modules."""
-        modules = {m.__name__ for n in self._entries if isinstance(m := self._namespace.get(n), types.ModuleType)}
-        known = set(names)
-        found = set()
-        for name in list(sys.modules):
-            parts = name.split(".")
-            if any(".".join(parts[:i]) in modules and known.issuperset(parts[i:]) for i in range(1, len(parts))):
-                found.add(name)
-        return found
-
-    def finish(self, header: Mapping[str, Any], own_sources: Mapping[str, str]) -> Payload:
-        """Put everything together."""
-        used = set(self._pickler.labels_used)
-        by_label = {self._labels.get(f, f): text for f, text in self._sources.items()}
-        for name in self._entries:
-            value = self._namespace.get(name)
-            if isinstance(value, type) and value.__module__ == "__main__":
-                used.add(payload_source.class_label(value, by_label, self._labels))
-        whole = {
-            **header,
-            "python": list(sys.version_info[:2]),
-            "names": self._entries,
-            "sources": {**{k: v for k, v in by_label.items() if k in used}, **own_sources},
-            **self._stream.layout(),
-        }
-        return Payload(
-            data=payload_file.encode(whole, self._stream.in_band()),
-            buffers=tuple(self._stream.regions),
-            captured=tuple(sorted(self._captured, key=lambda c: c.name)),
-            left_out=tuple(sorted(self._left_out)),
-        )
-
-    def _annotated(self, code: types.CodeType) -> set[str]:
-        file = code.co_filename
-        if file not in self._sources:
-            return set()
-        if file not in self._annotations:
-            self._annotations[file] = payload_source.annotation_names(self._sources[file])
-        return self._annotations[file].get(code.co_firstlineno, set())
-
-    def _refusal(self, label: str, value: Any, parts: Mapping[str, Any] | None) -> PayloadError:
-        trial = payload_culprit.notebook_trial(self._namespace)
-        for name, part in (parts or {label: value}).items():
-            path, reason = payload_culprit.find(part, name, trial)
-            if reason is not None:
-                break
-        via = self._via.get(label, "")
-        if via and not parts:
-            path = f"global {label!r}{path.removeprefix(label)}"
-            while via:
-                above = self._via.get(via, "")
-                path = f"{f'global {via!r}' if above else via} -> {path}"
-                via = above
-        text = f"{path} can't travel to the ranks. {payload_culprit.explain(reason)} Nothing was started."
-        return PayloadError(text, path=path)
-
-
-def _codes(value: Any) -> list[types.CodeType]:
-    """Code of notebook functions that a value runs: its own, its class's, what it wraps."""
-    found: list[types.CodeType] = []
-    seen: set[int] = set()
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, types.FunctionType):
-            if item.__globals__.get("__name__") == "__main__":
-                found.append(item.__code__)
-            pending += [c.cell_contents for c in item.__closure__ or () if _is_filled(c)]
-            pending.append(vars(item).get("__wrapped__"))
-        elif isinstance(item, (types.MethodType, staticmethod, classmethod)):
-            pending += [item.__func__, getattr(item, "__self__", None)]
-        elif isinstance(item, property):
-            pending += [item.fget, item.fset, item.fdel]
-        elif isinstance(item, functools.partial):
-            pending += [item.func, *item.args, *item.keywords.values()]
-        elif isinstance(item, functools._lru_cache_wrapper):
-            pending.append(item.__wrapped__)
-        elif isinstance(item, type):
-            if item.__module__ == "__main__":
-                pending += [*vars(item).values(), *item.__bases__, type(item)]
-        elif type(item).__module__ == "__main__":
-            pending.append(type(item))
-    return found
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
-
-
-def _is_type_like(value: Any) -> bool:
-    return isinstance(value, (type, types.ModuleType)) or type(value).__module__ in {"typing", "types"}
-
-
-def _rank(value: Any) -> int:
-    """What is used before what uses it, so that sizes are told where they belong."""
-    if isinstance(value, types.ModuleType):
-        return 0
-    if isinstance(value, type):
-        return 2
-    if isinstance(value, types.FunctionType):
-        return 4
-    return 3 if type(value).__module__ == "__main__" else 1
 
 
 def _load(path: str, buffers: memoryview, main: dict[str, Any], *, is_child: bool = False) -> Callable[[], Any]:
@@ -428,35 +183,8 @@ def _load(path: str, buffers: memoryview, main: dict[str, Any], *, is_child: boo
         for definition in cells.definitions(**code):
             try:
                 exec(definition, main)
-            except Exception:  # border: a definition may need what only the running body has; plain pickle says what is missing
+            except (
+                Exception
+            ):  # border: a definition may need what only the running body has; plain pickle says what is missing
                 continue
     return functools.partial(cells.execute, namespace=main, **code)
-
-
-def _dump_back(value: Any, path: Path, *, name: str) -> int:
-    stream = payload_file.PickleStream()
-    main = sys.modules["__main__"]
-    shipped = vars(main).get(SHIPPED, {})
-    try:
-        ResultPickler(stream, shipped=shipped).dump(value)
-    except Exception as e:  # border: pickling runs code of the user's classes, which may raise anything
-
-        def trial(obj: Any, known: frozenset[int]) -> BaseException | None:
-            return _try_result(obj, known, shipped)
-
-        way, reason = payload_culprit.find(value, name, trial)
-        text = f"{way} can't travel back to the notebook. {payload_culprit.explain(reason or e)}"
-        raise PayloadError(text.replace(": create it inside the function or the cell", ": return something simpler"), path=way) from e
-    return payload_file.write_file(path, {"kind": name}, stream)
-
-
-def _try_result(obj: Any, known: frozenset[int], shipped: Mapping[str, Any]) -> BaseException | None:
-    class Trial(ResultPickler):
-        def persistent_id(self, item: Any) -> Any:
-            return "known" if id(item) in known else None
-
-    try:
-        Trial(payload_culprit._Nowhere(), shipped=shipped).dump(obj)
-    except Exception as e:  # border: as above
-        return e
-    return None

@@ -24,7 +24,7 @@ Trial = Callable[[Any, frozenset[int]], BaseException | None]
 ATOMS = (int, float, complex, bool, str, bytes, bytearray, type(None))
 
 
-class _Nowhere(PickleStream):
+class Nowhere(PickleStream):
     """Takes bytes and forgets them."""
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
@@ -39,7 +39,7 @@ class _TrialPickler(NotebookPickler):
     """Pickles into nowhere, stepping over objects that are known by now."""
 
     def __init__(self, *, namespace: Mapping[str, Any], known: frozenset[int]) -> None:
-        super().__init__(_Nowhere(), namespace=namespace, labels={})
+        super().__init__(Nowhere(), namespace=namespace, labels={})
         self._known = known
 
     def persistent_id(self, obj: Any) -> Any:
@@ -60,7 +60,9 @@ def notebook_trial(namespace: Mapping[str, Any]) -> Trial:
     return attempt
 
 
-def find(obj: Any, name: str, trial: Trial, *, clock: Callable[[], float] = time.monotonic) -> tuple[str, BaseException | None]:
+def find(
+    obj: Any, name: str, trial: Trial, *, clock: Callable[[], float] = time.monotonic
+) -> tuple[str, BaseException | None]:
     """Walk from ``obj`` to the smallest object inside it that can't be pickled.
 
     Args:
@@ -91,7 +93,9 @@ def find(obj: Any, name: str, trial: Trial, *, clock: Callable[[], float] = time
 def type_name(obj: Any) -> str:
     """Name of an object's type as a user would write it."""
     kind = type(obj)
-    return kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"
+    return (
+        kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"
+    )
 
 
 def children(obj: Any) -> Iterator[tuple[str, Any]]:

@@ -291,7 +291,7 @@ def read_file(path: Path) -> Packed:
     try:
         in_band = sum(number for is_region, number in header["segments"] if not is_region)
         base = aligned(view.nbytes - rest.nbytes + in_band)
-        if header["regions"] and base + sum(header["regions"][-1][:2]) > view.nbytes or in_band > rest.nbytes:
+        if (header["regions"] and base + sum(header["regions"][-1][:2]) > view.nbytes) or in_band > rest.nbytes:
             raise PayloadError(f"{path} is cut short: the disk may have been full.")
         return split(header, rest, view[base:])
     except (KeyError, TypeError, IndexError) as e:

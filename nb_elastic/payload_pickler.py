@@ -9,17 +9,12 @@ one shared namespace, sources, refusals with reasons, and memory that isn't copi
 from __future__ import annotations
 
 import builtins
-import collections
+import dis
 import functools
 import importlib
-import importlib.machinery
-import importlib.util
 import io
-import os
 import pickle
-import socket
 import sys
-import threading
 import types
 import typing
 import weakref
@@ -31,63 +26,11 @@ import cloudpickle
 from nb_elastic import payload_tensors
 from nb_elastic.cell import OWN_NAMES
 from nb_elastic.payload_file import PickleStream
+from nb_elastic.payload_refusals import Importable, Refusal, refusals
 
 IN_MEMORY_FILES = frozenset({io.StringIO, io.BytesIO})
 STREAMS = ("stdin", "stdout", "stderr")
 _LOADS_GLOBAL = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL", "DELETE_GLOBAL"})
-
-_MAKE_IN_THE_RANK = "create it inside the function or the cell, so that each rank makes its own"
-
-
-class Refusal(pickle.PicklingError):
-    """An object that can't travel.
-
-    Args:
-        what: what it is, as in "a lock belongs to one process".
-        advice: what to do instead.
-    """
-
-    def __init__(self, what: str, advice: str = _MAKE_IN_THE_RANK) -> None:
-        super().__init__(what)
-        self.what = what
-        self.advice = advice
-
-
-def refusals() -> dict[type, tuple[str, str]]:
-    """Types whose objects never travel, with the reason and the way out."""
-
-    def generator() -> Any:
-        yield
-
-    async def coroutine() -> None: ...
-
-    async def async_generator() -> Any:
-        yield
-
-    running = coroutine()
-    running.close()
-    found: dict[type, tuple[str, str]] = {
-        type(threading.Lock()): ("a lock belongs to one process", _MAKE_IN_THE_RANK),
-        type(threading.RLock()): ("a lock belongs to one process", _MAKE_IN_THE_RANK),
-        threading.local: ("thread-local data belongs to a thread of one process", _MAKE_IN_THE_RANK),
-        threading.Thread: ("a running thread belongs to one process", "start it inside the function or the cell"),
-        socket.socket: ("a socket is a connection of one process", "connect inside the function or the cell"),
-        type(generator()): (
-            "a generator is half-run code, which can't be copied",
-            "capture the function that makes it and call that in the rank, or list(...) it first",
-        ),
-        type(async_generator()): ("an async generator is half-run code, which can't be copied", _MAKE_IN_THE_RANK),
-        type(running): ("a coroutine is half-run code, which can't be copied", "await it first, or call its function in the rank"),
-        types.FrameType: ("a frame is running code of one process", "leave it behind"),
-        types.TracebackType: ("a traceback holds running code of one process", "capture its text (traceback.format_exc())"),
-        weakref.ReferenceType: ("a weak reference can't keep alive what it points to in another process", "capture the object itself"),
-        weakref.ProxyType: ("a weak reference can't keep alive what it points to in another process", "capture the object itself"),
-        weakref.CallableProxyType: (
-            "a weak reference can't keep alive what it points to in another process",
-            "capture the object itself",
-        ),
-    }
-    return found
 
 
 def main_namespace() -> dict[str, Any]:
@@ -109,8 +52,6 @@ class _Main:
 
 def global_code_names(code: types.CodeType) -> set[str]:
     """Global names that code and the code inside it use; class bodies, which cloudpickle misses, included."""
-    import dis
-
     found = {str(i.argval) for i in dis.get_instructions(code) if i.opname in _LOADS_GLOBAL}
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -123,44 +64,10 @@ def is_own(name: str, value: Any) -> bool:
     if name in OWN_NAMES:
         return True
     # IPython puts a guarded `open` and other replacements of builtins into the notebook
-    return hasattr(builtins, name) and str(getattr(value, "__module__", "")).partition(".")[0] in {"IPython", "ipykernel"}
-
-
-@functools.lru_cache(maxsize=None)
-def _is_importable(name: str, path: tuple[str, ...]) -> bool:
-    """True if a fresh process with the same ``sys.path`` (``path``, the cache's key) finds the module."""
-    if name in sys.builtin_module_names:
-        return True
-    parent, _, _ = name.rpartition(".")
-    where = None
-    if parent:
-        if not _is_importable(parent, path):
-            return False
-        where = getattr(sys.modules.get(parent), "__path__", None)
-        if where is None:  # no package, yet it has submodules (six.moves, os.path): importing it makes them
-            return True
-    for finder in list(sys.meta_path):
-        find = getattr(finder, "find_spec", None)
-        try:
-            if find is not None and find(name, where) is not None:
-                return True
-        except (ImportError, ValueError, AttributeError, OSError):
-            continue
-    return bool(parent) and isinstance(getattr(sys.modules.get(parent), name.rpartition(".")[2], None), types.ModuleType)
-
-
-def check_importable(name: str) -> None:
-    """Refuse what a rank can't import.
-
-    Raises:
-        Refusal: if a fresh process with this ``sys.path`` doesn't find the module.
-    """
-    if name in {"__main__", "__mp_main__"} or _is_importable(name, tuple(map(str, sys.path))):
-        return
-    raise Refusal(
-        f"its module {name!r} can't be imported by the ranks: no finder on sys.path knows it",
-        "put its folder on sys.path, or define it in a cell",
-    )
+    return hasattr(builtins, name) and str(getattr(value, "__module__", "")).partition(".")[0] in {
+        "IPython",
+        "ipykernel",
+    }
 
 
 class NotebookPickler(cloudpickle.Pickler):
@@ -186,6 +93,7 @@ class NotebookPickler(cloudpickle.Pickler):
         self._storages: dict[int, Any] = {}
         self._rules: dict[type, Callable[[Any], Any] | None] = {}
         self._refusals = refusals()
+        self._importable = Importable()
         self._main = vars(sys.modules["__main__"])
         for home in (namespace, self._main):
             self.globals_ref[id(home)] = _Main()
@@ -210,13 +118,13 @@ class NotebookPickler(cloudpickle.Pickler):
             type: self._class,
             io.IOBase.__bases__[0]: self._file,  # what the C classes and Python's own have in common
             memoryview: payload_tensors.reduce_memoryview,
-            functools._lru_cache_wrapper: self._cached,
+            type(functools.lru_cache(len)): self._cached,
             typing.NewType: self._new_type,
             weakref.WeakKeyDictionary: _weak_dictionary,
             weakref.WeakValueDictionary: _weak_dictionary,
         }
         named: dict[tuple[str, str], Callable[[Any], Any]] = {
-            ("torch", "UntypedStorage"): self._storage,
+            ("torch.storage", "UntypedStorage"): self._storage,
             ("torch.storage", "TypedStorage"): self._typed_storage,
             ("torch", "Tensor"): self._tensor,
             ("numpy", "ndarray"): payload_tensors.reduce_array,
@@ -235,7 +143,7 @@ class NotebookPickler(cloudpickle.Pickler):
     def _class(self, cls: type) -> Any:
         made = super().reducer_override(cls)
         if made is NotImplemented:
-            check_importable(cls.__module__)
+            self._importable.check(cls.__module__)
             return made
         if made[0].__name__ in {"_make_skeleton_class", "_make_skeleton_enum"}:
             self._note(cls)
@@ -245,16 +153,18 @@ class NotebookPickler(cloudpickle.Pickler):
         return made
 
     def _function(self, function: types.FunctionType) -> Any:
+        if payload_tensors.is_compiled(function):
+            return payload_tensors.reduce_compiled(function)
         made = super().reducer_override(function)
         if made is NotImplemented:
-            check_importable(function.__module__)
+            self._importable.check(function.__module__)
             return made
         self._note(function)
         return made
 
     def _dynamic_function_reduce(self, function: types.FunctionType) -> Any:
         made = super()._dynamic_function_reduce(function)
-        if id(function.__globals__) in self.globals_ref and isinstance(self.globals_ref[id(function.__globals__)], _Main):
+        if isinstance(self.globals_ref.get(id(function.__globals__)), _Main):
             names = sorted(global_code_names(function.__code__))
             known = {n: function.__globals__[n] for n in names if n in function.__globals__}
             made[2][1]["__globals__"] = {n: v for n, v in known.items() if not is_own(n, v)}
@@ -284,7 +194,7 @@ class NotebookPickler(cloudpickle.Pickler):
         if function.__self__ is None or isinstance(function.__self__, types.ModuleType):
             module = getattr(function, "__module__", None)
             if module:
-                check_importable(module)
+                self._importable.check(module)
         return NotImplemented
 
     def _module(self, module: types.ModuleType) -> Any:
@@ -294,13 +204,13 @@ class NotebookPickler(cloudpickle.Pickler):
         if sys.modules.get(name) is not module:
             parent, _, tail = name.rpartition(".")
             if parent and getattr(sys.modules.get(parent), tail, None) is module:
-                check_importable(parent)
+                self._importable.check(parent)
                 return _submodule, (parent, tail)
             raise Refusal(
                 f"the module {name!r} can't be imported by the ranks: it was made at run time",
                 "put it into a file on sys.path, or define its content in a cell",
             )
-        check_importable(name)
+        self._importable.check(name)
         return importlib.import_module, (name,)
 
     def _cached(self, cached: Any) -> Any:
@@ -333,7 +243,9 @@ class NotebookPickler(cloudpickle.Pickler):
                 return getattr, (sys, name)
         if type(file) in IN_MEMORY_FILES:
             return NotImplemented
-        raise Refusal("an open file belongs to one process", "capture its path, and open it inside the function or the cell")
+        raise Refusal(
+            "an open file belongs to one process", "capture its path, and open it inside the function or the cell"
+        )
 
     # -- memory
 
@@ -355,52 +267,6 @@ class NotebookPickler(cloudpickle.Pickler):
             f"it lies on {obj.device}, whose memory belongs to this process",
             "move it first (x = x.cpu(), model = model.cpu()), and to the rank's own device in the rank",
         )
-
-
-class ResultPickler(NotebookPickler):
-    """Pickles what a rank gives back: notebook classes by reference, memory of devices as the CPU's.
-
-    Args:
-        shipped: classes and functions that came with the payload, by top-level name.
-    """
-
-    def __init__(self, stream: PickleStream, *, shipped: Mapping[str, Any]) -> None:
-        super().__init__(stream, namespace=main_namespace(), labels={})
-        self._shipped = shipped
-        # functions born in the rank get a namespace of their own: the notebook's is never changed
-        self.globals_ref.clear()
-
-    def _reference(self, obj: Any) -> str | None:
-        """The name under which the notebook has this very class or function, or None."""
-        if getattr(obj, "__module__", None) != "__main__":
-            return None
-        name = getattr(obj, "__qualname__", "")
-        for found in (self._shipped, main_namespace()):
-            top, *rest = name.split(".")
-            here = found.get(top)
-            for part in rest:
-                here = getattr(here, part, None)
-            if here is not obj:
-                return None
-        return str(name)
-
-    def _class(self, cls: type) -> Any:
-        return self._reference(cls) or super()._class(cls)
-
-    def _function(self, function: types.FunctionType) -> Any:
-        return self._reference(function) or super()._function(function)
-
-    def _cached(self, cached: Any) -> Any:
-        return self._reference(cached) or super()._cached(cached)
-
-    def _new_type(self, kind: Any) -> Any:
-        return self._reference(kind) or super()._new_type(kind)
-
-    def _tensor(self, tensor: Any) -> Any:
-        return NotImplemented
-
-    def _device(self, obj: Any) -> Any:
-        return payload_tensors.reduce_storage(obj.cpu())
 
 
 class Loader(pickle.Unpickler):

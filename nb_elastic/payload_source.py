@@ -54,7 +54,10 @@ def class_label(cls: type, sources: Mapping[str, str], labels: Mapping[str, str]
     for value in list(vars(cls).values()):
         function = getattr(value, "__func__", getattr(value, "fget", value))
         function = inspect.unwrap(function) if callable(function) else function
-        if isinstance(function, types.FunctionType) and function.__qualname__ == f"{cls.__qualname__}.{function.__name__}":
+        if (
+            isinstance(function, types.FunctionType)
+            and function.__qualname__ == f"{cls.__qualname__}.{function.__name__}"
+        ):
             file = function.__code__.co_filename
             file = (labels or {}).get(file, file)
             if file in sources:

@@ -60,9 +60,35 @@ def reduce_memoryview(view: memoryview) -> Any:
     return _view, (pickle.PickleBuffer(view), view.format, list(view.shape or ()))
 
 
+def is_compiled(function: Any) -> bool:
+    """True for what ``torch.compile`` or ``torch.compiler.disable`` made of a function."""
+    return "_torchdynamo_orig_callable" in vars(function)
+
+
+def reduce_compiled(function: Any) -> Any:
+    """Reduce a compiled function to the one it was made of; the rank compiles that anew, with the same settings."""
+    original = vars(function)["_torchdynamo_orig_callable"]
+    if vars(function).get("_torchdynamo_disable"):
+        return _disable, (original,)
+    free = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=False))
+    context = free["self"].cell_contents if "self" in free else None
+    backend = getattr(context, "callback", None)
+    while hasattr(backend, "_torchdynamo_orig_backend"):
+        backend = backend._torchdynamo_orig_backend
+    settings: dict[str, Any] = {
+        "dynamic": getattr(context, "_dynamic", None),
+        "fullgraph": getattr(context, "fullgraph", False),
+    }
+    if type(backend).__name__ == "_TorchCompileInductorWrapper":
+        settings |= {"backend": "inductor", "options": dict(backend.config) or None}  # type: ignore[union-attr]
+    elif backend is not None:
+        settings["backend"] = getattr(backend, "compiler_fn", backend)
+    return _compile, (original, settings)
+
+
 def _storage(data: Any) -> Any:
     torch = importlib.import_module("torch")
-    if not len(memoryview(data)):
+    if memoryview(data).nbytes == 0:
         return torch.UntypedStorage(0)
     if isinstance(data, memoryview) and not data.readonly:
         return torch.frombuffer(data, dtype=torch.uint8).untyped_storage()
@@ -79,3 +105,11 @@ def _view(data: Any, form: str, shape: list[int]) -> memoryview:
     view = memoryview(data)
     view = view if view.format == "B" and view.ndim == 1 else view.cast("B")
     return view.cast(form, shape) if shape and (form != "B" or len(shape) != 1) else view  # type: ignore[call-overload, no-any-return]
+
+
+def _compile(function: Any, settings: dict[str, Any]) -> Any:
+    return importlib.import_module("torch").compile(function, **settings)
+
+
+def _disable(function: Any) -> Any:
+    return importlib.import_module("torch").compiler.disable(function)

@@ -29,30 +29,31 @@ def getter(main: dict[str, Any]) -> Callable[[], Any]:
 
 def _make(main: dict[str, Any]) -> Any:
     try:
+        from IPython.core.history import HistoryManager
         from IPython.core.interactiveshell import InteractiveShell
-        from traitlets.config import Config
     except ImportError as e:
-        raise ModuleNotFoundError("The cell uses magics, and the rank has no IPython: pip install ipython.", name="IPython") from e
+        text = "The cell uses magics, and the rank has no IPython: pip install ipython."
+        raise ModuleNotFoundError(text, name="IPython") from e
 
-    class RankShell(InteractiveShell):  # type: ignore[misc]
+    class RankShell(InteractiveShell):
         """A shell without a front: no history file, no colours, commands write to the rank's own descriptors."""
 
         system = InteractiveShell.system_raw
 
-        def enable_gui(self, gui: str | None = None) -> None:
-            """No event loop to join."""
+        def init_history(self) -> None:
+            """Keep no history: ranks would fight for its database."""
+            self.history_manager = HistoryManager(shell=self, parent=self, enabled=False, hist_file=":memory:")
 
         def init_virtualenv(self) -> None:
             """The rank has the interpreter that it should have."""
 
-    config = Config()
-    config.HistoryManager.enabled = False
-    config.HistoryManager.hist_file = ":memory:"
-    config.InteractiveShell.colors = "NoColor"
-    config.InteractiveShell.cache_size = 0
-    config.InteractiveShell.banner1 = ""
-    before = {n: main[n] for n in ("__builtins__", "exit", "quit", "open", "_", "In", "Out") if n in main}
+        def enable_gui(self, gui: str | None = None) -> None:
+            """No event loop to join."""
+
+    kept = {n: main[n] for n in ("__builtins__", "exit", "quit", "open", "_", "In", "Out") if n in main}
     module = sys.modules["__main__"]
-    shell = RankShell.instance(config=config, user_module=module if vars(module) is main else None, user_ns=main)
-    main.update(before)
+    shell = RankShell.instance(
+        user_module=module if vars(module) is main else None, user_ns=main, colors="NoColor", cache_size=0
+    )
+    main.update(kept)
     return shell
