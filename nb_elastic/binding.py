@@ -28,13 +28,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from nb_elastic.errors import OptionError
-from nb_elastic.model import NUMA_MODES
+from nb_elastic.model import NUMA_MODES, LaunchOptions
 from nb_elastic.sysfs import Cpu, ranges_text
-from nb_elastic.topology import Gpu, Topology
+from nb_elastic.topology import Gpu, Topology, read, resolve_nproc, visible_gpus, visible_note, visible_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,8 @@ class BindingPlan:
         nodes: NUMA node of those CPUs, None where the rank isn't bound.
         text: how the CPUs came to be, in words.
         devices: the rank's GPU in words, ``cuda:2 NVIDIA H100, 0000:3b:00.0``; "" without GPUs.
-        visible: the rank's own CUDA_VISIBLE_DEVICES under ``--virtual-local-rank``; "" leaves the run's in place.
+        visible: the rank's CUDA_VISIBLE_DEVICES, with ``--gpus`` and ``--virtual-local-rank`` in it; "" where the
+            variable stays as the user has it.
         note: one line on the whole plan: that and why binding is off, or what to know; may be "".
     """
 
@@ -58,6 +59,11 @@ class BindingPlan:
     devices: tuple[str, ...]
     visible: tuple[str, ...]
     note: str = ""
+
+    @property
+    def nproc(self) -> int:
+        """Number of ranks on this node."""
+        return len(self.cpus)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +76,31 @@ class _Slot:
 
     node: int
     why: str
+
+
+def for_node(options: LaunchOptions, *, environ: Mapping[str, str], topology: Topology | None = None) -> BindingPlan:
+    """Read this machine and decide on everything that it decides: number of ranks, their GPUs and CPUs.
+
+    Args:
+        environ: of the ranks, before anything of ours; CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER are looked at.
+
+    Raises:
+        OptionError: if an option asks for what isn't there.
+    """
+    topology = read() if topology is None else topology
+    visible = visible_gpus(topology, cuda_visible_devices=environ.get("CUDA_VISIBLE_DEVICES"), gpus=options.gpus)
+    nproc = resolve_nproc(options.nproc_per_node, topology=topology, visible=visible)
+    bound = plan(
+        topology,
+        nproc=nproc,
+        mode=options.numa_binding,
+        visible=visible,
+        virtual_local_rank=options.virtual_local_rank,
+    )
+    notes = (bound.note, *topology.notes, visible_note(topology, environ=environ))
+    # A variable that the user set, or left unset, stays as it is unless an option needs another.
+    shown = bound.visible if options.gpus or options.virtual_local_rank else ("",) * nproc
+    return replace(bound, visible=shown, note=" ".join(filter(None, notes)))
 
 
 def plan(
@@ -99,9 +130,7 @@ def plan(
         nodes=tuple(node for _, node, _ in bound),
         text=tuple(text for _, _, text in bound),
         devices=tuple(_device_text(visible, rank, is_virtual=virtual_local_rank) for rank in range(nproc)),
-        visible=tuple(
-            visible[rank % len(visible)].token if visible and virtual_local_rank else "" for rank in range(nproc)
-        ),
+        visible=tuple(_visible_value(visible, rank, is_virtual=virtual_local_rank) for rank in range(nproc)),
         note=" ".join(filter(None, (off, *notes))),
     )
 
@@ -250,6 +279,10 @@ def _mig_note(visible: Sequence[Gpu], *, nproc: int, virtual_local_rank: bool) -
     if nproc > 1 and not virtual_local_rank and sum(gpu.is_mig for gpu in visible) > 1:
         return "CUDA shows a process only the first of its MIG devices: use --virtual-local-rank to give each rank one."
     return ""
+
+
+def _visible_value(visible: Sequence[Gpu], rank: int, *, is_virtual: bool) -> str:
+    return visible_value([visible[rank % len(visible)]] if visible and is_virtual else visible)
 
 
 def _device_text(visible: Sequence[Gpu], rank: int, *, is_virtual: bool) -> str:

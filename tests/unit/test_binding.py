@@ -15,6 +15,7 @@ import pytest
 
 from nb_elastic import binding
 from nb_elastic.errors import OptionError
+from nb_elastic.model import LaunchOptions
 from nb_elastic.topology import ranges_text, visible_gpus
 from tests.support import fake_sys
 from tests.support.fake_sys import FakeGpu, Machine
@@ -133,6 +134,32 @@ def test_a_virtual_local_rank_sees_its_own_gpu_as_the_first(tmp_path: Path) -> N
     plan = plan_for(TWO_SOCKETS, tmp_path, nproc=2, gpus=("1", "6"), is_virtual=True)
     assert plan.visible == ("1", "6")
     assert [device.split(",")[0] for device in plan.devices] == ["cuda:0 NVIDIA H100 80GB HBM3"] * 2
+
+
+def test_ranks_see_the_chosen_gpus_of_those_that_the_notebook_sees(tmp_path: Path) -> None:
+    """--gpus 0,2 under CUDA_VISIBLE_DEVICES=4,5,6 is GPUs 4 and 6: not somebody else's GPUs 0 and 2."""
+    options = LaunchOptions(gpus=("0", "2"))
+    topology = fake_sys.topology_of(TWO_SOCKETS, tmp_path)
+    plan = binding.for_node(options, environ={"CUDA_VISIBLE_DEVICES": "4,5,6"}, topology=topology)
+    assert (plan.nproc, plan.visible, plan.nodes, plan.note) == (2, ("4,6", "4,6"), (1, 1), "")
+
+
+def test_all_that_the_machine_decides_comes_with_what_to_know(tmp_path: Path) -> None:
+    machine = fake_sys.ONE_NODE_UNKNOWN.but(gpus=[FakeGpu(-1, "NVIDIA T4"), FakeGpu(-1, "NVIDIA L4")])
+    plan = binding.for_node(LaunchOptions(), environ={}, topology=fake_sys.topology_of(machine, tmp_path))
+    assert (plan.nproc, plan.visible) == (2, ("", ""))  # nothing was asked for: the variable stays unset
+    assert plan.note == (
+        "CPU binding is off: there is one NUMA node to run on. This machine's GPUs differ, and CUDA then numbers them "
+        "fastest first while nvidia-smi (and this map) follows the PCI bus: set CUDA_DEVICE_ORDER=PCI_BUS_ID to have "
+        "one numbering."
+    )
+
+
+def test_a_machine_without_gpus_leaves_the_variable_alone(tmp_path: Path) -> None:
+    topology = fake_sys.topology_of(fake_sys.NO_GPUS, tmp_path)
+    options = LaunchOptions(nproc_per_node=2, virtual_local_rank=True)
+    plan = binding.for_node(options, environ={"CUDA_VISIBLE_DEVICES": ""}, topology=topology)
+    assert (plan.visible, plan.devices, plan.nodes) == (("", ""), ("", ""), (0, 1))
 
 
 def test_several_mig_slices_want_a_virtual_local_rank(tmp_path: Path) -> None:
