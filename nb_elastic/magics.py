@@ -6,7 +6,7 @@ Runs in: the kernel, or a terminal IPython.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class
@@ -20,6 +20,7 @@ from nb_elastic.model import Entrypoint, LaunchOptions
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from nb_elastic.cell import MissingName
     from nb_elastic.launching import Request
     from nb_elastic.run import Run
 
@@ -81,10 +82,10 @@ class ElasticMagics(Magics):
                 "The cell is empty: there is nothing to launch. Write code below the %%elastic_launch line."
             )
         label, offset = notebook.current_label(ip), notebook.line_offset(ip, body)
-        code = cells.analyze(body, label=label, line_offset=offset, transform=ip.transform_cell)
+        code = cells.analyze(body, label=label, line_offset=offset, transform=ip.transform_cell, flags=ip.compile.flags)
         known = notebook.sources(ip)
-        if missing := sorted(code.must_read - ip.user_ns.keys()):
-            raise PayloadError(_missing_text(missing, ip.user_ns, label=label))
+        if missing := cells.missing_names(code, ip.user_ns):
+            raise PayloadError(_missing_text(missing, label=label))
         packed = payload.dump_cell(code, ip.user_ns, sources=known.texts, labels=known.labels)
         return Request(
             entrypoint=Entrypoint(kind="cell", target=label), options=options, payload=packed, cell=body, sources=known
@@ -118,15 +119,11 @@ class ElasticMagics(Magics):
             self._ip.user_ns.update(run.pulled())
 
 
-def _missing_text(missing: Sequence[str], names: Mapping[str, Any], *, label: str) -> str:
+def _missing_text(missing: Sequence[MissingName], *, label: str) -> str:
     """Say which names the cell reads that are nowhere, and what they may have been meant to be."""
-    public = [n for n in names if not n.startswith("_")]
-    import difflib
-
-    told = []
-    for name in missing:
-        close = difflib.get_close_matches(name, public, n=1, cutoff=0.75)
-        told.append(f"{name!r} (did you mean {close[0]!r}?)" if close else repr(name))
+    told = [
+        f"{m.name!r} in line {m.line}" + (f" (did you mean {m.similar[0]!r}?)" if m.similar else "") for m in missing
+    ]
     return f"{label} reads {', '.join(told)}, which neither the cell nor the notebook defines. Nothing was started."
 
 

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,8 +55,20 @@ def sources(ip: InteractiveShell | None) -> Sources:
 
 
 def current_label(ip: InteractiveShell | None) -> str:
-    """What the user calls the cell that runs now."""
-    return f"Cell In[{ip.execution_count}]" if ip is not None else "Cell In[1]"
+    """What the user calls the cell that runs now.
+
+    Found by the running code's own file name: IPython counts up before a cell runs since 9, and after it until 8.
+    """
+    if ip is None:
+        return "Cell In[1]"
+    counts: Mapping[str, int] = getattr(ip.compile, "_filename_map", {})
+    label = f"Cell In[{ip.execution_count}]"
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename in counts:
+            label = f"Cell In[{counts[frame.f_code.co_filename]}]"
+        frame = frame.f_back
+    return label
 
 
 def line_offset(ip: InteractiveShell | None, body: str) -> int:
