@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from nb_elastic import rundir
+from nb_elastic import notebook, rundir
 from nb_elastic.model import STREAMS, RunState, WorkerFailure, WorkerState
 from nb_elastic.render.lines import LineSplitter, clean
 from nb_elastic.rundir import RankDir, RunDir
@@ -135,7 +135,7 @@ def summary_lines(snapshot: RunSnapshot, *, folder: RunDir | None, now_ns: int, 
         return [f"Failed after {took}: {ranks_text([root.rank])} failed first ({failure_words(root)})."]
     if not state.is_final:
         return [
-            f"Run {snapshot.run_id} is {state.value} ({took}); it goes on. `%elastic attach {snapshot.run_id}` follows it again."
+            f"Run {snapshot.run_id} is {state.value} ({took}); it goes on. `{_command()} attach {snapshot.run_id}` follows it again."
         ]
     lines = [f"{state.value.capitalize()} after {took}."]
     if state is RunState.STOPPED and snapshot.stop_by:
@@ -145,13 +145,22 @@ def summary_lines(snapshot: RunSnapshot, *, folder: RunDir | None, now_ns: int, 
     return lines + result_lines(snapshot)
 
 
-def status_lines(snapshot: RunSnapshot, *, folder: RunDir | None, now_ns: int) -> list[str]:
-    """A whole run in text: header, notes, rounds, a table of its ranks, and how it ended."""
-    lines = [header_text(snapshot, folder=folder)]
-    lines += [
-        f"{'Warning: ' if level == 'warning' else ''}{first_line(text, limit=400)}" for level, text in snapshot.notes
-    ]
-    lines += [round_text(ended, snapshot) for ended in snapshot.rounds[:-1]]
+def status_lines(
+    snapshot: RunSnapshot, *, folder: RunDir | None, now_ns: int, has_story: bool = True, has_report: bool = True
+) -> list[str]:
+    """A whole run in text: its story, a table of its ranks, and how it ended.
+
+    Args:
+        snapshot: the run's state.
+        folder: where the report reads logs.
+        now_ns: the present, for a run that is not over.
+        has_story: tell header, notes and rounds; without it somebody has.
+        has_report: tell a failure whole; without it an error will.
+    """
+    lines: list[str] = []
+    if has_story:
+        lines = [header_text(snapshot, folder=folder), *(note_text(*note) for note in snapshot.notes)]
+        lines += [round_text(ended, snapshot) for ended in snapshot.rounds[:-1]]
     columns = worker_columns(snapshot, now_ns=now_ns)
     if snapshot.workers:
         widths = [max(len(name), *map(len, cells)) for name, cells in columns.items()]
@@ -159,13 +168,14 @@ def status_lines(snapshot: RunSnapshot, *, folder: RunDir | None, now_ns: int) -
         rows = ["  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)).rstrip() for row in table]
         rest = len(rows) - 1 - TABLE_RANKS
         lines += rows[: TABLE_RANKS + 1] + ([f"and {rest} more ranks"] if rest > 0 else [])
-    return lines + summary_lines(snapshot, folder=folder, now_ns=now_ns, has_report=True)
+    return lines + summary_lines(snapshot, folder=folder, now_ns=now_ns, has_report=has_report)
 
 
 def worker_columns(snapshot: RunSnapshot, *, now_ns: int) -> dict[str, list[str]]:
     """The table of ranks, column by column; columns that say nothing are left out."""
     workers = snapshot.workers
     has_nodes = len({w.node for w in workers}) > 1
+    told = {text for _, text in snapshot.notes}
     end_ns = snapshot.finished_ns or now_ns
     times = [max(0, (w.ended_ns or end_ns) - w.started_ns) / 1e9 if w.started_ns else 0.0 for w in workers]
     columns = {
@@ -176,7 +186,7 @@ def worker_columns(snapshot: RunSnapshot, *, now_ns: int) -> dict[str, list[str]
         "pid": [str(w.pid) if w.pid else "" for w in workers],
         "device": [w.device for w in workers],
         "cpus": [first_line(w.cpus, limit=24) for w in workers],
-        "binding": [first_line(w.binding, limit=40) for w in workers],
+        "binding": ["" if w.binding in told else first_line(w.binding, limit=40) for w in workers],
         "time": [elapsed_text(t) for t in times],
     }
     return {name: cells for name, cells in columns.items() if any(cells)}
@@ -317,6 +327,11 @@ def _failed_words(failure: WorkerFailure, root: WorkerFailure) -> str:
     return f"failed {gap} later ({words})" if later_s >= 0 else f"failed ({words})"
 
 
+def _command() -> str:
+    """What the reader types to call us."""
+    return "%elastic" if notebook.shell() is not None else "nb-elastic"
+
+
 def _fold_lines(told: Sequence[tuple[int, str]]) -> list[str]:
     if len(told) <= RANK_LINES:
         return [f"  rank {rank}: {text}" for rank, text in told]
@@ -332,9 +347,9 @@ def _evidence_lines(snapshot: RunSnapshot, root: WorkerFailure | None, folder: R
         lines.append(f"Logs: {folder.path}")
     if root is not None:
         lines.append(
-            f"Next: `%elastic logs {snapshot.run_id} --rank {root.rank} --stream stderr` prints all that "
-            f"rank {root.rank} wrote to stderr; `%elastic show {snapshot.run_id}` shows the run again."
+            f"Next: `{_command()} logs {snapshot.run_id} --rank {root.rank} --stream stderr` prints all that "
+            f"rank {root.rank} wrote to stderr; `{_command()} show {snapshot.run_id}` shows the run again."
         )
     elif folder is not None:
-        lines.append(f"Next: read {folder.supervisor_log}; `%elastic doctor` checks this machine.")
+        lines.append(f"Next: read {folder.supervisor_log}; `{_command()} doctor` checks this machine.")
     return lines if len(lines) > 1 else []

@@ -50,7 +50,7 @@ def choose(
         _need_kernel()
         from nb_elastic.render.widget import WidgetRenderer
 
-        return WidgetRenderer(run, shown=shown, on_stop=on_stop)
+        return WidgetRenderer(run, shown=shown, on_stop=on_stop, has_report=has_report)
     if mode == "terminal":
         _need_terminal()
         from nb_elastic.render.terminal import TerminalRenderer
@@ -59,7 +59,7 @@ def choose(
     if mode != "plain":
         raise OptionError(f"--render {mode!r} is none of {', '.join(RENDER_MODES)}.")
     if _is_kernel():
-        return NotebookRenderer(run, shown=shown)
+        return NotebookRenderer(run, shown=shown, has_report=has_report)
     own = sys.stdout if notebook.shell() is not None or sys.stdout.isatty() else sys.stderr
     return PlainRenderer(
         out=sys.stdout,
@@ -85,8 +85,9 @@ def show(run: RunDir) -> None:
 class NotebookRenderer:
     """Plain text as it comes, and at the end the saved dashboard: for notebooks that run where no browser listens."""
 
-    def __init__(self, run: RunDir, *, shown: Shown) -> None:
+    def __init__(self, run: RunDir, *, shown: Shown, has_report: bool) -> None:
         self._run = run
+        self._has_report = has_report
         self._plain = PlainRenderer(
             out=sys.stdout,
             err=sys.stderr,
@@ -108,7 +109,7 @@ class NotebookRenderer:
     def close(self, snapshot: RunSnapshot) -> None:
         """Write what is left, then display the dashboard to be saved with the notebook."""
         self._plain.close(snapshot)
-        html.display(snapshot, self._run)
+        html.display(snapshot, self._run, has_story=False, has_report=self._has_report)
 
 
 def _automatic() -> str:

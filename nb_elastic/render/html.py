@@ -43,21 +43,33 @@ _COLOURS: Mapping[str, str] = {
 }
 
 
-def bundle(snapshot: RunSnapshot, folder: RunDir, *, now_ns: int) -> dict[str, Any]:
-    """Make the MIME bundle of a run: our own JSON, its HTML twin and its text."""
+def bundle(
+    snapshot: RunSnapshot, folder: RunDir, *, now_ns: int, has_story: bool = True, has_report: bool = True
+) -> dict[str, Any]:
+    """Make the MIME bundle of a run: our own JSON, its HTML twin and its text.
+
+    Args:
+        snapshot: the run's state.
+        folder: the run's folder, where logs are read.
+        now_ns: the present, for a run that is not over.
+        has_story: the text tells header, notes and rounds; False where they were told as they came.
+        has_report: the text tells a failure whole, and the HTML unfolds it; False where an error will follow.
+    """
     tails = read_tails(snapshot, folder)
+    text = report_text.status_lines(snapshot, folder=folder, now_ns=now_ns, has_story=has_story, has_report=has_report)
     return {
         MIME: json_bundle(snapshot, tails, folder=folder),
-        "text/html": page(snapshot, tails, folder=folder, now_ns=now_ns),
-        "text/plain": "\n".join(report_text.status_lines(snapshot, folder=folder, now_ns=now_ns)),
+        "text/html": page(snapshot, tails, folder=folder, now_ns=now_ns, has_report=has_report),
+        "text/plain": "\n".join(text),
     }
 
 
-def display(snapshot: RunSnapshot, folder: RunDir) -> None:
+def display(snapshot: RunSnapshot, folder: RunDir, *, has_story: bool = True, has_report: bool = True) -> None:
     """Display the bundle under the running cell."""
     from IPython.display import display as show
 
-    show(bundle(snapshot, folder, now_ns=time.time_ns()), raw=True)  # type: ignore[no-untyped-call]
+    data = bundle(snapshot, folder, now_ns=time.time_ns(), has_story=has_story, has_report=has_report)
+    show(data, raw=True)  # type: ignore[no-untyped-call]
 
 
 def read_tails(
@@ -93,7 +105,7 @@ def json_bundle(snapshot: RunSnapshot, tails: Tails, *, folder: RunDir) -> dict[
     }
 
 
-def page(snapshot: RunSnapshot, tails: Tails, *, folder: RunDir, now_ns: int) -> str:
+def page(snapshot: RunSnapshot, tails: Tails, *, folder: RunDir, now_ns: int, has_report: bool = True) -> str:
     """The whole dashboard as one HTML element."""
     parts = [header(snapshot, now_ns=now_ns), _notes(snapshot)]
     if snapshot.state is RunState.FAILED:
@@ -101,7 +113,11 @@ def page(snapshot: RunSnapshot, tails: Tails, *, folder: RunDir, now_ns: int) ->
         if len(report) > REPORT_CHARS:
             half = REPORT_CHARS // 2
             report = f"{report[:half]}\n[... cut ...]\n{report[-half:]}"
-        parts.append(_pre(report, style=f"border-left:3px solid {_RED}"))
+        first, _, rest = report.partition("\n")
+        is_open = " open" if has_report else ""
+        summary = f'<summary style="cursor:pointer;font-weight:600">{escape(first)}</summary>'
+        body = _pre(rest.strip("\n"), style=f"border-left:3px solid {_RED}")
+        parts.append(f'<details{is_open} style="margin:4px 0">{summary}{body}</details>')
     parts += [_rounds(snapshot), table(snapshot, now_ns=now_ns)]
     parts += [_details(w, tails.get(w.rank, {})) for w in snapshot.workers[:RANKS_SHOWN]]
     parts.append(f'<div style="{_MUTED};font-size:12px;margin-top:6px">Logs: {_code(str(folder.path))}</div>')

@@ -40,12 +40,21 @@ class WidgetRenderer:
         run: the run's folder, read for the dashboard that is saved at the end.
         shown: which streams are shown.
         on_stop: called in the thread that handles the click; no Stop button without it.
+        has_report: tell a failure whole at the end, because no error will.
     """
 
-    def __init__(self, run: RunDir, *, shown: Shown | None = None, on_stop: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        *,
+        shown: Shown | None = None,
+        on_stop: Callable[[], object] | None = None,
+        has_report: bool = True,
+    ) -> None:
         self._run = run
         self._shown = shown or Shown()
         self._on_stop = on_stop
+        self._has_report = has_report
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -80,7 +89,8 @@ class WidgetRenderer:
         self._closing.set()
         self._wake.set()
         self._thread.join()
-        self._handle.update(html.bundle(snapshot, self._run, now_ns=time.time_ns()), raw=True)
+        data = html.bundle(snapshot, self._run, now_ns=time.time_ns(), has_report=self._has_report)
+        self._handle.update(data, raw=True)
         for widget in _family(self._box):
             widget.close()
 
