@@ -23,12 +23,11 @@ from typing import Any
 from nb_elastic.model import WorkerSpec
 
 
-def open_entry(spec: WorkerSpec, main: types.ModuleType, labels: dict[str, str]) -> Callable[[], Any]:
+def open_entry(spec: WorkerSpec, main: types.ModuleType) -> Callable[[], Any]:
     """Find what the rank is to run and return it as a call without arguments.
 
     Args:
         main: the rank's fresh ``__main__``; it holds what the code defines.
-        labels: is filled with file name -> ``Cell In[12]`` for code of the notebook.
     """
     entry = spec.entrypoint
     importlib.invalidate_caches()
@@ -37,6 +36,9 @@ def open_entry(spec: WorkerSpec, main: types.ModuleType, labels: dict[str, str])
         from nb_elastic import payload
 
         sys.argv = [""]
+        stub = Path(spec.rank_dir) / "main.py"
+        payload.write_stub(stub, payload=spec.payload, buffers_fd=spec.buffers_fd)
+        main.__file__ = str(stub)
         return payload.load(spec.payload, spec.buffers_fd, main)
     if entry.kind == "import":
         return lambda: _import(entry.target)(*entry.argv)
@@ -72,8 +74,9 @@ def _script(path: str, main: types.ModuleType) -> None:
 
 
 def _module(name: str) -> None:
-    """Run a module as ``python -m name`` does. runpy's public function would use another ``__main__``,
-    and children of multiprocessing's spawn could not find theirs.
+    """Run a module as ``python -m name`` does.
+
+    runpy's public function would use another ``__main__``, and children of multiprocessing's spawn could not find theirs.
     """
     runpy._run_module_as_main(name, alter_argv=True)  # type: ignore[attr-defined]  # noqa: SLF001
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import linecache
 import re
-import sys
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -20,7 +18,7 @@ MAX_FRAMES = 100
 MAX_TEXT = 256_000
 """Most characters of a traceback that are kept; its middle goes first."""
 
-_FILE_LINE = re.compile(r'^(?P<indent>[ |+-]*)File "(?P<file>[^"]*)", line (?P<line>\d+)', re.MULTILINE)
+_CELL_LINE = re.compile(r'^(?P<indent>[ |+-]*)File "(?P<file>Cell In\[[^"]*)", line', re.MULTILINE)
 _OURS = re.compile(
     r"nb_elastic[/\\](worker|payload|cell|entry|frames|rankshell|supervisor)\b|^<frozen (runpy|importlib)|[/\\]runpy\.py$"
 )
@@ -40,19 +38,12 @@ class Told:
     frames: tuple[Frame, ...]
 
 
-def tell(exc: BaseException, *, labels: Mapping[str, str] | None = None) -> Told:
-    """Tell an exception without the frames of this package above the user's code.
-
-    Args:
-        labels: file name -> what to call it, for code of the notebook (``Cell In[12]``).
-    """
-    labels = labels or {}
+def tell(exc: BaseException) -> Told:
+    """Tell an exception without the frames of this package above the user's code."""
     kind = type(exc).__name__
     try:
         tb = skip_own(exc.__traceback__)
-        return Told(
-            error_type=kind, message=message_of(exc), text=shorten(_format(exc, tb, labels)), frames=_frames(tb, labels)
-        )
+        return Told(error_type=kind, message=message_of(exc), text=shorten(_format(exc, tb)), frames=_frames(tb))
     except Exception as e:  # noqa: BLE001  the user's exception may do anything; a short word is better than none
         return Told(error_type=kind, message=f"(it could not be told: {type(e).__name__})", text=f"{kind}\n", frames=())
 
@@ -79,38 +70,26 @@ def shorten(text: str, limit: int = MAX_TEXT) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def relabel(text: str, labels: Mapping[str, str]) -> str:
-    """Turn ``File "<cell's file>", line 7`` into ``Cell In[12], line 7`` everywhere in a formatted traceback."""
-
-    def label(match: re.Match[str]) -> str:
-        name = match["file"]
-        name = labels.get(name, name)
-        return f"{match['indent']}{name}, line {match['line']}" if name.startswith("Cell In[") else match[0]
-
-    return _FILE_LINE.sub(label, text)
+def relabel(text: str) -> str:
+    """Turn ``File "Cell In[12]", line 7`` into ``Cell In[12], line 7`` everywhere in a formatted traceback."""
+    return _CELL_LINE.sub(r"\g<indent>\g<file>, line", text)
 
 
-def _format(exc: BaseException, tb: TracebackType | None, labels: Mapping[str, str]) -> str:
+def _format(exc: BaseException, tb: TracebackType | None) -> str:
     try:
         lines = traceback.format_exception(type(exc), exc, tb)
     except RecursionError:
         lines = [*traceback.format_tb(tb, limit=-20), f"{type(exc).__name__}: {message_of(exc)}\n"]
-    return relabel("".join(lines), labels)
+    return relabel("".join(lines))
 
 
-def _frames(tb: TracebackType | None, labels: Mapping[str, str]) -> tuple[Frame, ...]:
+def _frames(tb: TracebackType | None) -> tuple[Frame, ...]:
     found: list[Frame] = []
     while tb is not None:
         code = tb.tb_frame.f_code
         text = linecache.getline(code.co_filename, tb.tb_lineno, tb.tb_frame.f_globals).strip()
-        file = labels.get(code.co_filename, code.co_filename)
-        found.append(Frame(file=file, line=tb.tb_lineno, name=code.co_name, text=shorten(text, 500)))
+        found.append(Frame(file=code.co_filename, line=tb.tb_lineno, name=code.co_name, text=shorten(text, 500)))
         if len(found) > MAX_FRAMES:
             del found[MAX_FRAMES // 2]
         tb = tb.tb_next
     return tuple(found)
-
-
-def stack_text() -> str:
-    """Formatted traceback of the exception being handled, for torch's error file."""
-    return shorten("".join(traceback.format_exception(*sys.exc_info())))

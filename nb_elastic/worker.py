@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import gc
 import io
 import json
 import os
@@ -17,10 +16,9 @@ import reprlib
 import signal
 import socket
 import sys
-import threading
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,7 +50,7 @@ def begin(spec: WorkerSpec, *, can_fork: bool) -> NoReturn:
     except KeyboardInterrupt:
         code = STOPPED_CODE
     except BaseException as e:  # noqa: BLE001  the border of the process: whatever it is, it is told
-        _fail(spec, e, {})
+        _fail(spec, e)
     finally:
         with contextlib.suppress(BaseException):
             sys.stderr.flush()
@@ -72,7 +70,7 @@ def main(fd: int) -> NoReturn:
         code = _run(spec, rundir.read_json(RankDir(Path(spec.rank_dir)).worker_json))
     except BaseException as e:  # noqa: BLE001  the border of the process
         code = STOPPED_CODE if isinstance(e, KeyboardInterrupt) else 1
-        _fail(spec, e, {})
+        _fail(spec, e)
     finally:
         os._exit(code)
 
@@ -101,14 +99,14 @@ def _open_texts() -> None:
         encoding="utf-8",
         errors="strict",
         line_buffering=True,
-        write_through=True,  # type: ignore[arg-type]
+        write_through=True,
     )
     err = io.TextIOWrapper(
         io.FileIO(2, "w", closefd=False),
         encoding="utf-8",
         errors="backslashreplace",
         line_buffering=True,
-        write_through=True,  # type: ignore[arg-type]
+        write_through=True,
     )
     sys.stdout = sys.__stdout__ = out  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = err  # type: ignore[misc]
@@ -186,12 +184,11 @@ def _run(spec: WorkerSpec, report: dict[str, Any]) -> int:
     main_module = types.ModuleType("__main__")
     main_module.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = main_module
-    labels: dict[str, str] = {}
     try:
-        call = entry.open_entry(spec, main_module, labels)
-        code = _call(spec, call, main_module, report, labels)
+        call = entry.open_entry(spec, main_module)
+        code = _call(spec, call, main_module, report)
     except BaseException as e:  # noqa: BLE001  the border to the user's code
-        code = _end_by(spec, e, labels)
+        code = _end_by(spec, e)
     try:
         entry.leave(main_module)
     except KeyboardInterrupt:
@@ -204,12 +201,11 @@ def _call(
     call: Callable[[], Any],
     main_module: types.ModuleType,
     report: dict[str, Any],
-    labels: Mapping[str, str],
 ) -> int:
     try:
         value = call()
     except SystemExit as e:
-        return _end_by(spec, e, labels)
+        return _end_by(spec, e)
     _leave_result(spec, value, report, main_module)
     return 0
 
@@ -267,22 +263,22 @@ def _short(value: Any) -> str:
 # -- failing ----------------------------------------------------------------------------------
 
 
-def _end_by(spec: WorkerSpec, exc: BaseException, labels: Mapping[str, str]) -> int:
+def _end_by(spec: WorkerSpec, exc: BaseException) -> int:
     """Exit code for what ended the user's code, as the interpreter would choose it."""
     if isinstance(exc, SystemExit):
         if exc.code is None or exc.code == 0:
             return 0
         code = exc.code & 0xFF if isinstance(exc.code, int) else 1
-        _write_failure(spec, exc, labels)
+        _write_failure(spec, exc)
         if not isinstance(exc.code, int):
             _say(frames.message_of(exc) + "\n")
         return code
-    _fail(spec, exc, labels)
+    _fail(spec, exc)
     return STOPPED_CODE if isinstance(exc, KeyboardInterrupt) else 1
 
 
-def _fail(spec: WorkerSpec, exc: BaseException, labels: Mapping[str, str]) -> None:
-    text = _write_failure(spec, exc, labels)
+def _fail(spec: WorkerSpec, exc: BaseException) -> None:
+    text = _write_failure(spec, exc)
     if sys.excepthook is not sys.__excepthook__:
         with contextlib.suppress(BaseException):
             sys.excepthook(type(exc), exc, frames.skip_own(exc.__traceback__))
@@ -295,10 +291,10 @@ def _say(text: str) -> None:
         os.write(2, text.encode("utf-8", "backslashreplace"))
 
 
-def _write_failure(spec: WorkerSpec, exc: BaseException, labels: Mapping[str, str]) -> str:
+def _write_failure(spec: WorkerSpec, exc: BaseException) -> str:
     """Write ``failure.json`` and torch's error file; returns the traceback. The first thing after an exception."""
     time_ns = time.time_ns()
-    told = frames.tell(exc, labels=labels)
+    told = frames.tell(exc)
     failure = WorkerFailure(
         rank=spec.rank,
         local_rank=spec.local_rank,
@@ -318,6 +314,3 @@ def _write_failure(spec: WorkerSpec, exc: BaseException, labels: Mapping[str, st
         with contextlib.suppress(OSError):
             rundir.write_atomic(Path(path), json.dumps({"message": message}).encode())
     return told.text
-
-
-_ = (gc, threading)

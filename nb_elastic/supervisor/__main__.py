@@ -35,7 +35,7 @@ START_ONLY = (
 def main() -> int:
     """Run the supervisor; returns its exit code."""
     lifeline.become_subreaper()
-    frame = wire.read(io.FileIO(0, "r", closefd=False))  # type: ignore[arg-type]  # unbuffered: the next frames stay in the pipe
+    frame = wire.read(io.FileIO(0, "r", closefd=False))  # unbuffered: the next frames stay in the pipe
     if frame is None:
         return 3
     spec = from_json(LaunchSpec, frame[0]["spec"])
@@ -43,7 +43,7 @@ def main() -> int:
         from nb_elastic.supervisor import supervisor
 
         return supervisor.run(spec, _warm_up(spec))
-    except Exception as e:  # the border of the process: the run's folder must tell why nothing runs
+    except Exception as e:  # noqa: BLE001  the border of the process: the run's folder must tell why nothing runs
         traceback.print_exc()
         _last_words(spec, f"The supervisor failed: {type(e).__name__}: {e}")
         return 3
@@ -60,7 +60,7 @@ def _warm_up(spec: LaunchSpec) -> Ground:
     for name in spec.options.preload:
         try:
             importlib.import_module(name)
-        except Exception as e:  # a user's module may raise anything
+        except Exception as e:  # noqa: BLE001, PERF203  a user's module may raise anything
             notes.append(("warning", f"--preload {name} failed ({type(e).__name__}: {e}); ranks import it themselves."))
     reason = _why_not_fork(spec)
     if reason and spec.options.start_method != "spawn":
@@ -75,7 +75,8 @@ def _why_not_fork(spec: LaunchSpec) -> str:
 
     if sys.platform != "linux":
         return "forking is safe on Linux only"
-    if torch.cuda.is_initialized() or _has_uvm():
+    is_initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if is_initialized or _has_uvm():
         return "CUDA was initialised by an import"
     if (threads := len(os.listdir("/proc/self/task"))) > 1:
         return f"imports left {threads} threads"
@@ -90,7 +91,7 @@ def _has_uvm() -> bool:
         try:
             if os.readlink(f"/proc/self/fd/{fd}").startswith("/dev/nvidia-uvm"):
                 return True
-        except OSError:
+        except OSError:  # noqa: PERF203  the descriptor of this very listing is closed by now
             continue
     return False
 

@@ -14,19 +14,21 @@ from typing import Any
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.events import Event, EventSource
+from torch.distributed.elastic.events.api import Event, EventSource
 from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.utils import macros
+from torch.distributed.elastic.utils.api import macros
 
 from nb_elastic import model
+from nb_elastic.errors import RendezvousError
 from nb_elastic.model import LaunchSpec, WorkerFailure
 from nb_elastic.supervisor import failures, rank_env
 from nb_elastic.supervisor.channel import EventLog
 from nb_elastic.supervisor.context import RankContext
 from nb_elastic.supervisor.crew import ForkServer
-from nb_elastic.supervisor.logs import FilteredLog, RunLogs, line_prefix
-from nb_elastic.supervisor.rendezvous import HandlerBundle
+from nb_elastic.supervisor.logs import FilteredLog, RunLogs, open_filtered
+from nb_elastic.supervisor.placement import Placement
 from nb_elastic.supervisor.rank_env import Place
+from nb_elastic.supervisor.rendezvous import HandlerBundle
 from nb_elastic.supervisor.stopping import Stopper
 
 TICK_S = 0.001
@@ -48,7 +50,7 @@ class Agent(LocalElasticAgent):
     Args:
         launch: what the user asked for.
         bundle: the rendezvous.
-        nproc: ranks of this node.
+        placement: how many ranks, and what each one gets.
         start_method: how ranks are started, for the journal.
         is_exec: start a new interpreter for each rank.
     """
@@ -58,12 +60,11 @@ class Agent(LocalElasticAgent):
         launch: LaunchSpec,
         *,
         bundle: HandlerBundle,
-        nproc: int,
+        placement: Placement,
         logs: RunLogs,
         server: ForkServer,
         stopper: Stopper,
         log: EventLog,
-        plan: Any,
         start_method: str,
         is_exec: bool,
     ) -> None:
@@ -72,7 +73,7 @@ class Agent(LocalElasticAgent):
             **_accepted(
                 WorkerSpec,
                 role=options.role,
-                local_world_size=nproc,
+                local_world_size=placement.nproc,
                 entrypoint=launch.entrypoint.target or launch.entrypoint.kind,
                 args=tuple(launch.entrypoint.argv),
                 rdzv_handler=bundle.handler,
@@ -100,7 +101,7 @@ class Agent(LocalElasticAgent):
         self._server = server
         self._stopper = stopper
         self._log = log
-        self._plan = plan
+        self._placement = placement
         self._method = start_method
         self._is_exec = is_exec
         self._end_s = options.shutdown_timeout
@@ -152,30 +153,30 @@ class Agent(LocalElasticAgent):
             has_sessions=self._launch.entrypoint.kind == "program",
         )
         self._ranks = {w.local_rank: w.global_rank for w in worker_group.workers}
-        try:
-            context.start()
-        finally:
-            self._stopper.install(self._launch.options.signals_to_handle)
-        self._open_filtered(context)
+        context.start()
+        self._filtered = open_filtered(
+            self._launch.options, self._logs.round_dir, self._ranks, stdouts=context.stdouts, stderrs=context.stderrs
+        )
         return context.pids()
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         context = self._context
         wait_s = self._launch.options.monitor_interval
         with self._stopper.interruptible():
-            self._server.wait(wait_s if context.all_ready else min(wait_s, READY_POLL_S))
+            self._server.wait(wait_s if context.watch.all_ready else min(wait_s, READY_POLL_S))
         for one in self._filtered:
             one.pump()
         self._log.flush()
-        return super()._monitor_workers(worker_group)
+        result: RunResult = super()._monitor_workers(worker_group)
+        return result
 
-    def _stop_workers(self, worker_group: WorkerGroup, *args: Any, **kwargs: Any) -> None:
-        self._shutdown(timeout=self._end_s)
+    def _stop_workers(self, worker_group: WorkerGroup) -> None:  # noqa: ARG002  torch's signature
+        self._shutdown()
 
-    def _shutdown(
-        self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30, *args: Any, **kwargs: Any
-    ) -> None:
-        super()._shutdown(death_sig, timeout)
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:  # noqa: ARG002
+        if self._pcontext:  # here, because torch 2.9 takes no time-out and passes none on; closing twice does no harm
+            self._pcontext.close(death_sig, self._end_s)
+        super()._shutdown(death_sig)
         for one in self._filtered:
             one.close()
         self._filtered = []
@@ -188,7 +189,7 @@ class Agent(LocalElasticAgent):
 
     def _exit_barrier(self) -> None:
         with self._stopper.interruptible():
-            super()._exit_barrier()
+            super()._exit_barrier()  # type: ignore[no-untyped-call]
 
     def end_round(self, cause: str) -> None:
         """Tell the journal why the round ended, with the whole story of a failure; once a round."""
@@ -197,20 +198,24 @@ class Agent(LocalElasticAgent):
         self._is_round_open = False
         self.failures, self.text = [], ""
         if isinstance(self._pcontext, RankContext):
-            self.failures = self._context.tell_failures()
-            if cause != "success":
-                others = self._context.others() if cause == "failure" else []
-                self.text = (
-                    failures.text_of(self.failures, others=others, run_dir=self._launch.run_dir)
-                    if self.failures or cause == "failure"
-                    else ""
-                )
+            self.failures = self._pcontext.watch.judge()
+        if cause == "failure" or (self.failures and cause != "success"):
+            others = self._context.watch.others() if cause == "failure" and self._pcontext else []
+            self.text = failures.text_of(self.failures, others=others, run_dir=self._launch.run_dir)
         self._log.tell("round_ended", round=self._round, attempt=self._attempt, cause=cause, text=self.text)
 
-    @property
-    def has_failed(self) -> bool:
-        """True if a rank of the last round failed."""
-        return isinstance(self._pcontext, RankContext) and bool(self._pcontext.failed)
+    def run_to_end(self) -> bool:
+        """Run round after round until the ranks are done; True if they succeeded.
+
+        Raises:
+            SignalException: when the run is to be stopped.
+            RendezvousError: if the rendezvous was closed before this node could take part.
+        """
+        result: RunResult | None = self.run()
+        if result is None:  # torch's way to tell a graceful exit
+            raise RendezvousError("The rendezvous was closed: the run was already over when this node came.")
+        has_failed = isinstance(self._pcontext, RankContext) and bool(self._pcontext.watch.failed)
+        return result.state == WorkerState.SUCCEEDED and not has_failed
 
     def leave(self, *, is_stopped: bool) -> None:
         """Leave the rendezvous. A stopped node does not close it for the others, as torch does it."""
@@ -226,7 +231,7 @@ class Agent(LocalElasticAgent):
         return self._pcontext
 
     def _construct_event(self, state: str, source: EventSource, *args: Any, **kwargs: Any) -> Event:
-        """torch's looks up the host's full name in the DNS each time, which may hang; nobody reads it by default."""
+        """Torch's looks up the host's full name in the DNS each time, which may hang; nobody reads it by default."""
         if self._launch.options.event_log_handler == "null":
             return Event(
                 name=f"torchelastic.worker.status.{state}", source=source, metadata={"hostname": socket.gethostname()}
@@ -255,61 +260,24 @@ class Agent(LocalElasticAgent):
             folder=self._logs.rank(worker.local_rank),
             defaults=self._bundle.env,
             cpus=rank_env.allowed_cpus(),
-            devices=self._devices_of(worker.local_rank),
+            cuda_visible=self._placement.cuda_visible[worker.local_rank],
         )
 
-    def _devices_of(self, local_rank: int) -> str | None:
-        return rank_env.visible_devices(self._launch, local_rank)
-
     def _make_spec(self, local_rank: int, env: Mapping[str, str], stdout: str, stderr: str) -> model.WorkerSpec:
-        launch = self._launch
-        argv = tuple(macros.substitute(list(launch.entrypoint.argv), str(local_rank)))
-        cpus, binding, device = (), "", env.get("CUDA_VISIBLE_DEVICES", "")
-        if self._plan is not None:
-            cpus, binding = tuple(self._plan.cpus[local_rank]), self._plan.text[local_rank]
-            device = self._plan.devices[local_rank] if self._plan.devices else ""
-        entrypoint = model.Entrypoint(kind=launch.entrypoint.kind, target=launch.entrypoint.target, argv=argv)
-        rank = self._ranks[local_rank]
-        return model.WorkerSpec(
-            run_id=launch.run_id,
-            rank=rank,
+        return rank_env.worker_spec(
+            self._launch,
+            self._placement,
+            rank=self._ranks[local_rank],
             local_rank=local_rank,
-            round=self._round,
+            round_number=self._round,
             attempt=self._attempt,
-            entrypoint=entrypoint,
-            rank_dir=str(self._logs.rank(local_rank).path),
+            argv=macros.substitute(list(self._launch.entrypoint.argv), str(local_rank)),
             env=env,
-            cwd=launch.cwd,
-            sys_path=launch.sys_path,
-            umask=launch.umask,
-            payload=launch.payload,
-            buffers_fd=launch.buffers_fd,
-            pull=launch.options.pull if rank == 0 else (),
-            cpus=cpus,
-            binding=binding,
-            device=device,
+            folder=self._logs.rank(local_rank),
             stdout=stdout,
             stderr=stderr,
             is_exec=self._is_exec,
         )
-
-    def _open_filtered(self, context: RankContext) -> None:
-        options = self._launch.options
-        prefixes = {
-            local_rank: line_prefix(
-                options.log_line_prefix_template, role=options.role, rank=rank, local_rank=local_rank
-            )
-            for local_rank, rank in self._ranks.items()
-        }
-        wanted = (
-            ("filtered_stdout.log", options.duplicate_stdout_filters, context.stdouts),
-            ("filtered_stderr.log", options.duplicate_stderr_filters, context.stderrs),
-        )
-        self._filtered = [
-            FilteredLog(self._logs.round_dir / name, sources=sources, filters=filters, prefixes=prefixes)
-            for name, filters, sources in wanted
-            if filters
-        ]
 
 
 def _accepted(cls: type[Any], **kwargs: Any) -> dict[str, Any]:

@@ -132,9 +132,8 @@ class FrameReader:
         self._wake_r, self._wake_w = os.pipe()
         self._thread = threading.Thread(target=self._run, name="nb_elastic-stdin", daemon=True)
 
-    def __enter__(self) -> FrameReader:
+    def __enter__(self) -> None:
         self._thread.start()
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         os.write(self._wake_w, b"x")

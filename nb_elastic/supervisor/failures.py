@@ -31,6 +31,10 @@ _LOST_PEER = re.compile(
 )
 """How a collective fails when another rank is gone; such a failure can't be a cause while another kind is there."""
 
+_SHM_HINT = (
+    "/dev/shm is probably full: fewer DataLoader workers, or a larger "  # noqa: S108  a hint's words
+    "/dev/shm (docker run --shm-size=8g)."
+)
 _HINTS = (
     (r"CUDA out of memory|OutOfMemoryError", "The GPU's memory is full: a smaller batch, gradient checkpointing, or fewer ranks on that GPU would help. `%elastic doctor` shows who else uses it."),
     (r"DefaultCPUAllocator: can't allocate memory|^MemoryError", "The machine's memory is full: fewer ranks (--nproc-per-node) or smaller data a rank would help."),
@@ -39,7 +43,7 @@ _HINTS = (
     (r"Cannot re-initialize CUDA in forked subprocess|poison", "CUDA was used before the ranks were forked: use --start-method spawn, or leave the module that does it out of --preload."),
     (r"ncclUnhandledCudaError|unhandled cuda error|NCCL error", "NCCL failed: run again with --env NCCL_DEBUG=INFO and read the rank's stderr.log."),
     (r"No space left on device|ENOSPC", "A disk is full: free space, or choose another folder with --log-dir."),
-    (r"unable to open shared memory object|bus error|unable to write to file </torch_", "/dev/shm is probably full: fewer DataLoader workers, or a larger /dev/shm (docker run --shm-size=8g)."),
+    (r"unable to open shared memory object|bus error|unable to write to file </torch_", _SHM_HINT),
     (r"Too many open files", "Too many open files: raise `ulimit -n`, or call torch.multiprocessing.set_sharing_strategy('file_system')."),
     (r"Default process group has not been initialized", "Call torch.distributed.init_process_group() first, in the cell that runs in the ranks."),
     (r"^ModuleNotFoundError", "The ranks use the notebook's Python and sys.path: install the package there."),
@@ -143,7 +147,7 @@ def hint_for(failure: WorkerFailure) -> str:
     """What to do about a frequent failure, or ""."""
     text = f"{failure.error_type}: {failure.message}\n{failure.traceback[-8000:]}"
     if failure.signal == "SIGBUS":
-        return dict((k[:4], v) for k, v in _HINTS)["unab"]
+        return _SHM_HINT
     if "OOM killer (SIGKILL)" in failure.message:
         return "Fewer ranks (--nproc-per-node), smaller data a rank, or more memory for the container would help."
     return next((h for pattern, h in _HINTS if re.search(pattern, text, re.MULTILINE)), "")

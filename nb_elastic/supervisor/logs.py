@@ -11,11 +11,12 @@ from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 from string import Template
-from typing import IO
+from typing import IO, Any
 
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 
 from nb_elastic.errors import LaunchError
+from nb_elastic.model import LaunchOptions
 from nb_elastic.rundir import READ_BYTES, RankDir, RunDir
 
 ENTRY_POINT_GROUP = "torchrun.logs_specs"
@@ -78,7 +79,7 @@ class RunLogs(LogsSpecs):
             for local_rank in envs:
                 _link(told.stdouts.get(local_rank, ""), self.rank(local_rank).stdout)
                 _link(told.stderrs.get(local_rank, ""), self.rank(local_rank).stderr)
-        values = {
+        values: dict[str, Any] = {
             "stdouts": {r: str(self.rank(r).stdout) for r in envs},
             "stderrs": {r: str(self.rank(r).stderr) for r in envs},
             "error_files": errors,
@@ -176,8 +177,30 @@ class FilteredLog:
         return lines
 
 
-def line_prefix(template: str | None, *, role: str, rank: int, local_rank: int) -> str:
-    """What stands before a rank's lines in a filtered log; torchrun's default is ``[role0]:``."""
-    return Template(template or "[${role_name}${local_rank}]:").safe_substitute(
-        role_name=role, rank=rank, local_rank=local_rank
+def open_filtered(
+    options: LaunchOptions,
+    folder: Path,
+    ranks: Mapping[int, int],
+    *,
+    stdouts: Mapping[int, str],
+    stderrs: Mapping[int, str],
+) -> list[FilteredLog]:
+    """Open the filtered logs of a round that ``--duplicate-stdout-filters`` and its twin ask for.
+
+    Args:
+        ranks: local rank -> global rank.
+    """
+    template = Template(options.log_line_prefix_template or "[${role_name}${local_rank}]:")  # torchrun's default
+    prefixes = {
+        local: template.safe_substitute(role_name=options.role, rank=rank, local_rank=local)
+        for local, rank in ranks.items()
+    }
+    wanted = (
+        ("filtered_stdout.log", options.duplicate_stdout_filters, stdouts),
+        ("filtered_stderr.log", options.duplicate_stderr_filters, stderrs),
     )
+    return [
+        FilteredLog(folder / name, sources=sources, filters=filters, prefixes=prefixes)
+        for name, filters, sources in wanted
+        if filters
+    ]

@@ -1,4 +1,4 @@
-"""The environment of one rank: the notebook's, torchrun's variables, and what keeps a rank on its share of the machine.
+"""What one rank is given: its environment (the notebook's, torchrun's variables, its share of the CPUs) and its spec.
 
 Runs in: the supervisor.
 """
@@ -6,11 +6,12 @@ Runs in: the supervisor.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from nb_elastic.model import LaunchSpec
+from nb_elastic.model import LaunchSpec, WorkerSpec
 from nb_elastic.rundir import RankDir
+from nb_elastic.supervisor.placement import Placement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,22 +39,22 @@ def build(
     folder: RankDir,
     defaults: Mapping[str, str],
     cpus: int,
-    devices: str | None,
+    cuda_visible: str | None,
 ) -> dict[str, str]:
     """Build the whole environment of a rank.
 
     Args:
         defaults: what the rendezvous needs (GLOO_SOCKET_IFNAME ...); what the user set goes first.
         cpus: number of CPUs that this node's ranks share.
-        devices: CUDA_VISIBLE_DEVICES of this rank, or None to leave the user's.
+        cuda_visible: CUDA_VISIBLE_DEVICES of this rank, or None to leave the user's.
     """
     options = spec.options
     env = {**defaults, **spec.env, **options.env}
     env.setdefault("OMP_NUM_THREADS", str(max(1, cpus // place.local_world_size)))
     env.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
     env.setdefault("PYTHONUNBUFFERED", "1")
-    if devices is not None:
-        env["CUDA_VISIBLE_DEVICES"] = devices
+    if cuda_visible is not None:
+        env["CUDA_VISIBLE_DEVICES"] = cuda_visible
     env |= {
         "RANK": str(place.rank),
         "LOCAL_RANK": "0" if options.virtual_local_rank else str(place.local_rank),
@@ -77,26 +78,48 @@ def build(
     return env
 
 
+def worker_spec(
+    launch: LaunchSpec,
+    placement: Placement,
+    *,
+    rank: int,
+    local_rank: int,
+    round_number: int,
+    attempt: int,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    folder: RankDir,
+    stdout: str,
+    stderr: str,
+    is_exec: bool,
+) -> WorkerSpec:
+    """Put together all that one rank's process needs."""
+    return WorkerSpec(
+        run_id=launch.run_id,
+        rank=rank,
+        local_rank=local_rank,
+        round=round_number,
+        attempt=attempt,
+        entrypoint=replace(launch.entrypoint, argv=tuple(argv)),
+        rank_dir=str(folder.path),
+        env=env,
+        cwd=launch.cwd,
+        sys_path=launch.sys_path,
+        umask=launch.umask,
+        payload=launch.payload,
+        buffers_fd=launch.buffers_fd,
+        pull=launch.options.pull if rank == 0 else (),
+        cpus=placement.cpus[local_rank],
+        binding=placement.binding[local_rank],
+        device=placement.device[local_rank],
+        stdout=stdout,
+        stderr=stderr,
+        is_exec=is_exec,
+    )
+
+
 def allowed_cpus() -> int:
     """Number of CPUs this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def visible_devices(spec: LaunchSpec, local_rank: int) -> str | None:
-    """CUDA_VISIBLE_DEVICES of a rank by ``--gpus`` and ``--virtual-local-rank``; None leaves the user's.
-
-    Raises:
-        ValueError: if a virtual local rank has no GPU left.
-    """
-    options = spec.options
-    listed = ",".join(options.gpus) if options.gpus else {**spec.env, **options.env}.get("CUDA_VISIBLE_DEVICES")
-    if not options.virtual_local_rank:
-        return listed if options.gpus else None
-    if listed is None:
-        return str(local_rank)
-    devices = [d.strip() for d in listed.split(",") if d.strip()]
-    if local_rank >= len(devices):
-        raise ValueError(f"--virtual-local-rank: local rank {local_rank} has no GPU in CUDA_VISIBLE_DEVICES={listed}.")
-    return devices[local_rank]

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.elastic import metrics
-from torch.distributed.elastic.rendezvous import RendezvousGracefulExitError
+from torch.distributed.elastic.metrics import initialize_metrics
+from torch.distributed.elastic.metrics.api import MetricsConfig
+from torch.distributed.elastic.multiprocessing import SignalException
 
 from nb_elastic import lifeline
 from nb_elastic.errors import ElasticError
 from nb_elastic.model import LaunchSpec
 from nb_elastic.rundir import RunDir
 from nb_elastic.supervisor import agent as agents
+from nb_elastic.supervisor import placement as placing
 from nb_elastic.supervisor.agent import Agent
 from nb_elastic.supervisor.channel import EventLog, FrameReader
 from nb_elastic.supervisor.crew import ForkServer, ForkServerLostError
@@ -95,22 +97,19 @@ def _run_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog
     agent: Agent | None = None
     try:
         agent = _make_agent(spec, ground, stopper, log)
-        result = agent.run()
-        if result.is_failed() or agent.has_failed:
-            return _failure(agent)
-        agent.end_round("success")
-        return _End(code=SUCCEEDED, state="succeeded")
-    except agents.SignalException:
+        if agent.run_to_end():
+            agent.end_round("success")
+            return _End(code=SUCCEEDED, state="succeeded")
+        return _failure(agent)
+    except SignalException:
         return _stopped(agent, stopper)
-    except RendezvousGracefulExitError as e:
-        return _End(code=FAILED, state="failed", text=f"This node left the run: {e}")
     except ForkServerLostError as e:
         if agent is not None:
             agent.end_round("failure")
         return _End(code=FAILED, state="failed", text=f"{e}\nEverything is in {spec.run_dir}")
     except ElasticError as e:
         return _End(code=NOT_STARTED, state="failed", text=str(e))
-    except Exception as e:  # the border of the process: torch or a plugin raised something we do not know
+    except Exception as e:  # noqa: BLE001  the border of the process: torch or a plugin raised something we do not know
         import traceback
 
         traceback.print_exc()
@@ -142,38 +141,30 @@ def _make_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLo
     for name, value in {**spec.env, **options.env}.items():
         if name.startswith(("TORCHELASTIC_", "TORCH_ELASTIC_")) or name == "TORCH_DISABLE_SHARE_RDZV_TCP_STORE":
             os.environ[name] = value
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = options.signals_to_handle
-    metrics.initialize_metrics(metrics.MetricsConfig(dict(options.metrics_cfg)))
-    nproc, plan = _plan(spec, log)
+    # torch's PContext would replace our handlers by ones that raise anywhere, also half-way through a step
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGWINCH"
+    initialize_metrics(MetricsConfig(dict(options.metrics_cfg)))
+    placement = placing.place(spec, note=log.note)
     logs = RunLogs(
         RunDir(Path(spec.run_dir)),
         node=None if options.is_one_node else spec.node,
         extra=load_specs(options.logs_specs),
     )
     bundle = rendezvous.make_handler(
-        options, rdzv_id=spec.rdzv_id, key=bytes.fromhex(spec.key_hex), nproc=nproc, note=log.note
+        options, rdzv_id=spec.rdzv_id, key=bytes.fromhex(spec.key_hex), nproc=placement.nproc, note=log.note
     )
     is_exec = options.start_method == "spawn" or not ground.can_fork
     return Agent(
         spec,
         bundle=bundle,
-        nproc=nproc,
+        placement=placement,
         logs=logs,
         server=ground.server,
         stopper=stopper,
         log=log,
-        plan=plan,
         start_method="spawn" if is_exec else options.start_method,
         is_exec=is_exec,
     )
-
-
-def _plan(spec: LaunchSpec, log: EventLog) -> tuple[int, Any]:
-    """Number of ranks on this node, and their binding (None where nothing is bound)."""
-    nproc = spec.options.nproc_per_node
-    if isinstance(nproc, str):
-        nproc = int(nproc) if nproc.isdecimal() else (os.cpu_count() or 1)
-    return nproc, None
 
 
 def _tell_start(log: EventLog, ground: Ground) -> None:

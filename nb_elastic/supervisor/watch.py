@@ -1,0 +1,231 @@
+"""The ranks of one round as the supervisor sees them: who is ready, who ended and how, and who is to blame.
+
+Runs in: the supervisor.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nb_elastic import rundir
+from nb_elastic.model import WorkerFailure, WorkerSpec, WorkerState, to_json
+from nb_elastic.rundir import RankDir
+from nb_elastic.supervisor import failures
+from nb_elastic.supervisor.channel import EventLog
+from nb_elastic.supervisor.crew import Exit, ForkServer, Started
+from nb_elastic.supervisor.stopping import Stopper
+
+STUCK_S = 5.0
+"""A rank that told its exception and does not exit (it waits for a thread of its own) counts as failed after this."""
+
+LOOK_S = 0.1
+"""How often files of living ranks are looked at; exits are seen at once."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Rank:
+    """One rank of the round; changes as things happen to it.
+
+    Attributes:
+        signalled_ns: when the agent first signalled it, or None.
+        told_at: when (``time.monotonic``) its own failure file was first seen.
+    """
+
+    spec: WorkerSpec
+    started: Started
+    is_ready: bool = False
+    signalled_ns: int | None = None
+    exit: Exit | None = None
+    state: WorkerState = WorkerState.STARTING
+    told_at: float | None = None
+
+    @property
+    def folder(self) -> RankDir:
+        """Its folder."""
+        return RankDir(Path(self.spec.rank_dir))
+
+
+class Watch:
+    """Sees what happens to the ranks of a round, and tells the journal."""
+
+    def __init__(self, *, server: ForkServer, stopper: Stopper, log: EventLog, node: int) -> None:
+        self.ranks: list[Rank] = []
+        self._server = server
+        self._stopper = stopper
+        self._log = log
+        self._node = node
+        self._told: dict[int, WorkerFailure] = {}
+        self._oom_kills = failures.oom_kill_count()
+        self._next_look = 0.0
+
+    @property
+    def alive(self) -> list[Rank]:
+        """Ranks whose end was not seen yet."""
+        return [r for r in self.ranks if r.exit is None]
+
+    @property
+    def failed(self) -> list[Rank]:
+        """Ranks that failed, not ended by the agent."""
+        return [r for r in self.ranks if r.state is WorkerState.FAILED]
+
+    @property
+    def all_ready(self) -> bool:
+        """True when every rank has told what it got, or is gone."""
+        return all(r.is_ready or r.exit for r in self.ranks)
+
+    def add(self, specs: Sequence[WorkerSpec], started: Sequence[Started], *, start_method: str) -> None:
+        """Watch ranks that were just started."""
+        for spec, one in zip(specs, started, strict=True):
+            self.ranks.append(Rank(spec=spec, started=one))
+            self.tell(
+                "worker_started",
+                spec,
+                attempt=spec.attempt,
+                pid=one.pid,
+                start_ticks=one.start_ticks,
+                start_method=start_method,
+            )
+
+    def look(self) -> None:
+        """See which ranks became ready, ended, or told an exception.
+
+        Raises:
+            ForkServerLostError: if the forkserver is gone.
+        """
+        by_pid = {r.started.pid: r for r in self.ranks if r.exit is None}
+        for one in self._server.exits():
+            if rank := by_pid.get(one.pid):
+                self._see_exit(rank, one)
+        for rank in self.alive:
+            if not rank.is_ready:
+                self._see_ready(rank)
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_S
+            for rank in self.alive:
+                self._see_stuck(rank, now)
+
+    def lose(self) -> None:
+        """The forkserver is gone, and with it every rank: nobody saw how they ended."""
+        for rank in self.alive:
+            rank.state = WorkerState.ENDED
+            rank.exit = Exit(pid=rank.started.pid, exit_code=-signal.SIGKILL, time_ns=time.time_ns())
+            self._tell_exit(rank, exit_code=None)
+
+    def judge(self) -> list[WorkerFailure]:
+        """Judge all failures of the round anew, tell those that are new or changed, and return them, the root first."""
+        found = [f for f in map(self._failure_of, self.ranks) if f is not None]
+        judged = failures.judge(found)
+        for failure in judged:
+            if self._told.get(failure.local_rank) != failure:
+                self._told[failure.local_rank] = failure
+                self._log.tell(
+                    "worker_failed",
+                    time_ns=failure.time_ns,
+                    round=failure.round,
+                    rank=failure.rank,
+                    local_rank=failure.local_rank,
+                    failure=to_json(failure),
+                )
+        return judged
+
+    def others(self) -> list[str]:
+        """One line for each rank that has no failure of its own."""
+        words = {
+            WorkerState.SUCCEEDED: "finished",
+            WorkerState.ENDED: "ended by the agent",
+            WorkerState.STOPPED: "stopped",
+        }
+        return [
+            f"rank {r.spec.rank}: {words.get(r.state, r.state.value)}"
+            for r in self.ranks
+            if r.spec.local_rank not in self._told
+        ]
+
+    def tell(self, kind: str, spec: WorkerSpec, *, time_ns: int | None = None, **data: Any) -> None:
+        """Tell an event of one rank."""
+        self._log.tell(kind, time_ns=time_ns, round=spec.round, rank=spec.rank, local_rank=spec.local_rank, **data)
+
+    def _see_ready(self, rank: Rank) -> None:
+        if worker := rundir.read_json(rank.folder.worker_json):
+            rank.is_ready = True
+            rank.state = WorkerState.RUNNING
+            self.tell("worker_ready", rank.spec, worker=worker)
+
+    def _see_exit(self, rank: Rank, one: Exit) -> None:
+        if not rank.is_ready:
+            self._see_ready(rank)
+        rank.exit = one
+        rank.state = self._state_of(rank, one)
+        self._tell_exit(rank, exit_code=one.exit_code)
+
+    def _tell_exit(self, rank: Rank, *, exit_code: int | None) -> None:
+        worker = rundir.read_json(rank.folder.worker_json)
+        more = {key: worker[key] for key in ("result", "pull") if key in worker}
+        self.tell(
+            "worker_exited",
+            rank.spec,
+            time_ns=rank.exit.time_ns if rank.exit else None,
+            pid=rank.started.pid,
+            exit_code=exit_code,
+            signal=failures.signal_name(exit_code),
+            state=rank.state.value,
+            has_result=rank.folder.result.exists(),
+            **more,
+        )
+
+    def _state_of(self, rank: Rank, one: Exit) -> WorkerState:
+        was_signalled = rank.signalled_ns is not None and one.time_ns > rank.signalled_ns
+        if was_signalled and self._stopper.is_requested:
+            return WorkerState.STOPPED
+        if one.exit_code == 0:
+            return WorkerState.SUCCEEDED
+        if not was_signalled:
+            return WorkerState.FAILED
+        told = self._exception_of(rank)
+        is_own = told is not None and rank.signalled_ns is not None and told.time_ns < rank.signalled_ns
+        return WorkerState.FAILED if is_own else WorkerState.ENDED
+
+    def _see_stuck(self, rank: Rank, now: float) -> None:
+        if rank.state is WorkerState.FAILED or not rank.folder.failure_json.exists():
+            return
+        rank.told_at = rank.told_at or now
+        if now - rank.told_at > STUCK_S and rank.signalled_ns is None:
+            rank.state = WorkerState.FAILED
+
+    def _exception_of(self, rank: Rank) -> WorkerFailure | None:
+        spec = rank.spec
+        return failures.read_exception(rank.folder, rank=spec.rank, local_rank=spec.local_rank, round_number=spec.round)
+
+    def _failure_of(self, rank: Rank) -> WorkerFailure | None:
+        """The rank's failure, or None.
+
+        Also that of a rank which told one and still runs, or told one while it was being ended (a file
+        that it could not save, say; but not the KeyboardInterrupt that we sent).
+        """
+        if rank.state is WorkerState.SUCCEEDED:
+            return None
+        told = self._exception_of(rank)
+        is_failed = rank.state is WorkerState.FAILED
+        if not is_failed and told is None:
+            return None
+        is_late = told is not None and rank.signalled_ns is not None and told.time_ns >= rank.signalled_ns
+        if told and not is_failed and is_late and told.error_type in {"KeyboardInterrupt", "SystemExit"}:
+            return None
+        failure = failures.explain(
+            rank.folder,
+            rank=rank.spec.rank,
+            local_rank=rank.spec.local_rank,
+            round_number=rank.spec.round,
+            pid=rank.started.pid,
+            exit_code=rank.exit.exit_code if rank.exit else None,
+            time_ns=rank.exit.time_ns if rank.exit else time.time_ns(),
+            oom_kills=failures.oom_kill_count() - self._oom_kills,
+            node=self._node,
+        )
+        return replace(failure, followed="raised while it was being ended") if is_late and not is_failed else failure
