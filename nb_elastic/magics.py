@@ -25,6 +25,20 @@ if TYPE_CHECKING:
     from nb_elastic.run import Run
 
 
+class CellSyntaxError(ElasticError):
+    """A launched cell does not compile. Shown by IPython's own hand, as for any cell, without the launcher's frames."""
+
+    def __init__(self, message: str, shown: list[str]) -> None:
+        super().__init__(message)
+        self._shown = shown
+
+    def _render_traceback_(self) -> list[str]:
+        return self._shown
+
+
+CellSyntaxError.__name__ = "SyntaxError"  # front ends show this name, and that is what the mistake is
+
+
 @magics_class
 class ElasticMagics(Magics):
     """Launches cells, functions and scripts on all local GPUs."""
@@ -81,14 +95,24 @@ class ElasticMagics(Magics):
             raise OptionError(
                 "The cell is empty: there is nothing to launch. Write code below the %%elastic_launch line."
             )
-        label, offset = notebook.current_label(ip), notebook.line_offset(ip, body)
-        code = cells.analyze(body, label=label, line_offset=offset, transform=ip.transform_cell, flags=ip.compile.flags)
+        here, offset = notebook.running_cell(ip), notebook.line_offset(ip, body)
+        try:
+            code = cells.analyze(
+                body, label=here.label, line_offset=offset, transform=ip.transform_cell, flags=ip.compile.flags
+            )
+        except SyntaxError as e:
+            e.filename = here.filename or here.label
+            raise CellSyntaxError(str(e), ip.SyntaxTB.structured_traceback(type(e), e, None)) from None
         known = notebook.sources(ip)
         if missing := cells.missing_names(code, ip.user_ns):
-            raise PayloadError(_missing_text(missing, label=label))
+            raise PayloadError(_missing_text(missing, label=here.label))
         packed = payload.dump_cell(code, ip.user_ns, sources=known.texts, labels=known.labels)
         return Request(
-            entrypoint=Entrypoint(kind="cell", target=label), options=options, payload=packed, cell=body, sources=known
+            entrypoint=Entrypoint(kind="cell", target=here.label),
+            options=options,
+            payload=packed,
+            cell=body,
+            sources=known,
         )
 
     def _target_request(self, target: str, argv: Sequence[str], options: LaunchOptions) -> Request:

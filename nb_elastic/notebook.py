@@ -5,12 +5,12 @@ Runs in: the kernel. The only place that looks into IPython's state.
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,21 +54,35 @@ def sources(ip: InteractiveShell | None) -> Sources:
     return Sources(texts=texts, labels=labels)
 
 
-def current_label(ip: InteractiveShell | None) -> str:
-    """What the user calls the cell that runs now.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningCell:
+    """The cell that runs now.
 
-    Found by the running code's own file name: IPython counts up before a cell runs since 9, and after it until 8.
+    Attributes:
+        label: what the user calls it, ``Cell In[12]``.
+        filename: what IPython compiled it under, or "".
+    """
+
+    label: str
+    filename: str = ""
+
+
+def running_cell(ip: InteractiveShell | None) -> RunningCell:
+    """Tell which cell runs now, by its code's own file name.
+
+    The execution counter alone does not tell: IPython 9 counts up before a cell runs, 8 after it.
     """
     if ip is None:
-        return "Cell In[1]"
+        return RunningCell(label="Cell In[1]")
     counts: Mapping[str, int] = getattr(ip.compile, "_filename_map", {})
-    label = f"Cell In[{ip.execution_count}]"
-    frame: FrameType | None = sys._getframe()
+    found = RunningCell(label=f"Cell In[{ip.execution_count}]")
+    frame = inspect.currentframe()
     while frame is not None:
-        if frame.f_code.co_filename in counts:
-            label = f"Cell In[{counts[frame.f_code.co_filename]}]"
+        filename = frame.f_code.co_filename
+        if filename in counts:
+            found = RunningCell(label=f"Cell In[{counts[filename]}]", filename=filename)
         frame = frame.f_back
-    return label
+    return found
 
 
 def line_offset(ip: InteractiveShell | None, body: str) -> int:

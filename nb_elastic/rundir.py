@@ -272,7 +272,8 @@ def find(wanted: str = "") -> RunDir:
     """
     runs = all_runs()
     if not runs:
-        raise ElasticError(f"There is no run in {home()}. Launch one with %%elastic_launch or `nb-elastic run`.")
+        sought = f"No run is called {wanted!r}: there" if wanted else "There"
+        raise ElasticError(f"{sought} is no run in {home()}. Launch one with %%elastic_launch or `nb-elastic run`.")
     if not wanted:
         return runs[0]
     if exact := [r for r in runs if r.run_id == wanted]:
