@@ -14,9 +14,9 @@ import inspect
 import io
 import tokenize
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from nb_elastic import cell_names
 
@@ -154,11 +154,15 @@ def missing_names(cell: CellCode, namespace: Mapping[str, Any]) -> tuple[Missing
         if isinstance(value, types.FunctionType) and value.__globals__ is namespace:
             for name in _stored_globals(value.__code__):
                 absent.pop(name, None)
-    known = [n for n in (*namespace, *vars(builtins)) if not n.startswith("_")]
+    own = [n for n in namespace if not n.startswith("_")]
     return tuple(
-        MissingName(name=n, line=line, similar=tuple(difflib.get_close_matches(n, known, n=3)))
+        MissingName(name=n, line=line, similar=tuple(_similar(n, own) or _similar(n, dir(builtins))))
         for n, line in sorted(absent.items(), key=lambda item: (item[1], item[0]))
     )
+
+
+def _similar(name: str, known: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name, list(known), n=3)
 
 
 def parse(source: str, *, label: str, line_offset: int = 0, flags: int = 0) -> ast.Module:
@@ -169,8 +173,7 @@ def parse(source: str, *, label: str, line_offset: int = 0, flags: int = 0) -> a
     """
     mode = flags | ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     tree = compile("\n" * line_offset + source, label, "exec", mode, dont_inherit=True)
-    assert isinstance(tree, ast.Module)
-    return tree
+    return cast("ast.Module", tree)
 
 
 def execute(source: str, *, label: str, namespace: dict[str, Any], line_offset: int = 0, flags: int = 0) -> Any:
@@ -185,9 +188,7 @@ def execute(source: str, *, label: str, namespace: dict[str, Any], line_offset: 
     tree = parse(source, label=label, line_offset=line_offset, flags=flags)
     last: ast.Expression | None = None
     if tree.body and isinstance(tree.body[-1], ast.Expr):
-        statement = tree.body.pop()
-        assert isinstance(statement, ast.Expr)
-        last = ast.Expression(statement.value)
+        last = ast.Expression(cast("ast.Expr", tree.body.pop()).value)
     mode = flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     body = compile(tree, label, "exec", mode, dont_inherit=True)
     # the body's own `from __future__` must reach its last expression, too
@@ -197,8 +198,8 @@ def execute(source: str, *, label: str, namespace: dict[str, Any], line_offset: 
     if is_async:
         value = asyncio.run(_run_async(body, tail, namespace))
     else:
-        exec(body, namespace)
-        value = eval(tail, namespace) if tail else None
+        exec(body, namespace)  # noqa: S102  the user's own code, in the user's own process
+        value = eval(tail, namespace) if tail else None  # noqa: S307  as above
     return None if is_silenced(source) else value
 
 
@@ -206,7 +207,7 @@ async def _run_async(body: types.CodeType, tail: types.CodeType | None, namespac
     value: Any = None
     for code in (body, tail):
         if code is not None:
-            value = eval(code, namespace)
+            value = eval(code, namespace)  # noqa: S307  as above
             if code.co_flags & inspect.CO_COROUTINE:
                 value = await value
     return value if tail else None

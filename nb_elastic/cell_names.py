@@ -140,6 +140,7 @@ class _Flow:
         self._depth = 0
         self._is_opaque = False
         self._methods: set[str] | None = None
+        self._mark = ""  # set apart the names of class bodies: a dot for each class around
         self._lazy = has_lazy_annotations
 
     # -- names
@@ -148,24 +149,25 @@ class _Flow:
         """Note a read; a line makes it one that happens right here, not in code called later."""
         for inner in self._later.pop(name, ()):
             self.read(inner)
-        if name in self.bound:
+        if name in self.bound or (line and self._mark + name in self.bound):
             return
         self.reads.add(name)
         if name not in self.ever:
             self.firm.add(name)
-            if line and not self._depth and not self._is_opaque and self._methods is None:
+            if line and not self._depth and not self._is_opaque and not self._mark:
                 self.must.setdefault(name, line)
 
     def bind(self, name: str) -> None:
-        self.bound.add(name)
-        self._later.pop(name, None)
-        if self._methods is None:
+        """Note a binding; one in a class body is seen by that body alone, not by code nested in it."""
+        self.bound.add(self._mark + name)
+        if not self._mark:
+            self._later.pop(name, None)
             self.ever.add(name)
 
     def finish(self) -> None:
         """Charge what functions read that the code defines but never mentions again."""
         while self._later:
-            name, inner = self._later.popitem()
+            _, inner = self._later.popitem()
             for other in inner:
                 self.read(other)
 
@@ -217,7 +219,7 @@ class _Flow:
             self.bind(node.id)
         else:
             self.read(node.id, node.lineno)
-            self.bound.add(node.id)  # a deleted name isn't looked for in the notebook again
+            self.bound.add(self._mark + node.id)  # a deleted name isn't looked for in the notebook again
 
     def _expr_NamedExpr(self, node: ast.NamedExpr) -> None:
         self.expr(node.value)
@@ -315,10 +317,10 @@ class _Flow:
     def _stmt_ClassDef(self, node: ast.ClassDef) -> None:
         for part in [*node.decorator_list, *node.bases, *node.keywords]:
             self.expr(part)
-        outer, before = self._methods, set(self.bound)
-        self._methods = set()
+        outer, mark, before = self._methods, self._mark, set(self.bound)
+        self._methods, self._mark = set(), mark + "."
         self.block(node.body)
-        methods, self._methods, self.bound = self._methods, outer, before
+        methods, self._methods, self._mark, self.bound = self._methods, outer, mark, before
         methods.discard(node.name)
         if outer is not None:
             outer |= methods
