@@ -25,7 +25,7 @@ LINES_SHOWN = 1_000
 LAST_LINES = 10
 """Of a rank that wrote more, so many of its last lines are shown at the end."""
 LAST_BYTES = 16_000
-WINDOW_S = 0.1
+WINDOW_S = 0.12
 """Equal lines of several ranks are folded if they come within this time."""
 WINDOW_LINES = 2_000
 

@@ -129,7 +129,7 @@ def test_a_line_waits_no_longer_than_the_promise_of_200_ms(tmp_path: Path) -> No
     story.start()
     story.renderer.append([story.chunk(0, "now\n")])
     assert out.getvalue() == ""
-    story.wait(0.1)
+    story.wait(0.15)
     assert out.getvalue() == "[rank 0] now\n"
 
 
