@@ -149,6 +149,7 @@ class NotebookPickler(cloudpickle.Pickler):
             self._note(cls)
             # without a tracker id, loading never touches a class that the process already has
             function, arguments, *rest = made
+            rest[0][0]["__qualname__"] = cls.__qualname__  # cloudpickle forgets that a class was nested
             made = (function, (*arguments[:-2], None, None), *rest)
         return made
 

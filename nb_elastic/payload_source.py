@@ -8,6 +8,9 @@ from __future__ import annotations
 import ast
 import inspect
 import linecache
+import sys
+import threading
+import traceback
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -29,12 +32,30 @@ def install(sources: Mapping[str, str]) -> None:
     """
     for label, text in sources.items():
         # without a modification time, linecache.checkcache keeps the entry
-        linecache.cache[label] = (len(text), None, text.splitlines(keepends=True), label)
+        linecache.cache[label] = (len(text), None, [f"{line}\n" for line in text.splitlines()], label)
+    _show_lines_of_cells()
     known = getattr(inspect.getfile, "elastic_sources", None)
     if isinstance(known, dict):
         known.update(sources)
     else:
         inspect.getfile = _getfile_of_cells(inspect.getfile, dict(sources))  # as torch.package does for its own
+
+
+def _show_lines_of_cells() -> None:
+    """Before Python 3.13 the default hooks read files themselves, and know nothing of linecache."""
+    if sys.version_info >= (3, 13):
+        return
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = traceback.print_exception
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _thread_excepthook
+
+
+def _thread_excepthook(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is not SystemExit:
+        name = args.thread.name if args.thread else threading.get_ident()
+        text = "".join(traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback))
+        sys.stderr.write(f"Exception in thread {name}:\n{text}")
 
 
 def _getfile_of_cells(original: Callable[[Any], str], sources: dict[str, str]) -> Callable[[Any], str]:
