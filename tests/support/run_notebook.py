@@ -23,6 +23,7 @@ from nbclient import NotebookClient
 
 DEFAULT_HOME = "~/.local/state/nb_elastic"
 """What a reader's own folder of runs is called; stands in kept outputs for the folder used here."""
+PROJECT = Path(__file__).parents[2]
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _CELL_S = 300
 
@@ -45,6 +46,8 @@ def execute(path: Path, *, tell: Callable[[str], None] = lambda _line: None) -> 
     room = Path(tempfile.mkdtemp(prefix="nbe-"))
     home = room / "runs"
     (room / "work").mkdir()
+    names = {str(home): DEFAULT_HOME, str(room / "work"): "~", sys.prefix: "~/venv", str(PROJECT): "~/nb_elastic"}
+    names[socket.gethostname()] = "machine"
     manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(room / "k"))
     manager.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 
@@ -55,13 +58,13 @@ def execute(path: Path, *, tell: Callable[[str], None] = lambda _line: None) -> 
             tell("\n" + _indent(cell.source, "In:  "))
 
     def after(cell: nbformat.NotebookNode, cell_index: int, **_reply: Any) -> None:  # noqa: ARG001
-        _tidy(cell, {str(home): DEFAULT_HOME, str(room / "work"): "~", socket.gethostname(): "machine"})
+        _tidy(cell, names)
         for text in texts(cell):
             tell(_indent(text.rstrip("\n"), "Out: "))
 
     client = NotebookClient(
         notebook, km=manager, timeout=_CELL_S, resources={"metadata": {"path": str(room / "work")}},
-        on_cell_start=before, on_cell_executed=after, record_timing=False, store_widget_state=False,
+        on_cell_start=before, on_cell_executed=after, record_timing=False, store_widget_state=False, coalesce_streams=True,
     )  # fmt: skip
     try:
         client.execute(env={**os.environ, "NB_ELASTIC_HOME": str(home)}, cleanup_kc=True)
