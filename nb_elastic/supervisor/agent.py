@@ -191,15 +191,19 @@ class Agent(LocalElasticAgent):
         with self._stopper.interruptible():
             super()._exit_barrier()  # type: ignore[no-untyped-call]
 
-    def end_round(self, cause: str) -> None:
-        """Tell the journal why the round ended, with the whole story of a failure; once a round."""
+    def end_round(self, cause: str, *, text: str = "") -> None:
+        """Tell the journal why the round ended, with the whole story of a failure; once a round.
+
+        Args:
+            text: the story where the ranks themselves know none.
+        """
         if not self._is_round_open:
             return
         self._is_round_open = False
-        self.failures, self.text = [], ""
+        self.failures, self.text = [], text
         if isinstance(self._pcontext, RankContext):
             self.failures = self._pcontext.watch.judge()
-        if cause == "failure" or (self.failures and cause != "success"):
+        if not text and (cause == "failure" or (self.failures and cause != "success")):
             others = self._context.watch.others() if cause == "failure" and self._pcontext else []
             self.text = failures.text_of(self.failures, others=others, run_dir=self._launch.run_dir)
         self._log.tell("round_ended", round=self._round, attempt=self._attempt, cause=cause, text=self.text)

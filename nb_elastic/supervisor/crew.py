@@ -151,10 +151,9 @@ class ForkServer:
 
     def close(self, timeout_s: float = 5.0) -> None:
         """End the forkserver and all it started."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(ForkServerLostError):
             self._send({"type": "shutdown"})
-        with contextlib.suppress(LaunchError):
-            self.abandon(timeout_s)
+        self.abandon(timeout_s)
 
     def abandon(self, timeout_s: float = 5.0) -> None:
         """Hang up, so that the forkserver kills everything; any thread may do this in an emergency."""

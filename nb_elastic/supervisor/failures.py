@@ -107,12 +107,14 @@ def explain(
     exit_code: int | None,
     time_ns: int,
     oom_kills: int = 0,
+    is_ended: bool = False,
     node: int = 0,
 ) -> WorkerFailure:
     """Make a rank's failure from what it wrote, else from how it died.
 
     Args:
         time_ns: when its exit was seen; its own exception's time goes first.
+        is_ended: its signal came from the agent, which tells nothing about its own failure.
         oom_kills: how many processes the OOM killer ended in this control group since the round began.
     """
     found = read_exception(folder, rank=rank, local_rank=local_rank, round_number=round_number)
@@ -126,7 +128,7 @@ def explain(
         tail = _tail(folder.stderr)
         words = _death(exit_code, name, oom_kills)
         found = replace(found, message=words, traceback=f"Last lines of stderr:\n{tail}" if tail else "")
-    elif name:
+    elif name and not is_ended:
         found = replace(found, message=f"{found.message} (then {_death(exit_code, name, oom_kills)})".strip())
     return replace(found, hint=hint_for(found))
 
@@ -167,7 +169,7 @@ def judge(found: Iterable[WorkerFailure]) -> list[WorkerFailure]:
     root = causes[0]
     why = f"lost its connection after rank {root.rank} failed"
     followers = [f if f.followed else replace(f, followed=why) for f in failures if f not in causes]
-    return [replace(root, followed=""), *causes[1:], *followers]
+    return [*causes, *followers]
 
 
 def is_lost_peer(failure: WorkerFailure) -> bool:

@@ -104,9 +104,10 @@ def _run_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog
     except SignalException:
         return _stopped(agent, stopper)
     except ForkServerLostError as e:
+        text = f"{e}\nLogs of all ranks: {spec.run_dir}"
         if agent is not None:
-            agent.end_round("failure")
-        return _End(code=FAILED, state="failed", text=f"{e}\nEverything is in {spec.run_dir}")
+            agent.end_round("failure", text=text)
+        return _End(code=FAILED, state="failed", text=text)
     except ElasticError as e:
         return _End(code=NOT_STARTED, state="failed", text=str(e))
     except Exception as e:  # noqa: BLE001  the border of the process: torch or a plugin raised something we do not know

@@ -226,6 +226,7 @@ class Watch:
             exit_code=rank.exit.exit_code if rank.exit else None,
             time_ns=rank.exit.time_ns if rank.exit else time.time_ns(),
             oom_kills=failures.oom_kill_count() - self._oom_kills,
+            is_ended=rank.signalled_ns is not None,
             node=self._node,
         )
         return replace(failure, followed="raised while it was being ended") if is_late and not is_failed else failure

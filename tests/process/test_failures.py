@@ -1,0 +1,121 @@
+"""Every way in which a rank can fail is told in words, and the root cause is the one that failed first."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.support import supervise
+
+
+def _told(*hows: str, nproc: int = 1):
+    done = supervise.run("tests.programs.ends_oddly:main", *hows, nproc=nproc, max_restarts=len(hows) - 1)
+    found = {}
+    for number, how in enumerate(hows):
+        (failure,) = done.failures(number)
+        found[how] = failure
+    return done, found
+
+
+def test_exceptions_of_every_kind_are_told():
+    """One run, an attempt for each: what a user would lose is the reason of a failure."""
+    hows = [
+        "unsayable",
+        "unpicklable",
+        "recursion",
+        "memory",
+        "syntax",
+        "surrogate",
+        "long",
+        "interrupt",
+        "exit_7",
+        "exit_text",
+    ]
+    hows += ["group"] if sys.version_info >= (3, 11) else []
+    done, told = _told(*hows)
+    assert {how: (f.error_type, f.message[:40], f.exit_code) for how, f in told.items()} == {
+        "unsayable": ("Unsayable", "<its __str__ raised RuntimeError>", 1),
+        "unpicklable": ("Unpicklable", "holds a lock", 1),
+        "recursion": ("RecursionError", "maximum recursion depth exceeded"[:40], 1),
+        "memory": ("MemoryError", "too much", 1),
+        "syntax": ("SyntaxError", "'(' was never closed (syntax_is_wrong.py"[:40], 1),
+        "surrogate": ("ValueError", "a lone \\udcff surrogate", 1),
+        "long": ("ValueError", "y" * 40, 1),
+        "interrupt": ("KeyboardInterrupt", "", 130),
+        "exit_7": ("SystemExit", "7", 7),
+        "exit_text": ("SystemExit", "no data found", 1),
+        **({"group": ("ExceptionGroup", "two at once (2 sub-exceptions)", 1)} if "group" in told else {}),
+    }
+    assert "[Previous line repeated" in told["recursion"].traceback
+    assert "syntax_is_wrong.py" in told["syntax"].traceback
+    assert len(told["long"].traceback) < 80_000
+    assert told["unsayable"].frames[-1].name == "main"
+    assert "nb_elastic/" not in told["unsayable"].traceback
+    assert done.err(0, round_number=hows.index("exit_text")) == "no data found\n"
+    assert "holds a lock" in done.err(0, round_number=1)
+    assert done.state == "failed"
+    assert done.end["text"].startswith(f"Rank 0 failed: {told[hows[-1]].error_type}: ")
+    if "group" in told:
+        assert "ValueError: a" in told["group"].traceback
+        assert "KeyError: 'b'" in told["group"].traceback
+
+
+def test_deaths_without_an_exception_are_explained():
+    done, told = _told("os_exit", "segv", "abort", "kill", "term")
+    assert {how: (f.exit_code, f.signal, f.message.split(":")[0]) for how, f in told.items()} == {
+        "os_exit": (3, "", "exited with code 3 without a Python exception"),
+        "segv": (-11, "SIGSEGV", "native crash"),
+        "abort": (-6, "SIGABRT", "native code gave up (SIGABRT)"),
+        "kill": (-9, "SIGKILL", "killed from outside (SIGKILL)"),
+        "term": (-15, "SIGTERM", "ended from outside (SIGTERM)"),
+    }
+    for how in ("segv", "abort"):
+        assert "Fatal Python error" in told[how].traceback
+        assert "ends_oddly.py" in told[how].traceback
+    assert done.end["root_rank"] == 0
+
+
+@pytest.mark.parametrize("how", ["exit_0", "exit_none"])
+def test_a_system_exit_of_zero_is_success(how):
+    done = supervise.run("tests.programs.ends_oddly:main", how, nproc=1)
+    assert (done.state, done.of("worker_failed")) == ("succeeded", [])
+
+
+def test_a_users_own_excepthook_is_called():
+    done, told = _told("hook")
+    assert done.err(0) == "the hook saw ValueError\n"
+    assert told["hook"].message == "hooked"
+
+
+def test_a_failed_rank_that_cannot_exit_is_seen_all_the_same():
+    """A thread that is not a daemon keeps the process: torch would wait for it for ever."""
+    done, told = _told("thread_left", nproc=2)
+    assert (done.state, told["thread_left"].message) == ("failed", "with a thread left")
+
+
+def test_those_who_only_lost_their_peer_are_told_as_such():
+    done = supervise.run("one_rank_raises.py", "2", nproc=4)
+    failures = done.failures()
+    assert (failures[0].rank, failures[0].message, failures[0].followed) == (2, "bad batch", "")
+    assert all(f.followed == "lost its connection after rank 2 failed" for f in failures[1:])
+    assert done.end["root_rank"] == 2
+    assert done.end["text"].startswith("Rank 2 failed: ValueError: bad batch\n\nTraceback (most recent call last):\n")
+    told = [line for line in done.end["text"].splitlines() if line.startswith("rank ")]
+    assert sorted(line.split(":")[0] for line in told) == ["rank 0", "rank 1", "rank 3"]
+
+
+def _orders(rounds: int) -> list[list[int]]:
+    done = supervise.run(
+        "tests.programs.fails_in_turn:main", "20", "turn", nproc=2, max_restarts=rounds - 1, timeout_s=280
+    )
+    return [[f.rank for f in done.failures(n)] for n in range(rounds)]
+
+
+def test_two_ranks_that_fail_20_ms_apart_are_both_told_in_order():
+    assert _orders(10) == [[n % 2, (n + 1) % 2] for n in range(10)]
+
+
+@pytest.mark.slow
+def test_the_order_is_right_50_of_50_times():
+    assert _orders(50) == [[n % 2, (n + 1) % 2] for n in range(50)]

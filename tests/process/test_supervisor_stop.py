@@ -1,0 +1,198 @@
+"""A stop lets user code save, ends everything in time, and nothing outlives whoever started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from nb_elastic import lifeline, rundir
+from tests.support import supervise
+from tests.support.until import until
+
+
+def _waiting(how: str = "save", *, nproc: int = 2, **settings):
+    one = supervise.start(supervise.entry("tests.programs.saves_when_stopped:main", how), nproc=nproc, **settings)
+    one.until_event("worker_ready", nproc)
+    until(lambda: all(one.run.rank(0, r).stdout.read_bytes() == b"waiting\n" for r in range(nproc)), 60)
+    return one
+
+
+def _pids(one) -> list[lifeline.ProcessId]:
+    return [lifeline.ProcessId(e["pid"], e["start_ticks"]) for e in one.of("worker_started")]
+
+
+def test_a_stop_lets_the_ranks_save():
+    with _waiting() as one:
+        one.stop(grace_s=30)
+        one.wait()
+    assert (one.process.returncode, one.state, one.end["text"]) == (2, "stopped", "stopped by the test")
+    assert [one.out(r) for r in range(2)] == [b"waiting\nsaved the model\n"] * 2
+    assert one.exits() == {(0, r): (130, "stopped") for r in range(2)}
+    assert [e["signal"] for e in one.of("signal_sent")] == ["SIGINT"] * 2
+    assert one.of("worker_failed") == []
+    assert [(e["by"], e["grace_s"]) for e in one.of("stop_requested")] == [("the test", 30)]
+    assert [e["cause"] for e in one.of("round_ended")] == ["stopped"]
+
+
+def test_results_of_ranks_that_end_well_when_stopped_are_kept():
+    with _waiting("end_well") as one:
+        one.stop(grace_s=30)
+        one.wait()
+    assert one.exits() == {(0, r): (0, "stopped") for r in range(2)}
+    assert [e["has_result"] for e in one.of("worker_exited")] == [True, True]
+
+
+def test_ranks_that_do_not_listen_are_ended_step_by_step():
+    with _waiting("stone", nproc=1) as one:
+        one.stop(grace_s=0.2)
+        one.wait()
+    assert [e["signal"] for e in one.of("signal_sent")] == ["SIGINT", "SIGTERM", "SIGKILL"]
+    assert (one.state, one.exits()) == ("stopped", {(0, 0): (-9, "stopped")})
+
+
+def test_a_second_stop_skips_the_wait():
+    with _waiting("deaf", nproc=1) as one:
+        one.stop(grace_s=600)
+        one.until_event("signal_sent")
+        one.stop(grace_s=0)
+        one.wait(60)
+    assert [e["signal"] for e in one.of("signal_sent")] == ["SIGINT", "SIGTERM"]
+
+
+def test_an_error_while_saving_is_told():
+    with _waiting("disk_full", nproc=1) as one:
+        one.stop(grace_s=30)
+        one.wait()
+    (failure,) = one.failures()
+    assert (one.state, failure.error_type, failure.followed) == (
+        "stopped",
+        "OSError",
+        "raised while it was being ended",
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_run_as_stop_json_says(number):
+    with _waiting(nproc=1) as one:
+        rundir.write_json(one.run.stop_json, {"grace_s": 20, "by": "nb-elastic stop"})
+        one.process.send_signal(number)
+        one.wait()
+    assert (one.state, one.end["text"]) == ("stopped", "stopped by nb-elastic stop")
+    assert one.out(0) == b"waiting\nsaved the model\n"
+
+
+def test_the_end_of_stdin_ends_an_attached_run():
+    with _waiting("deaf") as one:
+        pids = _pids(one)
+        one.process.stdin.close()
+        one.wait(60)
+    assert one.state == "stopped"
+    assert not any(p.is_alive for p in pids)
+
+
+def test_the_end_of_stdin_does_not_touch_a_detached_run():
+    with supervise.start(supervise.entry("tests.programs.waits_for_a_file:main"), nproc=1, is_detached=True) as one:
+        one.until_event("worker_ready")
+        one.process.stdin.close()
+        (one.run.path / "go").touch()
+        one.wait()
+    assert one.state == "succeeded"
+
+
+def test_a_stop_during_the_rendezvous_ends_the_run():
+    with supervise.start(
+        supervise.entry("all_reduces.py"),
+        nproc=1,
+        nnodes="2",
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+    ) as one:
+        one.until_event("rendezvous_started")
+        one.stop(grace_s=0)
+        one.wait(60)
+    assert (one.state, one.process.returncode) == ("stopped", 2)
+
+
+def test_a_main_thread_that_hangs_in_native_code_is_given_up():
+    """The store's client retries in C++ for minutes, where no Python handler runs."""
+    with supervise.start(
+        supervise.entry("all_reduces.py"),
+        nproc=1,
+        nnodes="2",
+        node_rank=1,
+        master_addr="127.0.0.1",
+        master_port=9,
+    ) as one:
+        one.until_event("rendezvous_started")
+        one.stop(grace_s=0)
+        one.wait(60)
+    assert (one.state, one.end["text"], one.process.returncode) == ("stopped", "stopped by the test", 2)
+
+
+def test_a_timeout_ends_the_run_as_failed():
+    with _waiting(nproc=1, timeout=8.0) as one:
+        one.wait()
+    assert (one.state, one.process.returncode) == ("failed", 1)
+    assert one.end["text"].startswith("timeout")
+    assert one.out(0) == b"waiting\nsaved the model\n"
+
+
+@pytest.mark.parametrize("how", ["kill", "raise"])
+def test_what_a_dead_rank_left_behind_goes_too(how):
+    done = supervise.run("leaves_children.py", how, nproc=1)
+    here, own = map(int, done.out(0).split())
+    assert lifeline.ProcessId.of(here) is None
+    assert lifeline.ProcessId.of(own) is None
+
+
+def _marked(one) -> list[int]:
+    """Living processes that carry this run's environment: ranks' children."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                with open(f"/proc/{name}/environ", "rb") as f:
+                    if one.run.run_id.encode() in f.read() and lifeline.ProcessId.of(int(name)):
+                        found.append(int(name))
+            except OSError:
+                continue
+    return found
+
+
+def _with_children(nproc: int = 2):
+    one = supervise.start(supervise.entry("leaves_children.py", "wait"), nproc=nproc)
+    one.until_event("worker_ready", nproc)
+    until(lambda: all(one.run.rank(0, r).stdout.read_bytes().count(b"\n") == 1 for r in range(nproc)), 60)
+    return one
+
+
+def test_a_killed_supervisor_takes_everything_with_it():
+    with _with_children() as one:
+        pids = _pids(one)
+        assert len(_marked(one)) == 6
+        one.process.kill()
+        until(lambda: not any(p.is_alive for p in pids) and not _marked(one), 30)
+
+
+def test_a_killed_forkserver_ends_the_run_with_the_reason():
+    with _with_children() as one:
+        pids = _pids(one)
+        (server,) = {int(lifeline.stat_fields(p.pid)[1]) for p in pids}
+        os.kill(server, signal.SIGKILL)
+        one.wait()
+        assert not any(p.is_alive for p in pids)
+        assert _marked(one) == []
+    assert (one.state, one.process.returncode) == ("failed", 1)
+    assert one.end["text"].startswith("The process that starts and watches the ranks died")
+    assert one.exits() == {(0, 0): (None, "ended"), (0, 1): (None, "ended")}
+
+
+def test_a_killed_rank_ends_the_run_and_is_named():
+    with _waiting() as one:
+        os.kill(_pids(one)[1].pid, signal.SIGKILL)
+        one.wait()
+    assert (one.state, one.end["root_rank"]) == ("failed", 1)
+    assert one.exits()[0, 1] == (-9, "failed")
+    assert one.exits()[0, 0][1] == "ended"

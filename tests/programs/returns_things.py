@@ -1,0 +1,56 @@
+"""Functions that return this and that."""
+
+import os
+import threading
+
+
+def rank():
+    return {"rank": int(os.environ["RANK"]), "pid": os.getpid()}
+
+
+def lock():
+    return threading.Lock()
+
+
+class Odd:
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+def odd():
+    return Odd()
+
+
+def nothing():
+    pass
+
+
+def environment():
+    import sys
+
+    import torch
+
+    return {
+        "env": dict(os.environ),
+        "argv": list(sys.argv),
+        "cwd": os.getcwd(),
+        "threads": torch.get_num_threads(),
+        "path": list(sys.path),
+        "fds": sorted(int(f) for f in os.listdir("/proc/self/fd")),
+        "umask": os.umask(0),
+        "sid": os.getsid(0),
+        "pid": os.getpid(),
+        "stdin": sys.stdin.read(),
+        "main": sorted(k for k in vars(sys.modules["__main__"]) if not k.startswith("__")),
+        "masked": [int(s) for s in __import__("signal").pthread_sigmask(0, [])],
+        "title": open("/proc/self/cmdline", "rb").read().split(b"\0")[0].decode(),
+    }
+
+
+def draws():
+    import random
+
+    import numpy
+    import torch
+
+    return (random.random(), float(numpy.random.rand()), float(torch.rand(1)))
