@@ -110,15 +110,16 @@ def _parser(prog: str) -> _Parser:
 def _run(words: Sequence[str]) -> int:
     from nb_elastic import launching
     from nb_elastic import options as opts
+    from nb_elastic.request import dry_run_text, request_for
 
     try:
         parsed = opts.parse(words, environ=os.environ, in_notebook=False)
     except opts.HelpRequested as asked:
         print(asked)
         return 0
-    request = launching.request_for(parsed.target, parsed.argv, {}, parsed.options)
+    request = request_for(parsed.target, parsed.argv, {}, parsed.options)
     if parsed.options.dry_run:
-        print(launching.dry_run_text(request))
+        print(dry_run_text(request))
         return 0
     run = launching.start(request)
     if parsed.options.detach:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from nb_elastic.cell import MissingName
-    from nb_elastic.launching import Request
+    from nb_elastic.request import Request
     from nb_elastic.run import Run
 
 
@@ -61,14 +61,14 @@ class ElasticMagics(Magics):
         except opts.HelpRequested as asked:
             print(asked)  # noqa: T201
             return
-        from nb_elastic import launching
-
         if cell is not None:
             request = self._cell_request(cell, parsed.options)
         else:
             request = self._target_request(parsed.target, parsed.argv, parsed.options)
         if parsed.options.dry_run:
-            print(launching.dry_run_text(request))  # noqa: T201
+            from nb_elastic.request import dry_run_text
+
+            print(dry_run_text(request))  # noqa: T201
             return
         self._launch(request)
 
@@ -88,7 +88,7 @@ class ElasticMagics(Magics):
     def _cell_request(self, body: str, options: LaunchOptions) -> Request:
         from nb_elastic import cell as cells
         from nb_elastic import notebook, payload
-        from nb_elastic.launching import Request
+        from nb_elastic.request import Request
 
         ip = self._ip
         if not body.strip():
@@ -116,14 +116,14 @@ class ElasticMagics(Magics):
         )
 
     def _target_request(self, target: str, argv: Sequence[str], options: LaunchOptions) -> Request:
-        from nb_elastic import launching
+        from nb_elastic.request import request_for
 
         names = self._ip.user_ns
         if not (options.module or options.no_python) and target.isidentifier() and target in names:
             if not callable(names[target]):
                 raise OptionError(f"{target} is a {type(names[target]).__name__}, not a function. Nothing was started.")
-            return launching.request_for(names[target], argv, {}, options)
-        return launching.request_for(target, argv, {}, options)
+            return request_for(names[target], argv, {}, options)
+        return request_for(target, argv, {}, options)
 
     def _launch(self, request: Request) -> None:
         from nb_elastic import launching

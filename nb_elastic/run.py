@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import signal
 import threading
 import time
@@ -357,5 +356,4 @@ def remove(run: Run) -> None:
     """
     if not snapshot.load(RunDir(run.dir)).state.is_final:
         raise ElasticError(f"Run {run.id} is {run.state.value}; stop it before you prune it.")
-    shutil.rmtree(run.dir)  # does not follow links
-    (rundir.home() / f"{run.id}.json").unlink(missing_ok=True)
+    rundir.remove(RunDir(run.dir))

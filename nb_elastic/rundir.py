@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 import sys
 import time
@@ -288,6 +289,12 @@ def find(wanted: str = "") -> RunDir:
             f"{wanted!r} fits {len(fitting)} runs: {', '.join(r.run_id for r in fitting[:5])}. Give more of the id."
         )
     raise ElasticError(f"No run is called {wanted!r} in {home()}. `nb-elastic runs` lists them.")
+
+
+def remove(run: RunDir) -> None:
+    """Delete a run's folder and the pointer to it; links inside are not followed."""
+    shutil.rmtree(run.path, ignore_errors=True)
+    (home() / f"{run.run_id}.json").unlink(missing_ok=True)
 
 
 class Journal:

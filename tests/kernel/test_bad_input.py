@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,20 +52,47 @@ def test_a_syntax_error_is_shown_as_ipython_shows_it_on_the_right_line(notebook:
     before = sorted(notebook_home.iterdir())
     cell = notebook.run("%%elastic_launch --nproc 1\nx = 1\ny = = 2\n")
     assert cell.reply["ename"] == "SyntaxError"
-    plain = notebook.run("first = 0\nx = 1\ny = = 2\n").text.replace(f"In[{cell.reply['execution_count'] + 1}]", "In[N]")
+    plain = notebook.run("first = 0\nx = 1\ny = = 2\n").text.replace(
+        f"In[{cell.reply['execution_count'] + 1}]", "In[N]"
+    )
     assert cell.text.replace(f"In[{cell.reply['execution_count']}]", "In[N]") == plain
     assert "line 3" in plain
     assert sorted(notebook_home.iterdir()) == before
 
 
-@pytest.mark.parametrize("kind", ["file", "readonly", "full"])
-def test_a_log_folder_that_cannot_hold_logs_is_named(notebook: Kernel, notebook_folder: Path, kind: str):
-    place = {"file": notebook_folder / "plain", "readonly": Path("/proc/nope"), "full": Path("/dev/full")}[kind]
-    if kind == "file":
-        place.write_text("a file")
-    cell = notebook.run(f"%%elastic_launch --nproc 1 --log-dir {place}\n1", timeout_s=60)
-    assert cell.reply["ename"] == "OptionError", cell.text
-    assert str(place) in cell.text
+def test_a_log_folder_that_is_a_file_or_read_only_is_named(notebook: Kernel, notebook_folder: Path):
+    plain = notebook_folder / "plain"
+    plain.write_text("a file")
+    for place in (plain, Path("/proc/nope")):
+        cell = notebook.run(f"%%elastic_launch --nproc 1 --log-dir {place}\n1", timeout_s=60)
+        assert cell.reply["ename"] == "OptionError", cell.text
+        assert str(place) in cell.text
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system without a free byte."""
+    place = tmp_path / "full"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        with contextlib.suppress(OSError):
+            (place / "filler").write_bytes(b"x" * (64 << 10))
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_a_full_disk_is_told_and_starts_nothing(notebook: Kernel, notebook_home: Path, full_disk: Path):
+    before = sorted(notebook_home.iterdir())
+    cell = notebook.run(f"%%elastic_launch --nproc 1 --log-dir {full_disk}\n1", timeout_s=60)
+    assert cell.reply["ename"] in {"LaunchError", "OptionError"}, cell.text
+    assert str(full_disk) in cell.text and "No space left" in cell.text
+    assert sorted(notebook_home.iterdir()) == before
 
 
 def test_help_lists_torchruns_flags_and_ours(notebook: Kernel):

@@ -1,0 +1,137 @@
+"""What is to be launched, before anything is started: an entrypoint, its payload, its options.
+
+Runs in: the kernel or the command line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from nb_elastic import notebook, payload, topology
+from nb_elastic.errors import OptionError
+from nb_elastic.model import Entrypoint, LaunchOptions
+from nb_elastic.notebook import Sources
+from nb_elastic.payload import Payload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One launch, ready to start.
+
+    Attributes:
+        cell: source of the launching cell, or "".
+        sources: sources of the notebook that the payload carries, for ``export``.
+    """
+
+    entrypoint: Entrypoint
+    options: LaunchOptions
+    payload: Payload | None = None
+    cell: str = ""
+    sources: Sources | None = None
+
+
+def request_for(
+    fn: Callable[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: LaunchOptions
+) -> Request:
+    """Make a request from a function or from text that names an entrypoint.
+
+    Raises:
+        OptionError: if the text names nothing that can be run.
+        PayloadError: if the function or what it captured can't be shipped.
+    """
+    if isinstance(fn, str):
+        if kwargs:
+            raise OptionError(
+                f"Only a function takes keywords; {fn!r} gets its arguments as strings. Nothing was started."
+            )
+        return Request(entrypoint=entrypoint_of(fn, [str(a) for a in args], options), options=options)
+    if not callable(fn):
+        raise OptionError(
+            f"launch() takes a function, 'package.module:function' or a script, not {type(fn).__name__}. Nothing was started."
+        )
+    ip = notebook.shell()
+    known = notebook.sources(ip)
+    packed = payload.dump_function(fn, tuple(args), dict(kwargs), sources=known.texts, labels=known.labels)
+    return Request(
+        entrypoint=Entrypoint(kind="function", target=name_of(fn)), options=options, payload=packed, sources=known
+    )
+
+
+def entrypoint_of(target: str, argv: Sequence[str], options: LaunchOptions) -> Entrypoint:
+    """Tell what TARGET on a command line means; the options ``-m`` and ``--no-python`` decide first.
+
+    Raises:
+        OptionError: if it is neither a module's function nor a file that exists.
+    """
+    words = tuple(argv)
+    if options.module:
+        return Entrypoint(kind="module", target=target, argv=words)
+    if options.no_python:
+        return Entrypoint(kind="program", target=target, argv=words)
+    path = Path(target).expanduser().absolute()
+    if path.is_file():
+        return Entrypoint(kind="script", target=str(path), argv=words)
+    module, _, name = target.partition(":")
+    if name and all(part.isidentifier() for part in [*module.split("."), *name.split(".")]):
+        return Entrypoint(kind="import", target=target, argv=words)
+    raise OptionError(
+        f"TARGET {target!r} is neither a function of the notebook, nor package.module:function, nor a file in {Path.cwd()}. "
+        f"Nothing was started. (-m runs a module, --no-python any program.)"
+    )
+
+
+def dry_run_text(request: Request) -> str:
+    """Tell what would be captured, started and bound; starts nothing."""
+    from nb_elastic import binding
+
+    options = request.options
+    machine = topology.read()
+    nproc = check_machine(options, machine)
+    lines = [
+        f"Would start {nproc} rank(s) on {options.nnodes} node(s): {request.entrypoint.kind} {request.entrypoint.target}"
+    ]
+    if request.payload is not None:
+        lines.append(f"Payload {payload_size_text(request.payload.size_bytes)}; captured from the notebook:")
+        lines += [
+            f"  {c.name:24s} {c.type_name:30s} {payload_size_text(c.size_bytes)}" for c in request.payload.captured
+        ] or ["  nothing"]
+    visible = topology.visible_gpus(machine, cuda_visible_devices=_cuda_visible(options), gpus=options.gpus)
+    plan = binding.plan(
+        machine, nproc=nproc, mode=options.numa_binding, visible=visible, virtual_local_rank=options.virtual_local_rank
+    )
+    lines.append(plan.note or "Binding:")
+    lines += [f"  rank {n}: {text}" for n, text in enumerate(plan.text)]
+    changed = [f.name for f in fields(LaunchOptions) if getattr(options, f.name) != getattr(LaunchOptions(), f.name)]
+    lines.append(
+        "Options: " + (", ".join(f"{name}={getattr(options, name)!r}" for name in changed) or "all at their defaults")
+    )
+    return "\n".join([*lines, "Nothing was started."])
+
+
+def payload_size_text(size_bytes: int) -> str:
+    """Size in words, as in ``1.5 MiB``."""
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
+
+
+def check_machine(options: LaunchOptions, machine: topology.Topology) -> int:
+    """Number of ranks on this node; refuses what the machine does not have."""
+    visible = topology.visible_gpus(machine, cuda_visible_devices=_cuda_visible(options), gpus=options.gpus)
+    return topology.resolve_nproc(options.nproc_per_node, topology=machine, visible=visible)
+
+
+def _cuda_visible(options: LaunchOptions) -> str | None:
+    return options.env.get("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def name_of(fn: Callable[..., Any] | str) -> str:
+    """What the user calls a function."""
+    return fn if isinstance(fn, str) else getattr(fn, "__qualname__", type(fn).__name__)
