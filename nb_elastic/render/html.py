@@ -5,6 +5,7 @@ Runs in: the kernel. Everything that came from a rank is escaped; the whole stay
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,15 +13,17 @@ from html import escape
 from typing import Any
 
 from nb_elastic import report_text
-from nb_elastic.model import STREAMS, RunState, Stream, WorkerFailure, WorkerState
+from nb_elastic.model import STREAMS, RunState, Stream, WorkerFailure
 from nb_elastic.rundir import RunDir
 from nb_elastic.snapshot import RunSnapshot, WorkerSnapshot, to_json
 
 MIME = "application/vnd.nb-elastic.run.v1+json"
+LIMIT_BYTES = 190_000
 TAILS_CHARS = 60_000
-"""Characters of log tails in the HTML, for all ranks together; escaping can make them more."""
-REPORT_CHARS = 30_000
-RANKS_SHOWN = 128
+"""Characters of log tails in the HTML, escaped, for all ranks together."""
+REPORT_CHARS = 40_000
+RANKS_SHOWN = (128, 64, 32, 16, 4)
+"""So many ranks are shown; the largest number that stays below the limit."""
 TAIL_LINES = 100
 
 Tails = Mapping[int, Mapping[Stream, Sequence[str]]]
@@ -29,7 +32,7 @@ _MONO = "font-family:var(--jp-code-font-family,ui-monospace,Menlo,Consolas,monos
 _LINE = "1px solid rgba(128,128,128,.35)"
 _PRE = f"{_MONO};margin:4px 0 0 0;padding:6px 8px;border:{_LINE};border-radius:4px;background:transparent;color:inherit"
 _PRE += ";white-space:pre-wrap;overflow-wrap:anywhere;max-height:360px;overflow:auto"
-_CELL = "padding:2px 12px 2px 0;text-align:left;vertical-align:top;background:transparent;color:inherit;border:none"
+_CELL = "padding:2px 12px 2px 0;text-align:left;border:none"
 _MUTED = "opacity:.7"
 _GREEN, _RED, _AMBER, _BLUE, _GREY = "#2e7d32", "#c62828", "#a15c00", "#1565c0", "#616161"
 _COLOURS: Mapping[str, str] = {
@@ -76,7 +79,7 @@ def read_tails(
     snapshot: RunSnapshot, folder: RunDir, *, limit: int = TAILS_CHARS
 ) -> dict[int, dict[Stream, list[str]]]:
     """Read the last lines of each rank's logs, ``limit`` characters for all ranks together."""
-    workers = snapshot.workers[:RANKS_SHOWN]
+    workers = snapshot.workers[: RANKS_SHOWN[0]]
     share = limit // max(1, 2 * len(workers))
     found: dict[int, dict[Stream, list[str]]] = {}
     for worker in workers:
@@ -87,42 +90,42 @@ def read_tails(
 
 
 def json_bundle(snapshot: RunSnapshot, tails: Tails, *, folder: RunDir) -> dict[str, Any]:
-    """What a front end needs to draw the run again; only the root cause keeps its whole traceback."""
-    rounds = tuple(replace(r, failures=tuple(map(_brief, r.failures[:RANKS_SHOWN]))) for r in snapshot.rounds[-20:])
-    failures = tuple(_brief(f) for f in snapshot.failures[1:RANKS_SHOWN])
-    slim = replace(
-        snapshot,
-        rounds=rounds,
-        workers=snapshot.workers[: 4 * RANKS_SHOWN],
-        failures=(*snapshot.failures[:1], *failures),
-    )
-    return {
-        "version": 1,
-        "run_id": snapshot.run_id,
-        "dir": str(folder.path),
-        "snapshot": to_json(slim),
-        "tails": {str(rank): {s: list(lines) for s, lines in streams.items()} for rank, streams in tails.items()},
-    }
+    """What a front end needs to draw the run again; only the root cause keeps its traceback."""
+    value: dict[str, Any] = {}
+    for ranks in RANKS_SHOWN:
+        failures = (*map(_cut_root, snapshot.failures[:1]), *map(_brief, snapshot.failures[1:ranks]))
+        rounds = tuple(replace(r, failures=tuple(map(_brief, r.failures[:1]))) for r in snapshot.rounds[-20:])
+        notes = snapshot.notes[:20]
+        slim = replace(snapshot, rounds=rounds, workers=snapshot.workers[:ranks], failures=failures, notes=notes)
+        value = {
+            "version": 1,
+            "run_id": snapshot.run_id,
+            "dir": str(folder.path),
+            "snapshot": to_json(slim),
+            "tails": {str(rank): {s: list(lines) for s, lines in tails[rank].items()} for rank in list(tails)[:ranks]},
+        }
+        if len(json.dumps(value, ensure_ascii=False).encode()) < LIMIT_BYTES:
+            break
+    return value
 
 
 def page(snapshot: RunSnapshot, tails: Tails, *, folder: RunDir, now_ns: int, has_report: bool = True) -> str:
     """The whole dashboard as one HTML element."""
-    parts = [header(snapshot, now_ns=now_ns), _notes(snapshot)]
+    first = [header(snapshot, now_ns=now_ns), _notes(snapshot)]
     if snapshot.state is RunState.FAILED:
-        report = report_text.failure_text(snapshot, folder=folder)
-        if len(report) > REPORT_CHARS:
-            half = REPORT_CHARS // 2
-            report = f"{report[:half]}\n[... cut ...]\n{report[-half:]}"
-        first, _, rest = report.partition("\n")
-        is_open = " open" if has_report else ""
-        summary = f'<summary style="cursor:pointer;font-weight:600">{escape(first)}</summary>'
-        body = _pre(rest.strip("\n"), style=f"border-left:3px solid {_RED}")
-        parts.append(f'<details{is_open} style="margin:4px 0">{summary}{body}</details>')
-    parts += [_rounds(snapshot), table(snapshot, now_ns=now_ns)]
-    parts += [_details(w, tails.get(w.rank, {})) for w in snapshot.workers[:RANKS_SHOWN]]
-    parts.append(f'<div style="{_MUTED};font-size:12px;margin-top:6px">Logs: {_code(str(folder.path))}</div>')
-    inner = "\n".join(part for part in parts if part)
-    return f'<div class="nb-elastic" style="border:{_LINE};border-radius:6px;padding:8px 12px;margin:2px 0">\n{inner}\n</div>'
+        first.append(_report(report_text.failure_text(snapshot, folder=folder), is_open=has_report))
+    first.append(_rounds(snapshot))
+    logs = f'<div style="{_MUTED};font-size:12px;margin-top:6px">Logs: {_code(str(folder.path))}</div>'
+    whole = ""
+    for ranks in RANKS_SHOWN:
+        parts = [*first, table(snapshot, now_ns=now_ns, ranks=ranks), _results(snapshot, ranks=ranks)]
+        parts += [_details(w, tails.get(w.rank, {})) for w in snapshot.workers[:ranks]]
+        inner = "\n".join(part for part in [*parts, logs] if part)
+        style = f"border:{_LINE};border-radius:6px;padding:8px 12px;margin:2px 0"
+        whole = f'<div class="nb-elastic" style="{style}">\n{inner}\n</div>'
+        if len(whole.encode()) < LIMIT_BYTES:
+            break
+    return whole
 
 
 def header(snapshot: RunSnapshot, *, now_ns: int) -> str:
@@ -142,10 +145,21 @@ def header(snapshot: RunSnapshot, *, now_ns: int) -> str:
     return f'<div style="margin-bottom:4px">{chip(snapshot.state.value)} {text}</div>'
 
 
-def chip(state: str) -> str:
-    """A state as a coloured label; it says the word, too, for those who don't see the colour."""
+def chip(state: str, *, text: str = "") -> str:
+    """A state as a coloured label; it says the word (or ``text``), too, for those who don't see the colour."""
     style = f"background:{_COLOURS.get(state, _GREY)};color:#fff;border-radius:4px;padding:1px 7px;font-size:12px"
-    return f'<span style="{style}">{escape(state)}</span>'
+    return f'<span style="{style}">{escape(text or state)}</span>'
+
+
+def _report(text: str, *, is_open: bool) -> str:
+    """The failure report, unfolded or not; cut in the middle where it is long."""
+    lines = text.split("\n")
+    while len(escape("\n".join(lines))) > REPORT_CHARS and len(lines) > 10:
+        quarter = len(lines) // 3
+        lines = [*lines[:quarter], "[... cut, see the log files ...]", *lines[-quarter:]]
+    first, body = escape(lines[0]), _pre("\n".join(lines[1:]).strip("\n"), style=f"border-left:3px solid {_RED}")
+    summary = f'<summary style="cursor:pointer;font-weight:600">{first}</summary>'
+    return f'<details{" open" if is_open else ""} style="margin:4px 0">{summary}{body}</details>'
 
 
 def _notes(snapshot: RunSnapshot) -> str:
@@ -160,7 +174,7 @@ def _rounds(snapshot: RunSnapshot) -> str:
     return "".join(f'<div style="font-size:12px">{row}</div>' for row in rows)
 
 
-def table(snapshot: RunSnapshot, *, now_ns: int) -> str:
+def table(snapshot: RunSnapshot, *, now_ns: int, ranks: int = RANKS_SHOWN[0]) -> str:
     """The table of ranks."""
     if not snapshot.workers:
         return ""
@@ -168,25 +182,42 @@ def table(snapshot: RunSnapshot, *, now_ns: int) -> str:
     head = "".join(f'<th style="{_CELL};font-weight:600">{escape(c)}</th>' for c in columns)
     rows: list[str] = []
     for worker, cells in zip(snapshot.workers, zip(*columns.values(), strict=True), strict=True):
-        shown = [chip(worker.state.value) if c == "state" else escape(t) for c, t in zip(columns, cells, strict=True)]
+        label = _state_chip(worker, snapshot)
+        shown = [label if c == "state" else escape(t) for c, t in zip(columns, cells, strict=True)]
         rows.append("<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in shown) + "</tr>")
-    rest = len(rows) - RANKS_SHOWN
+    rest = len(rows) - ranks
     more = f'<div style="{_MUTED}">and {rest} more ranks</div>' if rest > 0 else ""
     style = f"{_MONO};border-collapse:collapse;margin:4px 0;border:none"
-    body = "".join(rows[:RANKS_SHOWN])
+    body = "".join(rows[:ranks])
     return f'<table style="{style}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}'
+
+
+def _state_chip(worker: WorkerSnapshot, snapshot: RunSnapshot) -> str:
+    """The worker's state; of those that failed, which did so first and which only followed."""
+    failure = next((f for f in snapshot.failures if (f.node, f.local_rank) == (worker.node, worker.local_rank)), None)
+    if failure is not None and failure is snapshot.root:
+        return chip("failed", text="failed first" if len(snapshot.workers) > 1 else "failed")
+    return chip("ended", text="followed") if failure is not None and failure.followed else chip(worker.state.value)
+
+
+def _results(snapshot: RunSnapshot, *, ranks: int) -> str:
+    lines = report_text.result_lines(snapshot)
+    text = "\n".join(line.strip() for line in lines[1 : ranks + 1])
+    return f'<div style="font-weight:600;margin-top:4px">Results</div>{_pre(text)}' if lines else ""
 
 
 def _details(worker: WorkerSnapshot, streams: Mapping[Stream, Sequence[str]]) -> str:
     if not streams:
         return ""
-    is_open = " open" if worker.state is WorkerState.FAILED and len(streams) == 1 else ""
     parts: list[str] = []
     for stream, lines in streams.items():
-        label = f'<div style="font-size:12px;{_MUTED};margin-top:4px">{stream}, last {len(lines)} lines</div>'
+        count = "last line" if len(lines) == 1 else f"last {len(lines)} lines"
+        label = f'<div style="font-size:12px;{_MUTED};margin-top:4px">{stream}, {count}</div>'
         parts.append(label + _pre("\n".join(lines)))
-    summary = f'<summary style="cursor:pointer">rank {worker.rank} {chip(worker.state.value)}</summary>'
-    return f'<details{is_open} style="margin-top:4px">{summary}{"".join(parts)}</details>'
+    last = next((line for lines in streams.values() for line in reversed(lines) if line.strip()), "")
+    hint = f'<span style="{_MONO};{_MUTED}">{escape(report_text.first_line(last, limit=80))}</span>'
+    summary = f'<summary style="cursor:pointer">rank {worker.rank} {hint}</summary>'
+    return f'<details style="margin-top:4px">{summary}{"".join(parts)}</details>'
 
 
 def _pre(text: str, *, style: str = "") -> str:
@@ -209,4 +240,14 @@ def _fitting(lines: Sequence[str], limit: int) -> list[str]:
 
 
 def _brief(failure: WorkerFailure) -> WorkerFailure:
-    return replace(failure, message=failure.message[:300], traceback="", frames=failure.frames[-3:])
+    return replace(failure, message=failure.message[:300], hint=failure.hint[:300], traceback="", frames=())
+
+
+def _cut_root(failure: WorkerFailure) -> WorkerFailure:
+    text = failure.traceback
+    cut = (
+        text
+        if len(text) <= REPORT_CHARS
+        else f"{text[: REPORT_CHARS // 2]}\n[... cut ...]\n{text[-REPORT_CHARS // 2 :]}"
+    )
+    return replace(failure, traceback=cut, message=failure.message[:3_000], frames=failure.frames[-20:])
