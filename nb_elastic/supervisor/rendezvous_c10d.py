@@ -95,18 +95,19 @@ class FreshStoreRendezvous(DynamicRendezvousHandler):
         self._bootstrap_store_info = None
         self._shared_tcp_store_server = None
         info = super().next_rendezvous()
-        self._members = info.world_size
+        self._members = info.world_size if is_curable(self) else 0
         return info
 
     def num_nodes_waiting(self) -> int:
         """Nodes that want to join; also 1 if a node of this round is lost and enough are left to go on."""
         waiting = int(super().num_nodes_waiting())
+        if waiting or not self._members:
+            return waiting
         with self._heartbeat_lock:
             state = self._state_holder.state
             alive = len(state.participants)
         # Of a closed rendezvous nobody can make a new round: let the ranks end as they do.
-        is_shrinking = not state.closed and self.settings.min_nodes <= alive < self._members
-        return waiting or int(is_shrinking)
+        return int(not state.closed and self.settings.min_nodes <= alive < self._members)
 
     def _create_tcp_store_server(self, master_addr: str, master_port: int) -> TCPStore:
         return stores.serve(master_addr, port=master_port)
@@ -136,7 +137,7 @@ def make_c10d(
         meeting = _meet(options, params, note=note)
     except ValueError as e:
         raise OptionError(f"--rdzv-conf: {e} Nothing was started.") from e
-    name = hidden_name(key, rdzv_id)
+    name = hidden_name(rdzv_id)
     backend = SealedBackend(meeting.store, name, key)
     handler = FreshStoreRendezvous.from_backend(
         name,

@@ -36,9 +36,9 @@ def derive_key(rdzv_id: str) -> bytes:
     return hashlib.scrypt(rdzv_id.encode(), salt=b"nb_elastic rendezvous key", n=2**14, r=8, p=1, dklen=32)
 
 
-def hidden_name(key: bytes, rdzv_id: str) -> str:
-    """Name of the run for keys of the store, which anyone can list: says nothing about the id."""
-    return hmac.digest(key, b"name\n" + rdzv_id.encode(), "sha256").hex()[:32]
+def hidden_name(rdzv_id: str) -> str:
+    """Name of the run for keys of the store, which anyone can list: an id that is hard to guess stays unknown."""
+    return hmac.digest(derive_key(rdzv_id), b"name", "sha256").hex()[:32]
 
 
 class SealedBackend(RendezvousBackend):
