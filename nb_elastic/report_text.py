@@ -59,7 +59,7 @@ def header_text(snapshot: RunSnapshot, *, folder: RunDir | None) -> str:
     nodes = len({w.node for w in snapshot.workers})
     where = f" on {nodes} nodes" if nodes > 1 else ""
     logs = f"; logs in {folder.path}" if folder is not None else ""
-    count = "1 rank" if snapshot.world_size == 1 else f"{snapshot.world_size} ranks"
+    count = {0: snapshot.state.value, 1: "1 rank"}.get(snapshot.world_size, f"{snapshot.world_size} ranks")
     return f"Run {snapshot.run_id}{name}: {count}{where}{logs}"
 
 
