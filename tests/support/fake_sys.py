@@ -35,6 +35,7 @@ class Machine:
     Attributes:
         nodes: NUMA node -> its CPUs in the kernel's list format; "" for memory only.
         sockets: NUMA node -> physical package.
+        packages: CPU -> physical package, where a node spans several.
         cores: groups of sibling threads; a CPU in none is a core by itself.
         caches: groups that share the largest-level cache; None writes no caches at all.
         possible: nodes that could exist, as the kernel lists them; by default those that do.
@@ -44,6 +45,7 @@ class Machine:
 
     nodes: Mapping[int, str]
     sockets: Mapping[int, int] = field(default_factory=dict)
+    packages: Mapping[int, int] = field(default_factory=dict)
     cores: Sequence[str] = ()
     caches: Sequence[str] | None = ()
     gpus: Sequence[FakeGpu] = ()
@@ -108,7 +110,7 @@ def write(machine: Machine, root: Path) -> Path:
         _put(node_root / f"node{node}" / "meminfo", f"Node {node} MemTotal:       1048576 kB")
         for cpu in parse_ranges(cpus):
             topology = cpu_root / f"cpu{cpu}" / "topology"
-            _put(topology / "physical_package_id", str(machine.sockets.get(node, 0)))
+            _put(topology / "physical_package_id", str(machine.packages.get(cpu, machine.sockets.get(node, 0))))
             _put(topology / "thread_siblings_list", siblings.get(cpu, str(cpu)))
             if machine.caches is not None:
                 cache = cpu_root / f"cpu{cpu}" / "cache"
@@ -258,3 +260,8 @@ SPARE_NODES = TWO_SOCKETS_EIGHT_GPUS.but(possible="0-3")
 
 NO_GPUS = TWO_SOCKETS_EIGHT_GPUS.but(gpus=())
 """Two sockets and no GPU."""
+
+INTERLEAVED = Machine(
+    nodes={0: "0-7"}, packages={cpu: cpu // 4 for cpu in range(8)}, caches=["0-3", "4-7"], gpus=[FakeGpu(0)] * 2
+)
+"""Two sockets that the BIOS shows as one node."""

@@ -32,6 +32,7 @@ MACHINES = {
     "uneven caches": fake_sys.UNEVEN_CACHES,
     "no caches told": fake_sys.NO_CACHES,
     "nodes that could be there": fake_sys.SPARE_NODES,
+    "two sockets in one node": fake_sys.INTERLEAVED,
 }
 
 # (machine, mode) -> GPU -> (torch: CPUs or what it raises, ours); the number is that of binding.py's list.

@@ -119,6 +119,8 @@ def test_a_mig_slice_is_found_with_its_parents_place(tmp_path: Path) -> None:
     )  # fmt: skip
     assert visible_gpus(topology, cuda_visible_devices=uuid) == [expected]
     assert visible_gpus(topology, gpus=(uuid,)) == [expected]
+    both_kinds = visible_gpus(topology, cuda_visible_devices=f"{uuid_of(0)},MIG-22222222-bb")
+    assert [gpu.uuid for gpu in both_kinds] == [uuid_of(0)]  # a list is of one kind: CUDA stops at the other
     assert visible_gpus(topology, cuda_visible_devices="MIG-2222") == []  # a slice needs its whole UUID
     assert visible_gpus(topology, cuda_visible_devices="MIG-11111111-aa,MIG-22222222-bb", gpus=("1",)) == [expected]
 
