@@ -20,6 +20,7 @@ class Row:
         unit: of the samples.
         note: what else was seen: lines lost, say.
         is_reference: the others' ratios are to this one.
+        failures: how often it ended in no figure: hung, or failed.
     """
 
     what: str
@@ -28,6 +29,7 @@ class Row:
     samples: list[float] = field(default_factory=list)
     note: str = ""
     is_reference: bool = False
+    failures: int = 0
 
     @property
     def median(self) -> float:
@@ -41,9 +43,14 @@ def take_turns(
     """Measure all in turn, round after round, so that a busy moment of the machine hits all of them."""
     for number in range(rounds):
         for row, measure in zip(rows, measures, strict=True):
-            value = measure()
-            row.samples.append(value)
-            tell(f"  {number + 1}/{rounds}  {row.what}: {row.who}  {value:.3f} {row.unit}")
+            try:
+                value = measure()
+            except AssertionError as e:
+                row.failures += 1
+                tell(f"  {number + 1}/{rounds}  {row.what}: {row.who}  failed: {str(e).splitlines()[0]}")
+            else:
+                row.samples.append(value)
+                tell(f"  {number + 1}/{rounds}  {row.what}: {row.who}  {value:.3f} {row.unit}")
 
 
 def render(rows: Iterable[Row]) -> str:
@@ -56,8 +63,6 @@ def render(rows: Iterable[Row]) -> str:
         ratio = f"{row.median / reference[row.what]:.2f}" if reference.get(row.what) else ""
         what = row.what if row.what != last else ""
         numbers = " ".join(f"{value:9.3f}" for value in (row.median, min(row.samples), max(row.samples)))
-        lines.append(
-            f"{what:44} {row.who:34} {numbers} {len(row.samples):3d} {ratio:>6}  {row.unit}  {row.note}".rstrip()
-        )
+        lines.append(f"{what:44} {row.who:34} {numbers} {len(row.samples):3d} {ratio:>6}  {row.unit}  {note}".rstrip())
         last = row.what
     return "\n".join(lines)
