@@ -122,7 +122,9 @@ class Feed:
     def close(self) -> list[FoldedLine]:
         """Return all that is left: unfinished lines, and the last lines of logs that were not shown whole."""
         for line in self._lines.flush():
-            self._hold(line)
+            # Of a log that is not shown whole, what is left over is the line at which showing stopped: it was counted.
+            if not self._budgets[(line.node, line.round, line.local_rank)].hidden[line.stream]:
+                self._hold(line)
         found = self._window.take()
         for budget in self._budgets.values():
             found += self._last_lines(budget)

@@ -122,6 +122,21 @@ def test_exactly_as_many_lines_as_are_shown_are_not_called_too_many(tmp_path: Pa
     assert "more" not in told(Story(tmp_path, ranks=2), plot, lines_shown=2)
 
 
+def test_lines_that_are_not_shown_are_counted_right(tmp_path: Path) -> None:
+    def plot(story: Story) -> None:
+        story.start()
+        story.write(story.chunk(0, "1\n2\n3\n4"), story.chunk(1, "1\n2\nunfinished"))
+        story.write(story.chunk(0, "4\n5\n"))
+        story.end([0, 1])
+        story.finish()
+
+    text = told(Story(tmp_path, ranks=2), plot, lines_shown=2)
+    assert "[rank 0] ... 3 more lines" in text
+    assert text.index("[rank 0] 44\n") < text.index("[rank 0] 5\n")
+    assert "[rank 1] ... 1 more lines" in text
+    assert "[rank 1] unfinished\n" in text
+
+
 def test_a_line_waits_no_longer_than_the_promise_of_200_ms(tmp_path: Path) -> None:
     story = Story(tmp_path, ranks=2)
     out = io.StringIO()
