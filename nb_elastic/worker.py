@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -212,10 +213,7 @@ def _call(
 
 def _settle_in(spec: WorkerSpec) -> None:
     """What a forked rank must not share with its siblings, and what the notebook expects to find."""
-    with contextlib.suppress(ImportError):
-        import setproctitle
-
-        setproctitle.setproctitle(f"nb_elastic:{spec.run_id}:rank{spec.rank}")
+    set_title(f"nb_elastic:{spec.run_id}:rank{spec.rank}")
     if spec.sys_path:
         sys.path[:] = spec.sys_path
     for module in ("multiprocessing.process",):
@@ -231,8 +229,29 @@ def _settle_in(spec: WorkerSpec) -> None:
             torch.set_num_threads(int(threads))
 
 
+def set_title(title: str) -> None:
+    """Name this process in ps, top and nvidia-smi. A process that will fork must be named before it forks.
+
+    The title must fit into the command line: else it would overwrite /proc/<pid>/environ, by which
+    processes are known.
+    """
+    is_set = "SPT_NOENV" in os.environ
+    os.environ["SPT_NOENV"] = "1"
+    try:
+        import setproctitle
+    except ImportError:
+        return
+    else:
+        setproctitle.setproctitle(title)
+    finally:
+        if not is_set:
+            del os.environ["SPT_NOENV"]
+
+
 def _leave_result(spec: WorkerSpec, value: Any, report: dict[str, Any], main_module: types.ModuleType) -> None:
     """Write the return value and what was asked for with ``--pull``; what can't be pickled fails nothing."""
+    if not _is_rank():
+        return
     folder = RankDir(Path(spec.rank_dir))
     if spec.entrypoint.kind in {"cell", "function", "import"}:
         text, size_bytes, error = _short(value), 0, ""
@@ -260,6 +279,11 @@ def _short(value: Any) -> str:
         return f"<{type(value).__name__}: its __repr__ raised {type(e).__name__}>"
 
 
+def _is_rank() -> bool:
+    """False in a child that the user's code forked and let run on: the rank leads the session."""
+    return os.getpid() == os.getsid(0)
+
+
 # -- failing ----------------------------------------------------------------------------------
 
 
@@ -279,7 +303,7 @@ def _end_by(spec: WorkerSpec, exc: BaseException) -> int:
 
 def _fail(spec: WorkerSpec, exc: BaseException) -> None:
     text = _write_failure(spec, exc)
-    if sys.excepthook is not sys.__excepthook__:
+    if sys.excepthook is not sys.__excepthook__ and sys.excepthook is not traceback.print_exception:  # payload's
         with contextlib.suppress(BaseException):
             sys.excepthook(type(exc), exc, frames.skip_own(exc.__traceback__))
             return
@@ -295,6 +319,8 @@ def _write_failure(spec: WorkerSpec, exc: BaseException) -> str:
     """Write ``failure.json`` and torch's error file; returns the traceback. The first thing after an exception."""
     time_ns = time.time_ns()
     told = frames.tell(exc)
+    if not _is_rank():
+        return told.text
     failure = WorkerFailure(
         rank=spec.rank,
         local_rank=spec.local_rank,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 from nb_elastic import lifeline, rundir, wire
 from nb_elastic.events import encode, make
 from nb_elastic.model import LaunchSpec, from_json
+from nb_elastic.supervisor.stopping import DEATH_SIGNALS
 
 if TYPE_CHECKING:
     from nb_elastic.supervisor.supervisor import Ground
@@ -34,6 +36,7 @@ START_ONLY = (
 
 def main() -> int:
     """Run the supervisor; returns its exit code."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, DEATH_SIGNALS)
     lifeline.become_subreaper()
     frame = wire.read(io.FileIO(0, "r", closefd=False))  # unbuffered: the next frames stay in the pipe
     if frame is None:
@@ -41,6 +44,9 @@ def main() -> int:
     spec = from_json(LaunchSpec, frame[0]["spec"])
     try:
         from nb_elastic.supervisor import supervisor
+        from nb_elastic.worker import set_title
+
+        set_title(f"nb_elastic:{spec.run_id}:supervisor")
 
         return supervisor.run(spec, _warm_up(spec))
     except Exception as e:  # noqa: BLE001  the border of the process: the run's folder must tell why nothing runs
@@ -66,7 +72,11 @@ def _warm_up(spec: LaunchSpec) -> Ground:
     if reason and spec.options.start_method != "spawn":
         notes.append(("warning", f"Ranks are started with spawn instead of {spec.options.start_method}: {reason}."))
     fds = (spec.buffers_fd,) if spec.buffers_fd >= 0 else ()
-    return Ground(server=ForkServer(can_fork=not reason, pass_fds=fds), can_fork=not reason, notes=tuple(notes))
+    return Ground(
+        server=ForkServer(can_fork=not reason, title=f"nb_elastic:{spec.run_id}:forkserver", pass_fds=fds),
+        can_fork=not reason,
+        notes=tuple(notes),
+    )
 
 
 def _why_not_fork(spec: LaunchSpec) -> str:

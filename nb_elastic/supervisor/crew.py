@@ -62,11 +62,12 @@ class ForkServer:
     The forkserver must be started before the supervisor's first thread.
     """
 
-    def __init__(self, *, can_fork: bool, pass_fds: Sequence[int] = ()) -> None:
+    def __init__(self, *, can_fork: bool, title: str = "", pass_fds: Sequence[int] = ()) -> None:
         """Start the forkserver.
 
         Args:
             can_fork: fork this very process (torch imported, one thread, no CUDA); else execute a new one.
+            title: what ps shows.
             pass_fds: descriptors that the ranks need.
         """
         ours, theirs = socket.socketpair()
@@ -76,7 +77,7 @@ class ForkServer:
             if self.pid == 0:
                 try:
                     ours.close()
-                    forkserver.serve(theirs, can_fork=True)
+                    forkserver.serve(theirs, can_fork=True, title=title)
                 finally:
                     os._exit(1)
         else:

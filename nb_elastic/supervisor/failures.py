@@ -130,7 +130,16 @@ def explain(
         found = replace(found, message=words, traceback=f"Last lines of stderr:\n{tail}" if tail else "")
     elif name and not is_ended:
         found = replace(found, message=f"{found.message} (then {_death(exit_code, name, oom_kills)})".strip())
-    return replace(found, hint=hint_for(found))
+    return replace(found, hint=hint_for(found) or _disk_hint(folder))
+
+
+def _disk_hint(folder: RankDir) -> str:
+    """A full disk keeps a rank from telling anything else."""
+    try:
+        is_full = os.statvfs(folder.path).f_bavail == 0
+    except OSError:
+        return ""
+    return f"The disk of {folder.path} is full: free space, or choose another folder with --log-dir." if is_full else ""
 
 
 def _death(exit_code: int | None, name: str, oom_kills: int) -> str:

@@ -35,13 +35,16 @@ class _Exit:
     time_ns: int
 
 
-def serve(sock: socket.socket, *, can_fork: bool) -> NoReturn:
+def serve(sock: socket.socket, *, can_fork: bool, title: str = "") -> NoReturn:
     """Serve the supervisor at the other end of ``sock`` until it is gone; then end everything.
 
     Args:
+        title: what ps shows.
         can_fork: False where forking this process's state is not safe; every rank is then executed anew.
     """
     lifeline.become_subreaper()
+    if title:
+        worker.set_title(title)
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_RDWR)
@@ -153,7 +156,7 @@ class _Server:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
         if has_session:
-            kill_all(session_of(pid), number)
+            kill_all(session_members({pid}), number)
 
     def _reap(self) -> None:
         """See every exit at once, tell it, end what the dead left behind, and only then reap them.
@@ -165,12 +168,13 @@ class _Server:
             dead = [e for e in (_look(pid, now) for pid in self._alive) if e]
             for one in dead:
                 self._send({"type": "exit", "pid": one.pid, "exit_code": one.exit_code, "time_ns": one.time_ns})
+            if dead:
+                kill_all(session_members({one.pid for one in dead}), signal.SIGKILL)
             for one in dead:
                 self._alive.discard(one.pid)
-                kill_all(session_of(one.pid), signal.SIGKILL)
                 os.waitpid(one.pid, 0)
-                if not self._alive:
-                    self._sweep_orphans()
+            if dead and not self._alive:
+                self._sweep_orphans()
             if not self._reap_one_orphan():
                 return
 
@@ -221,12 +225,12 @@ def _look(pid: int, now_ns: int) -> _Exit | None:
     return _Exit(pid, code, now_ns)
 
 
-def session_of(leader: int) -> list[int]:
-    """Pids of the other living processes in the session that ``leader`` leads."""
+def session_members(leaders: set[int]) -> list[int]:
+    """Pids of all other living processes in the sessions of these leaders."""
     found: list[int] = []
     for name in os.listdir("/proc") if sys.platform == "linux" else []:
-        if name.isdecimal() and int(name) != leader and (fields := lifeline.stat_fields(int(name))):
-            if int(fields[3]) == leader and fields[0] not in "ZX":
+        if name.isdecimal() and int(name) not in leaders and (fields := lifeline.stat_fields(int(name))):
+            if int(fields[3]) in leaders and fields[0] not in "ZX":
                 found.append(int(name))
     return found
 

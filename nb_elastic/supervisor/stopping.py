@@ -24,6 +24,9 @@ LOST_GRACE_S = 1.0
 MARGIN_S = 3.0
 """How long after the grace a main thread that does not react is given up."""
 
+DEATH_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Blocked while the supervisor warms up, so that a stop that comes early is neither lost nor half a start."""
+
 NUDGE = signal.SIGUSR1
 """Our own threads wake the main thread with this, so that it can't be mistaken for a signal from outside."""
 
@@ -63,6 +66,7 @@ class Stopper:
         self._is_open = False
         self._has_raised = False
         self._is_over = False
+        self._askers: list[threading.Thread] = []
         self._thread = threading.Thread(target=self._watch, name="nb_elastic-watchdog", daemon=True)
 
     @property
@@ -76,14 +80,13 @@ class Stopper:
         return self._until
 
     def install(self, names: str) -> None:
-        """Take over the signals named in ``--signals-to-handle``. Main thread only.
-
-        torch's PContext replaces these handlers at each start; call this again afterwards.
-        """
+        """Take over the signals named in ``--signals-to-handle``; others keep the system's way. Main thread only."""
         signal.signal(NUDGE, self._on_nudge)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would raise anywhere
         for name in names.split(","):
             with contextlib.suppress(AttributeError, ValueError, OSError):
                 signal.signal(getattr(signal, name.strip()), self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, DEATH_SIGNALS)
 
     def start(self) -> None:
         """Start the watchdog."""
@@ -94,8 +97,9 @@ class Stopper:
         with self._changed:
             self._is_over = True
             self._changed.notify_all()
-        if self._thread.ident is not None:
-            self._thread.join()
+        for thread in (self._thread, *self._askers):
+            if thread.ident is not None:
+                thread.join()
 
     def request(self, *, by: str, grace_s: float, is_timeout: bool = False) -> None:
         """Ask for the end. A later request can only shorten the grace."""
@@ -148,9 +152,12 @@ class Stopper:
         if not isinstance(grace_s, (int, float)) or isinstance(grace_s, bool):
             grace_s = GRACE_S
         by = told.get("by") or f"signal {signal.Signals(number).name}"
-        threading.Thread(
+        # in a thread, because the main thread may hold the very locks that a request needs
+        asker = threading.Thread(
             target=self.request, kwargs={"by": str(by), "grace_s": float(grace_s)}, name="nb_elastic-stop"
-        ).start()
+        )
+        self._askers.append(asker)
+        asker.start()
 
     def _watch(self) -> None:
         """Ask for the end when the time is up; give the main thread up when it does not react."""

@@ -120,7 +120,7 @@ class Watch:
     def judge(self) -> list[WorkerFailure]:
         """Judge all failures of the round anew, tell those that are new or changed, and return them, the root first."""
         found = [f for f in map(self._failure_of, self.ranks) if f is not None]
-        judged = failures.judge(found)
+        judged = [self._add_hint(f) for f in failures.judge(found)]
         for failure in judged:
             if self._told.get(failure.local_rank) != failure:
                 self._told[failure.local_rank] = failure
@@ -133,6 +133,14 @@ class Watch:
                     failure=to_json(failure),
                 )
         return judged
+
+    def _add_hint(self, failure: WorkerFailure) -> WorkerFailure:
+        """A lost connection that nobody's failure explains: somebody left before the others were done."""
+        left = [r.spec.rank for r in self.ranks if r.state is WorkerState.SUCCEEDED]
+        if failure.followed or not left or not failures.is_lost_peer(failure):
+            return failure
+        who = f"Rank {left[0]}" if len(left) == 1 else f"Ranks {', '.join(map(str, left))}"
+        return replace(failure, hint=f"{who} had finished before: do all ranks take the same number of steps?")
 
     def others(self) -> list[str]:
         """One line for each rank that has no failure of its own."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -119,3 +121,27 @@ def test_two_ranks_that_fail_20_ms_apart_are_both_told_in_order():
 @pytest.mark.slow
 def test_the_order_is_right_50_of_50_times():
     assert _orders(50) == [[n % 2, (n + 1) % 2] for n in range(50)]
+
+
+def test_a_peer_that_left_early_is_named_in_the_hint():
+    done = supervise.run("tests.programs.one_rank_leaves_early:main", nproc=2)
+    (failure,) = done.failures()
+    assert (failure.rank, failure.followed) == (0, "")
+    assert failure.hint == "Rank 1 had finished before: do all ranks take the same number of steps?"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a tiny disk")
+def test_a_full_disk_is_named(tmp_path):
+    """Neither the rank nor the journal can write: the reason still arrives over stdout."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "none", str(disk)], check=False).returncode:
+        pytest.skip("no right to mount")
+    try:
+        done = supervise.run("tests.programs.fills_the_disk:main", nproc=1, log_dir=str(disk))
+        (failure,) = done.failures()
+        assert done.state == "failed"
+        assert "No space left on device" in failure.message or "disk" in failure.hint
+        assert "is full" in failure.hint
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

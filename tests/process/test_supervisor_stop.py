@@ -196,3 +196,17 @@ def test_a_killed_rank_ends_the_run_and_is_named():
     assert (one.state, one.end["root_rank"]) == ("failed", 1)
     assert one.exits()[0, 1] == (-9, "failed")
     assert one.exits()[0, 0][1] == "ended"
+
+
+def test_a_stop_while_the_supervisor_still_warms_up_is_not_lost():
+    with supervise.start(supervise.entry("saves_when_stopped.py"), nproc=1) as one:
+        until(lambda: _blocks_sigint(one.process.pid), 30)
+        one.process.send_signal(signal.SIGINT)
+        one.wait(60)
+    assert (one.state, one.end["text"]) == ("stopped", "stopped by signal SIGINT")
+
+
+def _blocks_sigint(pid: int) -> bool:
+    with open(f"/proc/{pid}/status") as f:
+        (mask,) = [line.split()[1] for line in f if line.startswith("SigBlk:")]
+    return bool(int(mask, 16) & 1 << signal.SIGINT - 1)

@@ -167,7 +167,7 @@ def start(
     **options: Any,
 ) -> Supervised:
     """Start a supervisor on a fresh run folder and hand it the launch."""
-    run = rundir.create()
+    run = rundir.create(log_dir=options.get("log_dir"))
     settings = LaunchOptions(nproc_per_node=nproc, **{"numa_binding": "none", **options})
     spec = LaunchSpec(
         run_id=run.run_id,

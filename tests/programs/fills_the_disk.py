@@ -1,0 +1,6 @@
+"""Prints until the disk of its log is full."""
+
+
+def main():
+    while True:
+        print("x" * 1000)
