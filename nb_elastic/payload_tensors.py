@@ -54,10 +54,13 @@ def reduce_array(array: Any) -> Any:
 
 
 def reduce_memoryview(view: memoryview) -> Any:
-    """Reduce a memoryview to one over the rank's copy of the memory."""
-    if not view.c_contiguous or view.ndim == 0:
-        return _view, (view.tobytes(), view.format, list(view.shape or ()))
-    return _view, (pickle.PickleBuffer(view), view.format, list(view.shape or ()))
+    """Reduce a memoryview to one over a copy of its memory, which all ranks share.
+
+    A PickleBuffer over the view itself would crash CPython when the garbage collector clears both
+    ("memoryview has 1 exported buffer").
+    """
+    data = view.tobytes() if view.readonly else bytearray(view.tobytes())
+    return _view, (pickle.PickleBuffer(data), view.format, list(view.shape or ()))
 
 
 def is_compiled(function: Any) -> bool:

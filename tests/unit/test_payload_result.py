@@ -1,0 +1,150 @@
+"""What a rank gives back arrives in the notebook as the notebook's own.
+
+A user would lose: results that are not instances of their own classes, or a notebook changed by loading them.
+"""
+
+import os
+
+import numpy as np
+import pytest
+
+from nb_elastic import payload, payload_file
+from nb_elastic.errors import PayloadError
+from tests.support.cells import notebook  # noqa: F401
+
+MB = 1 << 20
+
+
+def test_instances_of_notebook_classes_come_back_as_the_notebook_s(notebook):  # noqa: F811
+    notebook.cell(
+        "import dataclasses, enum\n@dataclasses.dataclass\nclass P:\n    x: int\n    class In: pass\nclass C(enum.Enum):\n    RED = 1\n"
+        "def f(): return 1\np = P(1)\ninner = P.In()\nred = C.RED"
+    )
+    names = notebook.names
+    before = {k: dict(vars(names[k])) for k in ("P", "C")}
+    got = notebook.launch("p.x = 5\n[p, P, f, inner, red, P(2)]").value
+    assert got[0] == names["P"](5)
+    assert [
+        type(got[0]) is names["P"],
+        got[1] is names["P"],
+        got[2] is names["f"],
+        type(got[3]) is names["P"].In,
+        got[4] is names["C"].RED,
+    ] == [True] * 5
+    after = {k: dict(vars(names[k])) for k in ("P", "C")}
+    assert {k: {n: v for n, v in d.items() if n != "__slotnames__"} for k, d in after.items()} == {
+        k: {n: v for n, v in d.items() if n != "__slotnames__"} for k, d in before.items()
+    }
+
+
+def test_a_class_that_the_body_changed_leaves_the_notebook_s_alone(notebook):  # noqa: F811
+    notebook.cell("class A:\n    tag = 'notebook'")
+    got = notebook.launch("old = A\nclass A:\n    tag = 'body'\nold.tag = 'changed'\n[A(), old()]").value
+    assert ([v.tag for v in got], notebook.names["A"].tag) == (["body", "changed"], "notebook")
+
+
+def test_classes_and_functions_born_in_the_body_come_by_value(notebook):  # noqa: F811
+    notebook.cell("K = 3\nclass Base:\n    def g(self): return K")
+    body = "N = 4\nclass Born(Base):\n    def f(self): return N + self.g()\ndef fn(x): return x + N\n(Born(), fn, lambda: N)"
+    made, fn, anonymous = notebook.launch(body).value
+    assert (made.f(), fn(1), anonymous(), isinstance(made, notebook.names["Base"])) == (7, 5, 4, True)
+    assert "N" not in notebook.names
+
+
+def test_a_notebook_that_changed_meanwhile_gets_its_new_class(notebook):  # noqa: F811
+    notebook.cell("class A: v = 1")
+    done = notebook.launch("A()")
+    notebook.cell("class A: v = 2")
+    assert done.value.v == 2
+
+
+def test_a_class_that_is_gone_is_told_in_words(notebook):  # noqa: F811
+    notebook.cell("class A: v = 1")
+    done = notebook.launch("A()")
+    del notebook.names["A"]
+    with pytest.raises(PayloadError, match="can't be loaded here .*Its classes must be defined"):
+        _ = done.value
+
+
+def test_big_results_come_back_whole(notebook):  # noqa: F811
+    notebook.cell("import numpy as np")
+    done = notebook.launch(f"a = np.arange({4 * MB}.0)\n[a, a.reshape(1024, -1).T, b'x' * {3 * MB}, a[::2]]")
+    a, b, c, d = done.value
+    assert (a.sum(), b.shape, b.flags.f_contiguous, len(c), d[1]) == (
+        np.arange(4.0 * MB).sum(),
+        (4096, 1024),
+        True,
+        3 * MB,
+        2.0,
+    )
+    a[0] = 7
+    assert done.result.stat().st_size < 90 * MB
+
+
+def test_tensors_come_back_sharing_what_they_shared(notebook):  # noqa: F811
+    pytest.importorskip("torch")
+    notebook.cell(
+        "import torch\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.l = torch.nn.Linear(900, 900)"
+    )
+    net, state, view = notebook.launch("n = Net()\n(n, n.state_dict(), n.l.weight.data[1])").value
+    net.l.weight.data[1, 0] = 42
+    assert (type(net) is notebook.names["Net"], state["l.weight"][1, 0].item(), view[0].item()) == (True, 42.0, 42.0)
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ("import threading\n{'a': [threading.Lock()]}", "result -> ['a'] -> [0] (_thread.lock)"),
+        ("(i for i in [1])", "result (generator)"),
+        (
+            "class A:\n    def __init__(self): self.f = open('/dev/null')\n[A()]",
+            "result -> [0] -> f (_io.TextIOWrapper)",
+        ),
+    ],
+)
+def test_a_result_that_cannot_travel_names_the_way(notebook, body, path):  # noqa: F811
+    done = notebook.launch(body)
+    assert (done.returncode, done.result.exists()) == (1, False)
+    assert f"PayloadError: {path} can't travel back to the notebook." in done.stderr
+
+
+def test_pulled_variables_come_as_a_dict(tmp_path):
+    payload.dump_values({"a": 1, "b": np.arange(300_000)}, tmp_path / "r")
+    got = payload.load_result(tmp_path / "r")
+    assert (got["a"], got["b"][-1]) == (1, 299_999)
+
+
+def test_only_files_of_this_user_are_opened(tmp_path):
+    """Unpickling runs code."""
+    payload.dump_result(1, tmp_path / "r")
+    assert (tmp_path / "r").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "link").symlink_to(tmp_path / "r")
+    with pytest.raises(PayloadError, match="can't be opened"):
+        payload.load_result(tmp_path / "link")
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(PayloadError, match="was not written by you"):
+        payload.load_result(tmp_path / "fifo")
+    if os.getuid() == 0:
+        os.chown(tmp_path / "r", 12345, -1)
+        with pytest.raises(PayloadError, match="was not written by you"):
+            payload.load_result(tmp_path / "r")
+
+
+def test_a_torn_result_is_told_in_words(tmp_path):
+    path = tmp_path / "r"
+    payload.dump_result([np.arange(1_000_000), "x" * 1000], path)
+    whole = path.read_bytes()
+    for size in (0, 10, 60, 500, 5000, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(PayloadError):
+            payload.load_result(path)
+
+
+def test_a_full_disk_leaves_no_half_result(tmp_path, monkeypatch):
+    def full(fd, view, offset):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(payload_file, "write_at", full)
+    with pytest.raises(OSError, match="No space"):
+        payload.dump_result(1, tmp_path / "r")
+    assert list(tmp_path.iterdir()) == []
