@@ -153,7 +153,7 @@ def _notes(asked: Mapping[str, Any], needed: Needed) -> str:
             lines += [f"#         {line}" for line in origin.text.splitlines()[:8]]
     options, plain = _options(asked), LaunchOptions()
     env = (asked.get("options") or {}).get("env") or ()
-    if env:
+    if env and not isinstance(env, Mapping):
         lines.append(f"# The ranks had these environment variables from --env: {', '.join(sorted(env))}.")
     for name, does in NOT_TORCHRUNS.items():
         if getattr(options, name) != getattr(plain, name):

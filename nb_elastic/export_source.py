@@ -149,6 +149,10 @@ def needed(start: Iterable[str], sources: Mapping[str, str]) -> Needed:
             continue
         if bound[-1].kind == "data":
             found.origins[name] = bound[-1]
+            # Its imports come along, so that what made the data can be taken over as it stands.
+            queue += [
+                n for n in bound[-1].reads if (by := [s for s in every if n in s.binds]) and by[-1].kind == "import"
+            ]
             continue
         # `import torch` and `import torch.nn` bind one name together; of functions the last one counts.
         for statement in [s for s in bound if s.kind == "import"] if bound[-1].kind == "import" else bound[-1:]:

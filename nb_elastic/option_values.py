@@ -197,7 +197,7 @@ def logs_specs(value: Any) -> str:
 def std(value: Any) -> str:
     """Read torch's stream settings: ``0`` to ``3``, or ``0:1,1:2`` for each local rank (a single digit)."""
     if isinstance(value, Mapping):
-        value = ",".join(f"{rank}:{int(setting)}" for rank, setting in value.items())
+        value = ",".join(f"{rank}:{_whole(setting)}" for rank, setting in value.items())
     word = value if isinstance(value, str) else str(_whole(value))
     if not re.fullmatch(r"[0-3]|([0-9]:[0-3],)*[0-9]:[0-3]", word):
         raise ValueError(

@@ -41,6 +41,9 @@ __all__ = [
 Form = Literal["cell", "line", "command", "python"]
 """Where a launch is asked for: %%elastic_launch, %elastic_launch, nb-elastic run, nb_elastic.launch()."""
 
+MAX_SHOWN = 160
+"""Most characters of a value that a message repeats."""
+
 TYPOGRAPHIC_DASHES = ("\u2013", "\u2014")
 """What word processors make of a flag's dashes."""
 
@@ -148,7 +151,7 @@ def from_kwargs(
             )
         if flag.name in level:
             raise OptionError(f"{flag.name} is given twice, also as {name}. Nothing was started.")
-        level[flag.name] = _read(flag, value, f"{name}={value!r}")
+        level[flag.name] = _read(flag, value, f"{name}={_shown(value)}")
     return _settle(level, config, environ, "python")
 
 
@@ -163,7 +166,7 @@ def check(options: LaunchOptions) -> LaunchOptions:
     for flag in FLAGS:
         value = getattr(options, flag.name)
         is_plain = type(value) is type(plain[flag.name]) and value == plain[flag.name]
-        found[flag.name] = value if is_plain else _read(flag, value, f"{flag.name}={value!r}")
+        found[flag.name] = value if is_plain else _read(flag, value, f"{flag.name}={_shown(value)}")
     checked = LaunchOptions(**found)
     option_rules.check_together(checked)
     return checked
@@ -197,7 +200,7 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
         for variable in flag.variables:
             if text := environ.get(variable, ""):
                 level[flag.name] = _read(
-                    flag, text, f"The environment variable {variable}={text}", from_environment=True
+                    flag, text, f"The environment variable {variable}={_one_line(text)}", from_environment=True
                 )
                 break
     return level
@@ -205,7 +208,7 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _configuration(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: _read(BY_NAME[name], value, f"%config Elastic.{name} = {value!r}")
+        name: _read(BY_NAME[name], value, f"%config Elastic.{name} = {_shown(value)}")
         for name, value in config.items()
         if name in BY_NAME and value is not None
     }
@@ -222,6 +225,20 @@ def _read(flag: Flag, value: Any, where: str, *, from_environment: bool = False)
     return found
 
 
+def _shown(value: Any) -> str:
+    """A value in one line, cut where it is long; its own repr may raise."""
+    try:
+        return _one_line(repr(value))
+    except Exception:  # noqa: BLE001 - the border to the user's own class, whose repr is not our matter
+        return f"<{type(value).__name__}>"
+
+
+def _one_line(words: str) -> str:
+    if "\n" in words:
+        words = " ".join(words.split())
+    return words if len(words) <= MAX_SHOWN else f"{words[:MAX_SHOWN]}..."
+
+
 def _read_words(words: list[str], form: Form) -> tuple[dict[str, Any], list[str]]:
     """Read flags up to the first word that is none; return what was given and the rest."""
     given: dict[str, Any] = {}
@@ -236,7 +253,7 @@ def _read_words(words: list[str], form: Form) -> tuple[dict[str, Any], list[str]
             raise HelpRequested(help_text(form))
         flag, value, used = _read_flag(words, position, form)
         position += used
-        found = _read(flag, value, " ".join(words[position - used : position]))
+        found = _read(flag, value, _one_line(" ".join(words[position - used : position])))
         _refuse_where_senseless(flag, found, form)
         given[flag.name] = given.get(flag.name, {}) | found if flag.is_repeatable else found
     return given, words[position:]

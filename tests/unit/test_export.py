@@ -127,6 +127,12 @@ def test_captured_data_is_told_on_top_with_what_made_it():
     ]
 
 
+def test_what_made_captured_data_can_be_taken_over_since_its_imports_come_along():
+    sources = {"Cell In[1]": "import math\nimport json", "Cell In[2]": "data = [math.pi]"}
+    text = export.script({**asked("print(data)"), "sources": sources})
+    assert "import math" in text and "import json" not in text
+
+
 def python(text: str, tmp_path: Path, *argv: str) -> str:
     (tmp_path / "s.py").write_text(text)
     return subprocess.run(

@@ -8,11 +8,13 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nb_elastic import options
 from nb_elastic.errors import OptionError
 from nb_elastic.model import LaunchOptions
-from nb_elastic.option_table import BY_NAME, FLAGS
+from nb_elastic.option_table import BY_NAME, BY_STRING, FLAGS
 
 
 def parse(*words: str, **where: object) -> options.Parsed:
@@ -329,6 +331,26 @@ def test_a_wrong_keyword_is_refused_by_name(given, text):
     assert text in str(caught.value)
 
 
+class OddRepr:
+    def __repr__(self):
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (OddRepr(), "nproc=<OddRepr> makes"),
+        ("1\n2", "nproc='1\\n2' makes"),
+        ([0] * 999, "nproc=[0, 0, "),
+        ("x" * 9999, "xxx... makes"),
+    ],
+)
+def test_a_message_stays_one_short_paragraph_whatever_the_value(value, shown):
+    with pytest.raises(OptionError) as caught:
+        options.from_kwargs(nproc=value)
+    assert shown in str(caught.value) and len(str(caught.value)) < 400
+
+
 def test_keywords_take_pythons_own_types(tmp_path):
     found = options.from_kwargs(
         log_dir=tmp_path,
@@ -432,3 +454,46 @@ def test_reading_options_loads_neither_torch_nor_the_front_end():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+WORDS = st.one_of(
+    st.sampled_from(
+        [*BY_STRING, "--", "-", "=", "--=", "-n=", "--env=A=1", "t.py", "0", "1:2", "c10d", "h:1", "SIGTERM"]
+    ),
+    st.text(max_size=8),
+    st.integers().map(str),
+    st.builds("{}={}".format, st.sampled_from(sorted(BY_STRING)), st.text(max_size=8)),
+)
+THINGS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.binary(max_size=4), st.just(object()), st.complex_numbers(),
+    st.lists(st.one_of(st.text(max_size=4), st.integers(), st.none()), max_size=3),
+    st.dictionaries(st.one_of(st.text(max_size=3), st.integers()), st.one_of(st.text(max_size=3), st.integers(), st.none()), max_size=2),
+)  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(words=st.lists(WORDS, max_size=5), target=st.sampled_from(["required", "forbidden"]), in_notebook=st.booleans())
+def test_no_line_whatsoever_does_more_than_name_its_mistake(words, target, in_notebook):
+    try:
+        found = options.parse(words, target=target, in_notebook=in_notebook)
+    except (OptionError, options.HelpRequested) as e:
+        assert str(e)
+    else:
+        assert options.check(found.options) == found.options
+
+
+@settings(max_examples=500, deadline=None)
+@given(name=st.sampled_from(sorted(BY_NAME)), value=THINGS)
+def test_no_keyword_value_whatsoever_does_more_than_name_its_mistake(name, value):
+    try:
+        found = options.from_kwargs(**{name: value})
+    except OptionError as e:
+        assert name in str(e) or name.replace("_", "-") in str(e)
+    else:
+        assert options.check(found) == found
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(max_size=30))
+def test_completion_takes_any_line(text):
+    assert isinstance(options.complete("%elastic_launch " + text), list)
