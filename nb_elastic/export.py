@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nb_elastic import export_source, option_table
+from nb_elastic import export_source, option_rules, option_table
 from nb_elastic.export_source import Code, Needed
 from nb_elastic.model import LaunchOptions, from_json
 
@@ -111,7 +111,7 @@ def _flags(options: LaunchOptions) -> list[str]:
         words[0] = "--standalone"
         left_out |= {"rdzv_backend", "rdzv_endpoint", "rdzv_id", "rdzv_conf", "node_rank", "master_addr", "master_port"}
     elif not options.rdzv_backend:
-        words.append(f"--rdzv-backend={'static' if options.master_addr else 'c10d'}")
+        words.append(f"--rdzv-backend={option_rules.backend(options)}")
     plain = option_table.defaults()
     for flag in option_table.TORCHRUN:
         value = getattr(options, flag.name)

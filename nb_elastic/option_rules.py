@@ -60,7 +60,7 @@ def backend(options: LaunchOptions) -> str:
     """Rendezvous backend of a run of several nodes: what was asked, else what the other options tell."""
     if options.rdzv_backend:
         return options.rdzv_backend
-    return "static" if options.master_addr and not options.rdzv_endpoint else "c10d"
+    return "static" if options.master_addr or options.master_port is not None else "c10d"
 
 
 def _check_nodes(options: LaunchOptions) -> None:
@@ -68,8 +68,6 @@ def _check_nodes(options: LaunchOptions) -> None:
         _refuse(
             f"--node-rank {options.node_rank} is too high: ranks of --nnodes {options.nnodes} go from 0 to {options.max_nodes - 1}"
         )
-    if options.master_port is not None and not options.master_addr and not options.is_one_node:
-        _refuse(f"--master-port {options.master_port} needs --master-addr, the address of node 0")
     if options.rdzv_endpoint and (options.master_addr or options.master_port is not None):
         _refuse(
             f"--rdzv-endpoint {options.rdzv_endpoint} and --master-addr/--master-port both say where the nodes meet: keep one of them"
@@ -94,16 +92,16 @@ def _check_several_nodes(options: LaunchOptions) -> None:
     if options.standalone:
         _refuse(f"--standalone is for one node, and {nodes} asks for more")
     chosen = backend(options)
+    has_master = bool(options.master_addr) or options.master_port is not None
     if chosen == "static":
         if options.min_nodes != options.max_nodes:
             _refuse(
                 f"The static rendezvous can't grow or shrink, as {nodes} asks: use --rdzv-backend c10d with --rdzv-endpoint HOST:PORT"
             )
-        has_port = options.master_port is not None if options.master_addr else ":" in options.rdzv_endpoint
-        if not has_port:
+        if not has_master and not options.rdzv_endpoint:
             _refuse(f"The static rendezvous of {nodes} needs --master-addr and --master-port, the same on every node")
     else:
-        if options.master_addr:
+        if has_master:
             _refuse(f"--master-addr is for the static rendezvous, and {chosen} takes --rdzv-endpoint HOST:PORT instead")
         if not options.rdzv_endpoint:
             _refuse(

@@ -118,14 +118,13 @@ TORCHRUN: tuple[Flag, ...] = (
     _torchrun(
         "master_addr",
         lambda v: "" if v == "" else values.host(v),
-        "Address of node 0, for the static rendezvous.",
+        "Address of node 0, for the static rendezvous; 127.0.0.1 where --master-port is given alone.",
         "HOST",
-        reason="nothing is assumed; one node uses 127.0.0.1 anyway",
     ),
     _torchrun(
         "master_port",
         values.optional(values.whole(0, 65_535, what="a port")),
-        "Port of node 0, for the static rendezvous.",
+        "Port of node 0, for the static rendezvous; 29500 where --master-addr is given alone.",
         "PORT",
     ),
     _torchrun("local_addr", values.optional(values.host), "Address by which other nodes reach this one.", "HOST"),

@@ -67,6 +67,9 @@ WRITTEN = [
         "--nnodes 2 --rdzv_backend static --rdzv-endpoint [::1]:29500 --node_rank 1",
         {"nnodes": "2", "rdzv_backend": "static", "rdzv_endpoint": "[::1]:29500", "node_rank": 1},
     ),
+    # torchrun's own defaults stand in for the other half: port 29500, and 127.0.0.1.
+    ("--nnodes 2 --master-addr h --node-rank 1", {"nnodes": "2", "master_addr": "h", "node_rank": 1}),
+    ("--nnodes 2 --master-port 3", {"nnodes": "2", "master_port": 3}),
     ("--rdzv-conf timeout=60,last_call_timeout=3", {"rdzv_conf": {"timeout": "60", "last_call_timeout": "3"}}),
     ("--standalone", {"standalone": True, "rdzv_backend": "c10d"}),
     ("--max-restarts 2 --monitor-interval 0.5", {"max_restarts": 2, "monitor_interval": 0.5}),
@@ -114,8 +117,6 @@ WRONG = [
     ("--nnodes 1:", "--nnodes 1: makes no sense"),
     ("--nnodes 2", "--nnodes 2 needs a place where the nodes meet: --rdzv-endpoint HOST:PORT"),
     ("--nnodes 2 --rdzv-backend static", "needs --master-addr and --master-port"),
-    ("--nnodes 2 --master-addr h", "needs --master-addr and --master-port"),
-    ("--nnodes 2 --master-port 29500", "--master-port 29500 needs --master-addr"),
     (
         "--nnodes 1:2 --master-addr h --master-port 1",
         "The static rendezvous can't grow or shrink, as --nnodes 1:2 asks",
