@@ -122,18 +122,16 @@ def make_c10d(
         OptionError: if a value of --rdzv-conf makes no sense.
         RendezvousError: if the nodes' meeting point can't be reached or used.
     """
-    conf = dict(options.rdzv_conf)
+    conf: dict[str, Any] = {**DEFAULTS, **options.rdzv_conf}
     key = pick_key(options, rdzv_id=rdzv_id, key=key)
-    params = RendezvousParameters(
-        "c10d", options.rdzv_endpoint, rdzv_id, options.min_nodes, options.max_nodes, **{**DEFAULTS, **conf}
-    )
-    if odd := sorted(set(conf) - KNOWN_CONF):
+    params = RendezvousParameters("c10d", options.rdzv_endpoint, rdzv_id, options.min_nodes, options.max_nodes, **conf)
+    if odd := sorted(set(options.rdzv_conf) - KNOWN_CONF):
         note(f"--rdzv-conf {', '.join(odd)}: the c10d rendezvous knows no such setting; it has no effect.")
     try:
         timeouts = RendezvousTimeout(
             *(_seconds(params, f"{k}_timeout") for k in ("join", "last_call", "close", "heartbeat"))
         )
-        interval, attempts = params.get_as_int("keep_alive_interval"), params.get_as_int("keep_alive_max_attempt")
+        interval, attempts = int(conf["keep_alive_interval"]), int(conf["keep_alive_max_attempt"])
         meeting = _meet(options, params, note=note)
     except ValueError as e:
         raise OptionError(f"--rdzv-conf: {e} Nothing was started.") from e

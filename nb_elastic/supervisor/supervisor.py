@@ -10,7 +10,7 @@ import platform
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,12 +151,13 @@ def _make_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLo
         node=None if options.is_one_node else spec.node,
         extra=load_specs(options.logs_specs),
     )
-    bundle = rendezvous.make_handler(
-        options, rdzv_id=spec.rdzv_id, key=bytes.fromhex(spec.key_hex), nproc=placement.nproc, note=log.note
-    )
+    with stopper.interruptible():  # it may wait for the node that hosts the rendezvous
+        bundle = rendezvous.make_handler(
+            options, rdzv_id=spec.rdzv_id, key=bytes.fromhex(spec.key_hex), nproc=placement.nproc, note=log.note
+        )
     is_exec = options.start_method == "spawn" or not ground.can_fork
     return Agent(
-        spec,
+        replace(spec, rdzv_id=bundle.handler.get_run_id()),  # the id that all nodes share
         bundle=bundle,
         placement=placement,
         logs=logs,

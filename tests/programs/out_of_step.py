@@ -86,3 +86,8 @@ def work_for_ever() -> None:
     sys.stdout.flush()
     while True:
         time.sleep(0.05)
+
+
+def tell_run_id() -> None:
+    """Print what the run is called."""
+    print(os.environ["TORCHELASTIC_RUN_ID"])

@@ -1,0 +1,127 @@
+"""Whole supervisors, started by hand as on several machines: they form one group, which grows, shrinks and restarts.
+
+A user would lose: runs over several nodes with nothing but the same command typed on each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from nb_elastic import rundir
+from nb_elastic.lifeline import ProcessId, descendants
+from nb_elastic.supervisor import addresses
+from tests.support import listeners, supervise
+from tests.support.until import until
+
+PROGRAMS = "tests.programs.out_of_step"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def endpoint():
+    """Address that nobody listens at."""
+    with addresses.listen("127.0.0.1") as free:
+        port = free.getsockname()[1]
+    return f"127.0.0.1:{port}"
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Starts supervisors; each is closed at the end."""
+    monkeypatch.setenv("NBE_TEST_FOLDER", str(tmp_path))
+    with contextlib.ExitStack() as stack:
+        yield lambda program, **more: stack.enter_context(
+            supervise.start(supervise.entry(f"{PROGRAMS}:{program}"), **more)
+        )
+
+
+def folders(supervisors):
+    """Folder of each worker there was."""
+    return [folder for one in supervisors for *_, folder in one.run.ranks() if folder.stdout.exists()]
+
+
+def rounds(supervisor):
+    """(world size, rank of its first worker) of each round."""
+    sizes = {e["round"]: e["world_size"] for e in supervisor.of("rendezvous_finished")}
+    ranks = {e["round"]: e["rank"] for e in supervisor.of("worker_started") if e["local_rank"] == 0}
+    return [(size, ranks.get(number)) for number, size in sizes.items()]
+
+
+def test_two_supervisors_started_by_hand_form_one_group(start, endpoint):
+    both = [start("reduce_once", nproc=2, nnodes="2", rdzv_endpoint=endpoint) for _ in range(2)]
+    for one in both:
+        one.wait()
+    assert [one.state for one in both] == ["succeeded", "succeeded"], both[0].log + both[1].log
+    assert sorted(rounds(one)[0] for one in both) == [(4, 0), (4, 2)]
+    results = [rundir.read_json(folder.worker_json)["result"]["text"] for folder in folders(both)]
+    assert results == ["10.0"] * 4
+
+
+def test_supervisors_on_loopback_listen_there_only(start, endpoint):
+    both = [start("work_for_ever", nproc=1, nnodes="2", rdzv_endpoint=endpoint) for _ in range(2)]
+    until(
+        lambda: all(b"ready" in folder.stdout.read_bytes() for folder in folders(both)) and len(folders(both)) == 2, 120
+    )
+    pids = [pid for one in both for pid in (one.process.pid, *descendants(one.process.pid))]
+    assert listeners.ips(pids) == {"127.0.0.1"}
+
+
+def test_a_run_grows_when_a_supervisor_joins_late(start, endpoint):
+    first = start("wait_for_company", nproc=1, nnodes="1:2", rdzv_endpoint=endpoint)
+    first.until_event("worker_ready")
+    second = start("wait_for_company", nproc=1, nnodes="1:2", rdzv_endpoint=endpoint)
+    assert [one.wait().state for one in (first, second)] == ["succeeded", "succeeded"], first.log + second.log
+    assert [size for size, _ in rounds(first)] == [1, 2]
+    assert [e["cause"] for e in first.of("round_ended")] == ["membership", "success"]
+    assert [size for size, _ in rounds(second)] == [2]
+
+
+@pytest.mark.parametrize(
+    ("program", "restarts", "cause"), [("talk_until_alone", 1, "failure"), ("idle_until_alone", 0, "membership")]
+)
+def test_a_run_shrinks_when_a_supervisor_is_lost(program, restarts, cause, start, endpoint, tmp_path):
+    options = {"nproc": 1, "nnodes": "1:2", "rdzv_endpoint": endpoint, "max_restarts": restarts}
+    first = start(program, **options)
+    first.until_event("rendezvous_started")  # it hosts the rendezvous
+    second = start(program, **options)
+    until(lambda: (tmp_path / "company").exists(), 120, "a group of two")
+    for pid in (second.process.pid, *descendants(second.process.pid)):
+        if found := ProcessId.of(pid):
+            found.signal(9)
+    first.wait()
+    assert first.state == "succeeded", first.log
+    assert [size for size, _ in rounds(first)][-2:] == [2, 1]
+    assert [e["cause"] for e in first.of("round_ended")][-2:] == [cause, "success"]
+
+
+@pytest.mark.parametrize("options", [{}, {"standalone": True}], ids=["loopback", "standalone"])
+def test_a_cell_that_fails_at_first_succeeds_on_a_later_attempt(options, start):
+    """However far the ranks are out of step; each round's logs are kept, and the journal tells why."""
+    one = start("fail_and_fail_again", nproc=2, max_restarts=2, **options).wait()
+    assert one.state == "succeeded", one.log
+    assert [(e["cause"], e["round"]) for e in one.of("round_ended")] == [("failure", 0), ("failure", 1), ("success", 2)]
+    assert [f"failure {n} on purpose" in one.err(0, round_number=n) for n in range(3)] == [True, True, False]
+
+
+def test_a_node_that_waits_for_others_can_be_stopped(start, endpoint):
+    one = start("reduce_once", nproc=1, nnodes="2", rdzv_endpoint=endpoint)
+    one.until_event("rendezvous_started")
+    one.stop(grace_s=30)
+    assert one.wait(60).state == "stopped"
+
+
+def test_a_node_whose_host_is_not_up_yet_can_be_stopped(start, endpoint):
+    """At once, not when its patience or the grace is over."""
+    one = start("reduce_once", nproc=1, nnodes="2", rdzv_endpoint=endpoint, rdzv_conf={"is_host": "0"})
+    one.until_event("supervisor_started")
+    one.stop(grace_s=300)
+    assert one.wait(120).state == "stopped"
+
+
+def test_ranks_of_all_nodes_know_the_run_by_one_id(start, endpoint, tmp_path):
+    """As under torchrun, TORCHELASTIC_RUN_ID is the same everywhere, given or not."""
+    both = [start("tell_run_id", nproc=1, nnodes="2", rdzv_endpoint=endpoint) for _ in range(2)]
+    assert [one.wait().state for one in both] == ["succeeded", "succeeded"], both[0].log + both[1].log
+    assert [folder.stdout.read_text() for folder in folders(both)] == ["none\n", "none\n"]
