@@ -63,6 +63,7 @@ def render(rows: Iterable[Row]) -> str:
         ratio = f"{row.median / reference[row.what]:.2f}" if reference.get(row.what) else ""
         what = row.what if row.what != last else ""
         numbers = " ".join(f"{value:9.3f}" for value in (row.median, min(row.samples), max(row.samples)))
+        note = f"failed {row.failures} times  {row.note}" if row.failures else row.note
         lines.append(f"{what:44} {row.who:34} {numbers} {len(row.samples):3d} {ratio:>6}  {row.unit}  {note}".rstrip())
         last = row.what
     return "\n".join(lines)
