@@ -23,7 +23,8 @@ GIB = 1 << 30
 SHM = "/dev/shm"  # noqa: S108 - a name to show
 OLDEST_TORCH = (2, 9)
 OLDEST_PYTHON = (3, 10)
-NOT_OPTIONS = {"NB_ELASTIC_HOME"}
+NOT_OPTIONS = {f"NB_ELASTIC_{name}" for name in ("HOME", "RDZV_KEY", "RUN_ID", "RUN_DIR", "METRICS_FILE")}
+"""Variables of ours that set no option; the last three are what a rank gets."""
 Facts = Mapping[str, Any]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -255,6 +256,12 @@ def test_variables_that_change_or_break_launches_are_named():
     assert (typo.state, typo.advice) == ("warn", "Did you mean NB_ELASTIC_MAX_RESTARTS?")
     assert (bad.state, "PET_NPROC_PER_NODE=x makes no sense" in bad.text) == ("bad", True)
     assert (rank.state, "RANK is set" in rank.text) == ("warn", True)
+
+
+def test_no_variable_of_ours_is_taken_for_a_typing_error():
+    texts = "".join(p.read_text() for p in (ROOT / "nb_elastic").rglob("*.py"))
+    every = set(re.findall(r"NB_ELASTIC_[A-Z_]*[A-Z]", texts))
+    assert [c.text for c in rules.environment(dict.fromkeys(every, "")) if "is no option" in c.text] == []
 
 
 def probed(name: str, *wrapped: str, **environ: str) -> dict:
