@@ -41,23 +41,19 @@ def choose(
     Raises:
         OptionError: if the mode can't be had here; nothing is drawn.
     """
+    mode = resolve(mode)
     shown = Shown.of(options)
     has_report = options is None
-    mode = mode if mode != "auto" else _automatic()
     if mode == "none":
         return SilentRenderer()
     if mode == "widget":
-        _need_kernel()
         from nb_elastic.render.widget import WidgetRenderer
 
         return WidgetRenderer(run, shown=shown, on_stop=on_stop, has_report=has_report)
     if mode == "terminal":
-        _need_terminal()
         from nb_elastic.render.terminal import TerminalRenderer
 
         return TerminalRenderer(run, shown=shown, has_report=has_report)
-    if mode != "plain":
-        raise OptionError(f"--render {mode!r} is none of {', '.join(RENDER_MODES)}.")
     if _is_kernel():
         return NotebookRenderer(run, shown=shown, has_report=has_report)
     own = sys.stdout if notebook.shell() is not None or sys.stdout.isatty() else sys.stderr
@@ -70,6 +66,23 @@ def choose(
         has_colour=sys.stdout.isatty(),
         has_report=has_report,
     )
+
+
+def resolve(mode: str) -> str:
+    """The mode that ``auto`` comes to here, or the mode itself; cheap, so that a launch asks before it starts anything.
+
+    Raises:
+        OptionError: if the mode can't be had here.
+    """
+    if mode not in RENDER_MODES:
+        raise OptionError(f"--render {mode!r} is none of {', '.join(RENDER_MODES)}. Nothing was started.")
+    if mode == "auto":
+        return _automatic()
+    if mode == "widget":
+        _need_kernel()
+    if mode == "terminal":
+        _need_terminal()
+    return mode
 
 
 def show(run: RunDir) -> None:
@@ -136,12 +149,16 @@ def _need_kernel() -> None:
             "--render widget needs a Jupyter kernel, and this is none. Use --render auto, terminal or plain."
         )
     if not importlib.util.find_spec("ipywidgets"):
-        raise OptionError("--render widget needs ipywidgets, which is not installed here. Use --render plain.")
+        raise OptionError(
+            "--render widget needs ipywidgets, which is not installed here. Use --render plain. Nothing was started."
+        )
 
 
 def _need_terminal() -> None:
     if _is_kernel() or not sys.stdout.isatty():
         where = "in a notebook" if _is_kernel() else "where stdout is no terminal"
-        raise OptionError(f"--render terminal does not work {where}. Use --render auto or plain.")
+        raise OptionError(f"--render terminal does not work {where}. Use --render auto or plain. Nothing was started.")
     if not importlib.util.find_spec("rich"):
-        raise OptionError("--render terminal needs rich, which is not installed here. Use --render plain.")
+        raise OptionError(
+            "--render terminal needs rich, which is not installed here. Use --render plain. Nothing was started."
+        )

@@ -66,8 +66,9 @@ class Window:
         places = self._places.setdefault((stream, text, is_ours), [])
         found = bisect_right(places, self._last_of.get(rank, -1))
         if found == len(places):
-            places.append(len(self._lines))
+            # The line first: a KeyboardInterrupt may come between the two.
             self._lines.append(FoldedLine(stream=stream, text=text, ranks=[rank], is_ours=is_ours))
+            places.append(len(self._lines) - 1)
         else:
             self._lines[places[found]].ranks.append(rank)
         self._last_of[rank] = places[found]

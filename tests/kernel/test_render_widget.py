@@ -100,6 +100,20 @@ def test_stop_works_while_the_cell_is_busy(browser: Browser) -> None:
     assert browser.kernel.ok("print(1 + 1)").stdout == "2\n"
 
 
+def test_an_interrupt_leaves_the_saved_dashboard_and_no_thread(browser: Browser) -> None:
+    cell = browser.start("%%elastic_launch -n 2\nimport time\nprint('up', flush=True)\ntime.sleep(600)")
+    wait_for(browser, cell, "HTMLView", "up")
+    browser.kernel.interrupt()
+    browser.kernel.wait(cell, timeout_s=60)
+    assert cell.reply["ename"] == "RunStoppedError"
+    saved = [m for m in cell.messages if m.kind == "update_display_data"][-1].content["data"][html.MIME]
+    assert [saved["snapshot"]["state"], *(w["state"] for w in saved["snapshot"]["workers"])] == ["stopped"] * 3
+    threads = (
+        "import threading; print([t.name for t in threading.enumerate() if t.name.startswith('nb-elastic-widget')])"
+    )
+    assert browser.kernel.ok(threads).stdout == "[]\n"
+
+
 def test_a_flood_reaches_the_browser_in_small_portions_and_its_end_is_seen(browser: Browser) -> None:
     cell = browser.start("%%elastic_launch -n 2\nfor i in range(50_000):\n    print('line', i)\n")
     wait_for(browser, cell, "HTMLView", "line 49999")
