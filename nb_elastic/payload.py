@@ -54,6 +54,7 @@ def dump_cell(
         "kind": "cell",
         "cell": {"source": cell.source, "label": cell.label, "line_offset": cell.line_offset, "flags": cell.flags},
         "needs_shell": cell.needs_shell or dump.needs_shell,
+        "needs_display": "display" in cell.names or dump.needs_display,
         "submodules": sorted(dump.submodules(cell.names)),
     }
     return dump.finish(header, {cell.label: given if cell.text.strip() in given else whole})
@@ -86,6 +87,7 @@ def dump_function(
     )
     dump.run()
     header: dict[str, Any] = {"kind": "function", "cell": None, "needs_shell": dump.needs_shell, "submodules": []}
+    header["needs_display"] = dump.needs_display
     return dump.finish(header, {})
 
 
@@ -160,8 +162,11 @@ def _load(path: str, buffers: memoryview, main: dict[str, Any], *, is_child: boo
     payload_source.install(header["sources"])
     for name in header["submodules"]:
         importlib.import_module(name)
-    if header["needs_shell"]:
-        main["get_ipython"] = importlib.import_module("nb_elastic.rankshell").getter(main)
+    if header["needs_shell"] or header["needs_display"]:
+        shell = importlib.import_module("nb_elastic.rankshell")
+        main["display"] = shell.display
+        if header["needs_shell"]:
+            main["get_ipython"] = shell.getter(main)
     loader = Loader(payload_file.SegmentReader(packed.segments), buffers=packed.buffers, main=main)
     call: Any = None
     shipped: dict[str, Any] = {}

@@ -75,6 +75,11 @@ class Capture:
         """True if shipped code uses magics."""
         return "get_ipython" in self._pickler.pulled or "get_ipython" in self._via
 
+    @property
+    def needs_display(self) -> bool:
+        """True if shipped code shows objects as a notebook does."""
+        return "display" in self._pickler.pulled
+
     def want(self, name: str, *, via: str, is_soft: bool = False) -> None:
         """Ship a name of the notebook, and what its code needs in turn."""
         if name in self._via:

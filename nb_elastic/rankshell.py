@@ -10,6 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 
+def display(*objects: Any, **_options: Any) -> None:
+    """What ``display`` is in a rank, where no front listens: the objects' text, as in a terminal IPython."""
+    for item in objects:
+        sys.stdout.write(f"{item!r}\n")
+
+
 def getter(main: dict[str, Any]) -> Callable[[], Any]:
     """What the rank's ``get_ipython`` is: makes the shell at its first call.
 
@@ -50,7 +56,8 @@ def _make(main: dict[str, Any]) -> Any:
         def enable_gui(self, gui: str | None = None) -> None:
             """No event loop to join."""
 
-    kept = {n: main[n] for n in ("__builtins__", "exit", "quit", "open", "_", "In", "Out") if n in main}
+    names = ["__builtins__", "exit", "quit", "open", "_", "In", "Out"]
+    kept = {n: main[n] for n in names if n in main}
     module = sys.modules["__main__"]
     shell = RankShell.instance(
         user_module=module if vars(module) is main else None, user_ns=main, colors="NoColor", cache_size=0
