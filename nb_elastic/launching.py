@@ -22,7 +22,7 @@ from nb_elastic.engines import base as engine_base
 from nb_elastic.engines.base import Channel, Engine
 from nb_elastic.errors import ElasticError, LaunchError, OptionError
 from nb_elastic.model import LaunchOptions, LaunchSpec, to_json
-from nb_elastic.request import Request, check_machine, name_of, request_for
+from nb_elastic.request import Request, name_of, place, request_for
 from nb_elastic.run import GRACE_S, Run
 
 SUPERVISOR_ENV = {
@@ -100,7 +100,7 @@ def start(request: Request) -> Run:
     """
     options = request.options
     machine = topology.read()
-    nproc = check_machine(options, machine)
+    nproc = len(place(options, machine=machine).cpus)
     engine = engine_base.load(options.engine)
     folder = rundir.create(wanted_id=options.rdzv_id, log_dir=options.log_dir)
     buffers_fd = -1

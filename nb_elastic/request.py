@@ -11,11 +11,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import notebook, payload, topology
+from nb_elastic import binding, notebook, payload
+from nb_elastic.binding import BindingPlan
 from nb_elastic.errors import OptionError
 from nb_elastic.model import Entrypoint, LaunchOptions
 from nb_elastic.notebook import Sources
 from nb_elastic.payload import Payload
+from nb_elastic.topology import Topology
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,33 +88,33 @@ def entrypoint_of(target: str, argv: Sequence[str], options: LaunchOptions) -> E
 
 def dry_run_text(request: Request) -> str:
     """Tell what would be captured, started and bound; starts nothing."""
-    from nb_elastic import binding
-
     options = request.options
-    machine = topology.read()
-    nproc = check_machine(options, machine)
-    lines = [
-        f"Would start {nproc} rank(s) on {options.nnodes} node(s): {request.entrypoint.kind} {request.entrypoint.target}"
-    ]
+    placed = place(options)
+    entry = f"{request.entrypoint.kind} {request.entrypoint.target}"
+    lines = [f"Would start {len(placed.cpus)} rank(s) on {options.nnodes} node(s): {entry}"]
     if request.payload is not None:
-        lines.append(f"Payload {payload_size_text(request.payload.size_bytes)}; captured from the notebook:")
-        lines += [
-            f"  {c.name:24s} {c.type_name:30s} {payload_size_text(c.size_bytes)}" for c in request.payload.captured
-        ] or ["  nothing"]
-    visible = topology.visible_gpus(machine, cuda_visible_devices=_cuda_visible(options), gpus=options.gpus)
-    plan = binding.plan(
-        machine, nproc=nproc, mode=options.numa_binding, visible=visible, virtual_local_rank=options.virtual_local_rank
-    )
-    lines.append(plan.note or "Binding:")
-    lines += [f"  rank {n}: {text}" for n, text in enumerate(plan.text)]
-    changed = [f.name for f in fields(LaunchOptions) if getattr(options, f.name) != getattr(LaunchOptions(), f.name)]
-    lines.append(
-        "Options: " + (", ".join(f"{name}={getattr(options, name)!r}" for name in changed) or "all at their defaults")
-    )
+        lines.append(f"Payload {size_text(request.payload.size_bytes)}; captured from the notebook:")
+        lines += [f"  {c.name:24s} {c.type_name:30s} {size_text(c.size_bytes)}" for c in request.payload.captured] or [
+            "  nothing"
+        ]
+    lines += [placed.note] if placed.note else []
+    lines += binding.describe(placed)
+    plain = LaunchOptions()
+    changed = [f.name for f in fields(LaunchOptions) if getattr(options, f.name) != getattr(plain, f.name)]
+    lines.append("Options: " + (", ".join(f"{n}={getattr(options, n)!r}" for n in changed) or "all at their defaults"))
     return "\n".join([*lines, "Nothing was started."])
 
 
-def payload_size_text(size_bytes: int) -> str:
+def place(options: LaunchOptions, *, machine: Topology | None = None) -> BindingPlan:
+    """Decide on ranks, GPUs and CPUs of this node as its supervisor will; refuses what the machine does not have.
+
+    Raises:
+        OptionError: naming what isn't there.
+    """
+    return binding.for_node(options, environ={**os.environ, **options.env}, topology=machine)
+
+
+def size_text(size_bytes: int) -> str:
     """Size in words, as in ``1.5 MiB``."""
     size = float(size_bytes)
     for unit in ("B", "KiB", "MiB"):
@@ -120,16 +122,6 @@ def payload_size_text(size_bytes: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.2f} GiB"
-
-
-def check_machine(options: LaunchOptions, machine: topology.Topology) -> int:
-    """Number of ranks on this node; refuses what the machine does not have."""
-    visible = topology.visible_gpus(machine, cuda_visible_devices=_cuda_visible(options), gpus=options.gpus)
-    return topology.resolve_nproc(options.nproc_per_node, topology=machine, visible=visible)
-
-
-def _cuda_visible(options: LaunchOptions) -> str | None:
-    return options.env.get("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def name_of(fn: Callable[..., Any] | str) -> str:

@@ -8,19 +8,19 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nb_elastic import events, payload, rundir, snapshot
+from nb_elastic import payload, rundir, snapshot
 from nb_elastic.errors import ElasticError, PayloadError, RunLostError, RunStoppedError, WorkerFailedError
+from nb_elastic.follower import Follower
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import RunState, Stream, WorkerFailure
 from nb_elastic.report_text import failure_text, stopped_text
-from nb_elastic.rundir import JournalReader, LogFollower, RankDir, RunDir
-from nb_elastic.snapshot import RunSnapshot
+from nb_elastic.rundir import RankDir, RunDir
+from nb_elastic.snapshot import EMPTY, RunSnapshot
 
 if TYPE_CHECKING:
     from nb_elastic.engines.base import Channel
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 GRACE_S = 5.0
 """Seconds between the SIGINT and the SIGTERM of a stop, unless the caller says otherwise."""
-_TICK_S = 0.05
-_ALIVE_CHECK_S = 1.0
 
 
 class Run:
@@ -42,19 +40,8 @@ class Run:
     def __init__(self, folder: RunDir, *, channel: Channel | None = None) -> None:
         self._folder = folder
         self._channel = channel
-        self._journal = JournalReader(folder.journal)
-        self._logs = LogFollower(folder)
-        self._snapshot = self._drawn = snapshot.EMPTY
-        self._lock = threading.RLock()
-        self._wake = threading.Event()
-        self._renderers: list[Renderer] = []
-        self._checked_alive_s = 0.0
-        self._thread: threading.Thread | None = None
-        if channel is not None:
-            self._thread = threading.Thread(
-                target=self._drain_channel, name=f"nb-elastic-channel-{self.id}", daemon=True
-            )
-            self._thread.start()
+        self._follower = Follower(folder, channel=channel)
+        self._drawn = EMPTY
 
     def __repr__(self) -> str:
         """Tell id, name and state."""
@@ -79,9 +66,7 @@ class Run:
     @property
     def snapshot(self) -> RunSnapshot:
         """State of the run now."""
-        with self._lock:
-            self._read_journal()
-            return self._snapshot
+        return self._follower.snapshot()
 
     @property
     def state(self) -> RunState:
@@ -171,12 +156,12 @@ class Run:
     def wait(self, timeout_s: float | None = None) -> RunState:
         """Wait until the run is over or the time is up, and return its state then."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while not (now := self._tick()).state.is_final:
+        while not (now := self._follower.look()).state.is_final:
             if deadline is not None and time.monotonic() >= deadline:
                 break
-            self._pause()
+            self._follower.pause()
         if now.state.is_final:
-            self._end_channel()
+            self._follower.close()
         return now.state
 
     def stop(self, grace_s: float = GRACE_S, *, by: str = "user") -> None:
@@ -213,15 +198,15 @@ class Run:
             try:
                 if self._feed(renderer):
                     break
-                self._pause()
+                self._follower.pause()
             except KeyboardInterrupt:
                 interrupts += 1
                 if on_interrupt is None or not on_interrupt(interrupts):
-                    renderer.close(self._snapshot)
+                    renderer.close(self.snapshot)
                     raise
-        renderer.close(self._snapshot)
-        self._end_channel()
-        return self._snapshot.state
+        renderer.close(self.snapshot)
+        self._follower.close()
+        return self.state
 
     def raise_for_state(self) -> None:
         """Raise the error that tells how the run ended; nothing for one that succeeded or still runs.
@@ -249,84 +234,17 @@ class Run:
         if worker is None:
             known = ", ".join(str(w.rank) for w in now.workers) or "none yet"
             raise ElasticError(f"Run {self.id} has no rank {rank}; its ranks are: {known}.")
-        node = worker.node if (self.dir / f"node_{worker.node}").is_dir() else None
-        return self._folder.rank(worker.round, worker.local_rank, node=node)
-
-    def _read_journal(self) -> list[events.Event]:
-        new = self._journal.read()
-        for event in new:
-            self._snapshot = snapshot.fold(self._snapshot, event)
-            if event.kind == "worker_started":
-                node = event.node if (self.dir / f"node_{event.node}").is_dir() else None
-                self._logs.add(
-                    rank=event["rank"], local_rank=event["local_rank"], round_number=event["round"], node=node
-                )
-        return new
-
-    def _tick(self) -> RunSnapshot:
-        """Read what is new and notice a supervisor that is gone."""
-        with self._lock:
-            self._read_journal()
-            if not self._snapshot.state.is_final and self._is_supervisor_gone():
-                self._read_journal()
-                if not self._snapshot.state.is_final:
-                    self._write_lost()
-            return self._snapshot
+        return self._folder.rank(worker.round, worker.local_rank, node=self._follower.node_of(worker.node))
 
     def _feed(self, renderer: Renderer) -> bool:
         """One look at journal and logs; True when the run is over and all is drawn."""
-        now = self._tick()
-        if now is not self._drawn:
-            self._drawn = now
+        was = self._drawn
+        now = self._drawn = self._follower.look()
+        if now is not was:
             renderer.update(now)
-        with self._lock:
-            chunks = self._logs.read()
-        renderer.append(chunks)  # none tells that time passes
-        if chunks:
-            self._wake.set()
+        if chunks := self._follower.logs():
+            renderer.append(chunks)
         return now.state.is_final and not chunks
-
-    def _is_supervisor_gone(self) -> bool:
-        if self._channel is not None:
-            return not self._channel.is_alive
-        if time.monotonic() - self._checked_alive_s < _ALIVE_CHECK_S:
-            return False
-        self._checked_alive_s = time.monotonic()
-        pid = self._snapshot.supervisor_pid
-        return bool(pid) and not ProcessId(pid, self._snapshot.supervisor_start_ticks).is_alive
-
-    def _write_lost(self) -> None:
-        text = "The supervisor ended without a last word."
-        with contextlib.suppress(OSError):
-            tail = self._folder.supervisor_log.read_bytes()[-2000:].decode("utf-8", "replace").strip()
-            text += f" The end of supervisor.log:\n{tail}" if tail else ""
-        event = events.make("run_lost", text=text)
-        with contextlib.suppress(OSError):
-            journal = rundir.Journal(self._folder.journal)
-            journal.append(event)
-            journal.close()
-            self._read_journal()
-        if not self._snapshot.state.is_final:
-            self._snapshot = snapshot.fold(self._snapshot, event)
-
-    def _pause(self) -> None:
-        self._wake.wait(_TICK_S)
-        self._wake.clear()
-
-    def _drain_channel(self) -> None:
-        """Read the supervisor's lines; each only wakes the follower, for the journal has it already."""
-        if self._channel is not None:
-            with contextlib.suppress(ValueError, OSError):  # the pipe was closed under the reader
-                for _ in self._channel.lines():
-                    self._wake.set()
-        self._wake.set()
-
-    def _end_channel(self) -> None:
-        if self._channel is None:
-            return
-        self._channel.close()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
 
 
 def attach(run_id: str = "") -> Run:
@@ -341,11 +259,6 @@ def attach(run_id: str = "") -> Run:
 def runs() -> list[Run]:
     """All runs of this user on this machine, newest first."""
     return [Run(folder) for folder in rundir.all_runs()]
-
-
-def states(found: Iterable[Run]) -> list[tuple[Run, RunSnapshot]]:
-    """Pair runs with their state; one whose supervisor is gone reads as lost."""
-    return [(run, snapshot.load(RunDir(run.dir))) for run in found]
 
 
 def remove(run: Run) -> None:

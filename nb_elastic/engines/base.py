@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 from nb_elastic.errors import EngineError, OptionError
 
 GROUP = "nb_elastic.engines"
+BUILT_IN = {"local": "nb_elastic.engines.local:LocalEngine"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +76,10 @@ def load(name: str) -> Engine:
         EngineError: if its module can't be imported.
     """
     short = name.partition("=")[0]
-    if short == "local":
-        from nb_elastic.engines.local import LocalEngine
-
-        return LocalEngine()
+    if short in BUILT_IN:
+        module, _, name = BUILT_IN[short].partition(":")
+        built_in: Engine = getattr(import_module(module), name)()
+        return built_in
     found = metadata.entry_points(group=GROUP, name=short)
     for entry in found:
         try:

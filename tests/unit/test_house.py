@@ -29,7 +29,7 @@ FLOORS = {
     2: "payload cell frames binding report",
     3: "worker entry rankshell supervisor",
     4: "options option config export doctor notebook engines render report_text",
-    5: "run completion",
+    5: "follower run request completion",
     6: "launching",
     7: "magics cli",
     8: "__main__",
@@ -41,7 +41,7 @@ FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.spl
 # What runs where, by the first word after `nb_elastic.`; `supervisor` and `worker` processes load these and what they import.
 RANK_SIDE = ("nb_elastic.supervisor.__main__", "nb_elastic.worker")
 KERNEL_SIDE = (
-    "nb_elastic", "nb_elastic.magics", "nb_elastic.cli", "nb_elastic.launch", "nb_elastic.run", "nb_elastic.doctor", "nb_elastic.export",
+    "nb_elastic", "nb_elastic.magics", "nb_elastic.cli", "nb_elastic.launching", "nb_elastic.run", "nb_elastic.doctor", "nb_elastic.export",
     "nb_elastic.render.choose", "nb_elastic.render.plain", "nb_elastic.render.terminal", "nb_elastic.render.widget", "nb_elastic.render.html",
     "nb_elastic.engines.local",
 )  # fmt: skip
