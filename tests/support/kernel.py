@@ -74,7 +74,6 @@ class Cell:
         """Name and text of the error that ended the cell; empty if it ended well."""
         return "" if self.is_ok else f"{self.reply.get('ename')}: {self.reply.get('evalue')}"
 
-
     def first(self, needle: str) -> float | None:
         """Seconds until ``needle`` first stood in the cell's text; None if it never did."""
         seen = ""
