@@ -90,8 +90,8 @@ def test_the_dashboard_is_live_and_then_gives_way_to_one_that_needs_no_kernel(br
 
 def test_stop_works_while_the_cell_is_busy(browser: Browser) -> None:
     subshell = browser.subshell()
-    cell = browser.start("%%elastic_launch -n 2\nimport time\nprint('up', flush=True)\ntime.sleep(600)")
-    wait_for(browser, cell, "HTMLView", "up")
+    cell = browser.start("%%elastic_launch -n 2\nimport time\nprint('in the loop', flush=True)\ntime.sleep(600)")
+    wait_for(browser, cell, "HTMLView", "in the loop")
     button = wait_for(browser, cell, "ButtonView", "Stop")
     browser.click(button["id"], subshell=subshell)
     browser.kernel.wait(cell, timeout_s=60)
@@ -101,8 +101,8 @@ def test_stop_works_while_the_cell_is_busy(browser: Browser) -> None:
 
 
 def test_an_interrupt_leaves_the_saved_dashboard_and_no_thread(browser: Browser) -> None:
-    cell = browser.start("%%elastic_launch -n 2\nimport time\nprint('up', flush=True)\ntime.sleep(600)")
-    wait_for(browser, cell, "HTMLView", "up")
+    cell = browser.start("%%elastic_launch -n 2\nimport time\nprint('in the loop', flush=True)\ntime.sleep(600)")
+    wait_for(browser, cell, "HTMLView", "in the loop")
     browser.kernel.interrupt()
     browser.kernel.wait(cell, timeout_s=60)
     assert cell.reply["ename"] == "RunStoppedError"
