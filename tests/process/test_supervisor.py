@@ -101,7 +101,7 @@ def test_a_result_whose_repr_raises_is_told():
 
 
 def test_a_restart_succeeds_although_ranks_are_out_of_step_and_keeps_all_logs():
-    done = supervise.run("tests.programs.fails_once:main", nproc=2, max_restarts=2)
+    done = supervise.run("tests.programs.first_attempt_fails:main", nproc=2, max_restarts=2)
     assert done.state == "succeeded"
     assert [(e["round"], e["attempt"], e["cause"]) for e in done.of("round_ended")] == [
         (0, 0, "failure"),

@@ -1,0 +1,149 @@
+"""The root cause is the first failure that is its rank's own; what only followed is told as such."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nb_elastic.model import WorkerFailure, to_json
+from nb_elastic.rundir import RankDir
+from nb_elastic.supervisor import failures
+
+GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:21918"
+NCCL = (
+    "[PG 0 Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3, OpType=ALLREDUCE) ran for 600012 "
+    "milliseconds before timing out."
+)
+STORE = "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown or crash?"
+
+
+def _failure(rank: int, ms: int, error_type: str = "ValueError", message: str = "own", **more) -> WorkerFailure:
+    return WorkerFailure(
+        rank=rank, local_rank=rank, round=0, time_ns=ms * 10**6, error_type=error_type, message=message, **more
+    )
+
+
+def _judged(*found: WorkerFailure) -> list[tuple[int, str]]:
+    return [(f.rank, f.followed) for f in failures.judge(found)]
+
+
+def test_the_first_one_is_the_cause():
+    assert _judged(_failure(0, 30), _failure(1, 10), _failure(2, 20)) == [(1, ""), (2, ""), (0, "")]
+
+
+@pytest.mark.parametrize(
+    ("error_type", "message"),
+    [
+        ("RuntimeError", GLOO),
+        ("DistBackendError", NCCL),
+        ("DistNetworkError", STORE),
+        ("RuntimeError", "Connection reset by peer"),
+        ("ConnectionResetError", "[Errno 104] Connection reset by peer"),
+        ("BrokenPipeError", "[Errno 32] Broken pipe"),
+        ("DistBackendError", "NCCL communicator was aborted on rank 1."),
+        ("RuntimeError", "Timed out waiting 1800000ms for recv operation to complete"),
+    ],
+)
+def test_a_lost_peer_follows_even_if_it_was_seen_first(error_type, message):
+    """A SIGKILLed rank is seen by the system a moment after its peers lose their connections."""
+    lost, own = (
+        _failure(0, 10, error_type, message),
+        _failure(1, 12, "", "killed from outside (SIGKILL)", signal="SIGKILL"),
+    )
+    assert _judged(lost, own) == [(1, ""), (0, "lost its connection after rank 1 failed")]
+
+
+def test_if_all_lost_a_peer_the_first_is_the_best_guess():
+    found = [_failure(0, 20, "RuntimeError", GLOO), _failure(1, 10, "RuntimeError", GLOO)]
+    assert _judged(*found) == [(1, ""), (0, "lost its connection after rank 1 failed")]
+
+
+def test_who_was_being_ended_is_never_the_cause():
+    ended = _failure(0, 5, followed="raised while it was being ended")
+    assert _judged(ended, _failure(1, 9)) == [(1, ""), (0, "raised while it was being ended")]
+    assert _judged(ended) == [(0, "raised while it was being ended")]
+    assert failures.judge([]) == []
+
+
+def test_a_user_error_about_connections_is_the_users_own():
+    assert _judged(_failure(0, 10, "ValueError", "connection reset by peer in my log"), _failure(1, 5, "RuntimeError", GLOO)) == [
+        (0, ""), (1, "lost its connection after rank 0 failed"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error_type", "message", "word"),
+    [
+        ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 20.00 GiB", "GPU's memory"),
+        ("OSError", "[Errno 98] Address already in use", "port"),
+        ("RuntimeError", "The server socket has failed to listen on any local network address. EADDRINUSE", "port"),
+        ("DistBackendError", "NCCL error in: ProcessGroupNCCL.cpp:1, unhandled cuda error", "NCCL_DEBUG"),
+        ("RuntimeError", "CUDA error: invalid device ordinal", "nproc"),
+        ("ModuleNotFoundError", "No module named 'x'", "install"),
+        ("ValueError", "just wrong", ""),
+    ],
+)
+def test_frequent_failures_come_with_a_hint(error_type, message, word):
+    hint = failures.hint_for(_failure(0, 1, error_type, message))
+    assert (word in hint) if word else (hint == "")
+
+
+def _explain(tmp_path, **more) -> WorkerFailure:
+    settings = {"rank": 2, "local_rank": 1, "round_number": 3, "pid": 77, "exit_code": 1, "time_ns": 5, **more}
+    return failures.explain(RankDir(tmp_path), **settings)
+
+
+def test_the_out_of_memory_killer_is_named_where_it_is_known(tmp_path):
+    told = _explain(tmp_path, exit_code=-9, oom_kills=1)
+    assert (
+        told.message == "killed by the kernel's OOM killer (SIGKILL): the memory of this machine or container was full"
+    )
+    assert told.hint != ""
+    assert "by somebody, or by the OOM killer" in _explain(tmp_path, exit_code=-9).message
+
+
+def test_the_last_lines_of_stderr_speak_for_a_native_crash(tmp_path):
+    (tmp_path / "stderr.log").write_bytes(b"one\n" * 100 + b"Fatal Python error: \xff Segmentation fault\n")
+    told = _explain(tmp_path, exit_code=-11)
+    assert told.traceback.startswith("Last lines of stderr:\none\n")
+    assert told.traceback.endswith("Fatal Python error: \N{REPLACEMENT CHARACTER} Segmentation fault")
+    assert told.traceback.count("\n") == failures.TAIL_LINES
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"time_ns": "x", "error_type": "E"}', '{"error_type": 3, "time_ns": {}}']
+)
+def test_a_broken_failure_file_does_no_harm(tmp_path, text):
+    (tmp_path / "failure.json").write_text(text)
+    told = _explain(tmp_path, exit_code=4)
+    assert (told.message, told.time_ns, told.pid) == ("exited with code 4 without a Python exception", 5, 77)
+
+
+def test_a_rank_cannot_speak_for_another(tmp_path):
+    (tmp_path / "failure.json").write_text(json.dumps(to_json(_failure(9, 8))))
+    told = _explain(tmp_path)
+    assert (told.rank, told.local_rank, told.round, told.time_ns, told.message) == (2, 1, 3, 8 * 10**6, "own")
+
+
+def test_the_message_names_the_root_then_each_other_rank():
+    root = _failure(2, 10, traceback="Traceback ...\nValueError: own\n", hint="Do better.")
+    late = _failure(0, 30)
+    lost = _failure(1, 20, "RuntimeError", GLOO)
+    text = failures.text_of(
+        failures.judge([root, late, lost]), others=["rank 3: ended by the agent"], run_dir="/runs/x"
+    )
+    assert text.splitlines() == [
+        "Rank 2 failed: ValueError: own",
+        "",
+        "Traceback ...",
+        "ValueError: own",
+        "",
+        "Hint: Do better.",
+        "",
+        "rank 0: ValueError: own (20 ms later)",
+        f"rank 1: RuntimeError: {GLOO} (lost its connection after rank 2 failed)",
+        "rank 3: ended by the agent",
+        "",
+        "Logs and tracebacks of all ranks: /runs/x",
+    ]
