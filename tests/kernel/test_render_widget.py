@@ -72,7 +72,9 @@ def browser(notebook: Kernel) -> Iterator[Browser]:
 
 
 def test_the_dashboard_is_live_and_then_gives_way_to_one_that_needs_no_kernel(browser: Browser) -> None:
-    cell = browser.start("%%elastic_launch -n 2\nimport os\nprint('<i>hello</i> from', os.environ['RANK'])\n7")
+    cell = browser.start(
+        "%%elastic_launch -n 2\nimport os\nprint('<i>hello</i> from', os.environ['RANK'])\nimport time; time.sleep(3)\n7"
+    )
     wait_for(browser, cell, "HTMLView", "&lt;i&gt;hello&lt;/i&gt; from 1")
     browser.kernel.wait(cell)
     assert cell.is_ok, cell.error
@@ -115,7 +117,9 @@ def test_an_interrupt_leaves_the_saved_dashboard_and_no_thread(browser: Browser)
 
 
 def test_a_flood_reaches_the_browser_in_small_portions_and_its_end_is_seen(browser: Browser) -> None:
-    cell = browser.start("%%elastic_launch -n 2\nfor i in range(50_000):\n    print('line', i)\n")
+    cell = browser.start(
+        "%%elastic_launch -n 2\nfor i in range(50_000):\n    print('line', i)\nimport time; time.sleep(3)"
+    )
     wait_for(browser, cell, "HTMLView", "line 49999")
     browser.kernel.wait(cell)
     values = [
