@@ -242,8 +242,8 @@ class Run:
         now = self._drawn = self._follower.look()
         if now is not was:
             renderer.update(now)
-        if chunks := self._follower.logs():
-            renderer.append(chunks)
+        chunks = self._follower.logs()
+        renderer.append(chunks)  # without chunks it tells that time passes: lines that wait to be folded must come out
         return now.state.is_final and not chunks
 
 
