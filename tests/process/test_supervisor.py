@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 
 import pytest
@@ -192,3 +194,34 @@ def test_events_come_before_the_run_is_over():
         one.stop(grace_s=0)
         one.wait()
     assert rundir.read_json(one.run.rank(0, 0).worker_json)["rank"] == 0
+
+
+def test_a_users_own_logs_specs_get_a_link_to_every_log(tmp_path):
+    """``--logs-specs`` names a class of an installed package; no byte is written twice or lost."""
+    info = tmp_path / "site" / "own_logs-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-logs\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[torchrun.logs_specs]\nown = own_logs:OwnLogs\n")
+    (tmp_path / "site" / "own_logs.py").write_text(
+        "import os\nfrom torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std\n"
+        f"class OwnLogs(DefaultLogsSpecs):\n    def __init__(self):\n        super().__init__(log_dir={str(tmp_path)!r} + '/own', redirects=Std.OUT)\n"
+    )
+    done = supervise.run(
+        "all_reduces.py", nproc=2, logs_specs="own", supervisor_env={"PYTHONPATH": f"{supervise.ROOT}:{tmp_path / 'site'}"},
+        sys_path=(str(tmp_path / "site"),),
+    )  # fmt: skip
+    assert done.state == "succeeded", done.end["text"]
+    links = sorted((tmp_path / "own").rglob("stdout.log"))
+    assert [p.resolve() for p in links] == [done.run.rank(0, r).stdout.resolve() for r in range(2)]
+    assert links[1].read_bytes() == done.out(1) == b"rank 1 of 2: sum 3, args ()\n"
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("setpriv"), reason="becomes a user whose processes are limited"
+)
+def test_a_process_limit_is_told_and_nothing_is_left():
+    with supervise.start(supervise.entry("all_reduces.py"), nproc=16, max_processes=12) as one:
+        one.wait()
+    assert (one.state, one.process.returncode, one.of("worker_started")) == ("failed", 3, [])
+    assert "The system refused to start rank" in one.end["text"]
+    assert "ulimit -u" in one.end["text"]

@@ -22,6 +22,7 @@ from nb_elastic.rundir import RunDir
 from tests.support.until import until
 
 ROOT = Path(__file__).parents[2]
+LIMITED_UID = 54_321
 PROGRAMS = ROOT / "tests" / "programs"
 SUPERVISOR_ENV = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
@@ -164,9 +165,15 @@ def start(
     is_detached: bool = False,
     cwd: str = "",
     supervisor_env: Mapping[str, str] | None = None,
+    sys_path: tuple[str, ...] = (),
+    max_processes: int = 0,
     **options: Any,
 ) -> Supervised:
-    """Start a supervisor on a fresh run folder and hand it the launch."""
+    """Start a supervisor on a fresh run folder and hand it the launch.
+
+    Args:
+        max_processes: run as a user of no name, who may have so many processes (root has no limit).
+    """
     run = rundir.create(log_dir=options.get("log_dir"))
     settings = LaunchOptions(nproc_per_node=nproc, **{"numa_binding": "none", **options})
     spec = LaunchSpec(
@@ -177,16 +184,21 @@ def start(
         options=settings,
         env={**os.environ, **(env or {})},
         cwd=cwd or str(run.path),
-        sys_path=(str(ROOT), *[p for p in sys.path if p and p != str(ROOT)]),
+        sys_path=(*sys_path, str(ROOT), *[p for p in sys.path if p and p != str(ROOT)]),
         payload=payload,
         buffers_fd=buffers_fd,
         key_hex="00" * 32,
         is_detached=is_detached,
     )
     rundir.write_json(run.run_json, {"run_id": run.run_id})
+    prefix: list[str] = []
+    if max_processes:
+        os.chown(run.path, LIMITED_UID, -1)
+        caps = [f"--{kind}-caps=+dac_override" for kind in ("inh", "ambient")]
+        prefix = ["setpriv", f"--reuid={LIMITED_UID}", "--clear-groups", *caps, "prlimit", f"--nproc={max_processes}"]
     with open(run.supervisor_log, "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "nb_elastic.supervisor"],
+            [*prefix, sys.executable, "-m", "nb_elastic.supervisor"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
