@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import events, payload, rundir, topology
+from nb_elastic import events, notebook, payload, rundir, topology
 from nb_elastic import options as opts
 from nb_elastic.engines import base as engine_base
 from nb_elastic.engines.base import Channel, Engine
@@ -70,6 +70,11 @@ def launch(fn: Callable[..., Any] | str, /, *args: Any, options: LaunchOptions |
                 f"launch() got {', '.join(kwargs)} beside options=; put options into options=, the function's keywords into kwargs=."
             )
     options = opts.check(options)
+    if unfit := [name for name in ("dry_run", "out", "pull") if getattr(options, name)]:
+        raise OptionError(
+            f"{', '.join(unfit)} makes no sense for launch(): it returns the run, whose results are in run.results. "
+            "The magics take it. Nothing was started."
+        )
     run = start(request_for(fn, fn_args, fn_kwargs, options))
     if not options.detach:
         watch(run, options)
@@ -88,7 +93,9 @@ def _split_keywords(fn: Callable[..., Any] | str, kwargs: Mapping[str, Any]) -> 
             f"Say which: launch(fn, args=(...), kwargs={{...}}, options=LaunchOptions(...)). Nothing was started."
         )
     ours = {k: v for k, v in kwargs.items() if k in known}
-    return {k: v for k, v in kwargs.items() if k not in known}, opts.from_kwargs(environ=os.environ, **ours)
+    return {k: v for k, v in kwargs.items() if k not in known}, opts.from_kwargs(
+        config=notebook.config(notebook.shell()), environ=os.environ, **ours
+    )
 
 
 def start(request: Request) -> Run:

@@ -103,6 +103,15 @@ def raw_cell(ip: InteractiveShell) -> str:
     return str(code or "")
 
 
+def config(ip: InteractiveShell | None) -> Mapping[str, Any]:
+    """What ``%config Elastic`` sets in this notebook; empty where the extension is not loaded."""
+    for found in ip.configurables if ip is not None else ():
+        if type(found).__module__ == "nb_elastic.config":
+            values: Mapping[str, Any] = found.as_mapping()
+            return values
+    return {}
+
+
 def namespace(ip: InteractiveShell | None) -> Mapping[str, Any]:
     """The notebook's names: IPython's user namespace, or ``__main__`` of a plain script."""
     if ip is not None:

@@ -57,9 +57,13 @@ def request_for(
         )
     ip = notebook.shell()
     known = notebook.sources(ip)
+    words = tuple(args) if all(isinstance(a, str) for a in args) else ()
     packed = payload.dump_function(fn, tuple(args), dict(kwargs), sources=known.texts, labels=known.labels)
     return Request(
-        entrypoint=Entrypoint(kind="function", target=name_of(fn)), options=options, payload=packed, sources=known
+        entrypoint=Entrypoint(kind="function", target=name_of(fn), argv=words),
+        options=options,
+        payload=packed,
+        sources=known,
     )
 
 

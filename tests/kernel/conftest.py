@@ -29,5 +29,5 @@ def notebook_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def notebook(notebook_home: Path, notebook_folder: Path) -> Iterator[Kernel]:
     """One kernel with the extension loaded, shared by a module's tests."""
     with Kernel(cwd=notebook_folder, env={"NB_ELASTIC_HOME": str(notebook_home)}) as kernel:
-        kernel.ok("%load_ext nb_elastic")
+        kernel.ok("%load_ext nb_elastic\nimport nb_elastic")
         yield kernel

@@ -84,9 +84,7 @@ def test_the_kernel_is_never_forked_by_a_launch(notebook: Kernel):
 
 
 def test_no_thread_or_descriptor_stays_behind_in_the_kernel(notebook: Kernel):
-    count = (
-        "import os, threading\nprint(len(os.listdir('/proc/self/fd')), sorted(t.name for t in threading.enumerate()))"
-    )
+    count = "import gc, os, threading\ngc.collect()\nprint(len(os.listdir('/proc/self/fd')), sorted(t.name for t in threading.enumerate()))"
     notebook.ok("%%elastic_launch --nproc 2\n1")
     before = notebook.ok(count).stdout
     for _ in range(3):

@@ -145,3 +145,11 @@ def test_show_brings_the_dashboard_back_from_the_folder_alone(browser: Browser) 
     cell = browser.kernel.ok("%elastic show")
     (shown,) = [m for m in cell.messages if m.kind == "display_data"]
     assert "ranks 0-1: 7" in shown.text
+
+
+def test_a_line_is_shown_though_nothing_comes_after_it(browser: Browser) -> None:
+    cell = browser.kernel.start("%%elastic_launch -n 2\nimport time\nprint('in the loop', flush=True)\ntime.sleep(600)")
+    browser.kernel.wait_for(cell, "in the loop")
+    browser.kernel.interrupt()
+    browser.kernel.wait(cell, timeout_s=60)
+    assert cell.reply["ename"] == "RunStoppedError"
