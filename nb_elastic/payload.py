@@ -7,6 +7,7 @@ Runs in: the kernel or command line (``dump_cell``, ``dump_function``, ``write``
 from __future__ import annotations
 
 import builtins
+import contextlib
 import functools
 import importlib
 import os
@@ -186,10 +187,7 @@ def _load(path: str, buffers: memoryview, main: dict[str, Any], *, is_child: boo
         return functools.partial(function, *args, **kwargs)
     if is_child:
         for definition in cells.definitions(**code):
-            try:
-                exec(definition, main)
-            except (
-                Exception
-            ):  # border: a definition may need what only the running body has; plain pickle says what is missing
-                continue
+            # a definition may need what only the running body has; plain pickle says what is missing
+            with contextlib.suppress(Exception):
+                exec(definition, main)  # noqa: S102  the user's own code, in the user's own process
     return functools.partial(cells.execute, namespace=main, **code)

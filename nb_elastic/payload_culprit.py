@@ -28,9 +28,11 @@ class Nowhere(PickleStream):
     """Takes bytes and forgets them."""
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Forget bytes."""
         return len(data)
 
     def take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
+        """Forget a buffer."""
         buffer.raw()
         return False
 
@@ -53,7 +55,7 @@ def notebook_trial(namespace: Mapping[str, Any]) -> Trial:
     def attempt(obj: Any, known: frozenset[int]) -> BaseException | None:
         try:
             _TrialPickler(namespace=namespace, known=known).dump(obj)
-        except Exception as e:  # border: pickling runs code of the user's classes, which may raise anything
+        except Exception as e:  # noqa: BLE001  border: pickling runs code of the user's classes, which may raise anything
             return e
         return None
 
@@ -162,7 +164,7 @@ def _of_object(obj: Any, *, with_items: bool) -> Iterator[tuple[str, Any]]:
     """What the object's own ``__reduce_ex__`` names, attributes by their names."""
     try:
         made = obj.__reduce_ex__(5)
-    except Exception:  # border: code of the user's classes; without it only attributes are left to look at
+    except Exception:  # noqa: BLE001  border: code of the user's classes; without it only attributes are left to look at
         made = None
     if not isinstance(made, tuple):
         yield from list(getattr(obj, "__dict__", {}).items())
@@ -179,11 +181,12 @@ def _of_object(obj: Any, *, with_items: bool) -> Iterator[tuple[str, Any]]:
         yield from ((f"[{k!r}]"[:60], v) for k, v in pairs or ())
 
 
-def explain(reason: BaseException | None) -> str:
+def explain(reason: BaseException | None, *, is_result: bool = False) -> str:
     """Why it can't travel and what to do, as one or two sentences."""
+    way_out = "return plain data, or an object without it" if is_result else "create it inside the function or the cell"
     if isinstance(reason, Refusal):
-        return f"{reason.what[0].upper()}{reason.what[1:]}: {reason.advice}."
+        return f"{reason.what[0].upper()}{reason.what[1:]}: {reason.advice if reason.is_for_results or not is_result else way_out}."
     if isinstance(reason, RecursionError) or isinstance(reason.__cause__ if reason else None, RecursionError):
-        return "It is nested too deeply for pickle: flatten it, or make it inside the function or the cell."
+        return f"It is nested too deeply for pickle: flatten it, or {way_out}."
     text = " ".join(str(reason).split())[:300]
-    return f"Python can't pickle it ({type(reason).__name__}: {text}): create it inside the function or the cell."
+    return f"Python can't pickle it ({type(reason).__name__}: {text}): {way_out}."

@@ -64,10 +64,8 @@ def is_own(name: str, value: Any) -> bool:
     if name in OWN_NAMES:
         return True
     # IPython puts a guarded `open` and other replacements of builtins into the notebook
-    return hasattr(builtins, name) and str(getattr(value, "__module__", "")).partition(".")[0] in {
-        "IPython",
-        "ipykernel",
-    }
+    origin = getattr(value, "__globals__", {}).get("__name__") or getattr(value, "__module__", "")
+    return hasattr(builtins, name) and str(origin).partition(".")[0] in {"IPython", "ipykernel"}
 
 
 class NotebookPickler(cloudpickle.Pickler):
@@ -127,6 +125,7 @@ class NotebookPickler(cloudpickle.Pickler):
             ("torch.storage", "UntypedStorage"): self._storage,
             ("torch.storage", "TypedStorage"): self._typed_storage,
             ("torch", "Tensor"): self._tensor,
+            ("torch.nn.parallel.distributed", "DistributedDataParallel"): self._wrapped_model,
             ("numpy", "ndarray"): payload_tensors.reduce_array,
             ("typing", "ParamSpec"): self._type_parameter,
             ("typing", "TypeVarTuple"): self._type_parameter,
@@ -262,6 +261,12 @@ class NotebookPickler(cloudpickle.Pickler):
         if payload_tensors.is_on_device(tensor):
             return self._device(tensor)
         return NotImplemented
+
+    def _wrapped_model(self, _model: Any) -> Any:
+        raise Refusal(
+            "a DistributedDataParallel model belongs to the process group of its ranks",
+            "take the model itself, model.module, along",
+        )
 
     def _device(self, obj: Any) -> Any:
         raise Refusal(

@@ -23,12 +23,14 @@ class Refusal(pickle.PicklingError):
     Args:
         what: what it is, as in "a lock belongs to one process".
         advice: what to do instead.
+        is_for_results: the advice is for what a rank gives back.
     """
 
-    def __init__(self, what: str, advice: str = _MAKE_IN_THE_RANK) -> None:
+    def __init__(self, what: str, advice: str = _MAKE_IN_THE_RANK, *, is_for_results: bool = False) -> None:
         super().__init__(what)
         self.what = what
         self.advice = advice
+        self.is_for_results = is_for_results
 
 
 def refusals() -> dict[type, tuple[str, str]]:

@@ -15,6 +15,7 @@ from nb_elastic import payload_culprit, payload_file, payload_tensors
 from nb_elastic.errors import PayloadError
 from nb_elastic.payload_file import PickleStream
 from nb_elastic.payload_pickler import Loader, NotebookPickler, main_namespace
+from nb_elastic.payload_refusals import Refusal
 
 SHIPPED = "__elastic_shipped__"
 """Name in the rank's ``__main__`` of what came from the notebook: results refer to it by name."""
@@ -58,6 +59,13 @@ class ResultPickler(NotebookPickler):
 
     def _new_type(self, kind: Any) -> Any:
         return self._reference(kind) or super()._new_type(kind)
+
+    def _wrapped_model(self, _model: Any) -> Any:
+        raise Refusal(
+            "a DistributedDataParallel model belongs to the process group of its ranks",
+            "return the model itself, model.module, or its state_dict()",
+            is_for_results=True,
+        )
 
     def _tensor(self, tensor: Any) -> Any:  # noqa: ARG002 - its storage is moved, so that views stay views
         return NotImplemented
@@ -110,10 +118,8 @@ def _dump_back(value: Any, path: Path, *, name: str) -> int:
             return _try_result(obj, known, shipped)
 
         way, reason = payload_culprit.find(value, name, trial)
-        text = f"{way} can't travel back to the notebook. {payload_culprit.explain(reason or e)}"
-        raise PayloadError(
-            text.replace(": create it inside the function or the cell", ": return something simpler"), path=way
-        ) from e
+        text = f"{way} can't travel back to the notebook. {payload_culprit.explain(reason or e, is_result=True)}"
+        raise PayloadError(text, path=way) from e
     return payload_file.write_file(path, {"kind": name}, stream)
 
 
@@ -124,6 +130,6 @@ def _try_result(obj: Any, known: frozenset[int], shipped: Mapping[str, Any]) -> 
 
     try:
         Trial(payload_culprit.Nowhere(), shipped=shipped).dump(obj)
-    except Exception as e:  # border: as above
+    except Exception as e:  # noqa: BLE001  border: as above
         return e
     return None

@@ -41,8 +41,8 @@ def reduce_storage(storage: Any) -> Any:
 
 def reduce_typed_storage(storage: Any, seen: dict[int, Any]) -> Any:
     """Reduce a typed storage to its untyped one, the same object for every view of the same memory."""
-    untyped = storage._untyped_storage
-    untyped = seen.setdefault(untyped._cdata, untyped)
+    untyped = storage._untyped_storage  # noqa: SLF001  torch's pickles name typed storages, and this is all there is
+    untyped = seen.setdefault(untyped._cdata, untyped)  # noqa: SLF001  as above
     return _typed_storage, (untyped, storage.dtype)
 
 
@@ -77,7 +77,7 @@ def reduce_compiled(function: Any) -> Any:
     context = free["self"].cell_contents if "self" in free else None
     backend = getattr(context, "callback", None)
     while hasattr(backend, "_torchdynamo_orig_backend"):
-        backend = backend._torchdynamo_orig_backend
+        backend = backend._torchdynamo_orig_backend  # noqa: SLF001  a compiled function keeps its settings nowhere else
     settings: dict[str, Any] = {
         "dynamic": getattr(context, "_dynamic", None),
         "fullgraph": getattr(context, "fullgraph", False),

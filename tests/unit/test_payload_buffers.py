@@ -115,7 +115,7 @@ def test_arrays_of_every_kind_arrive_as_they_were(notebook):  # noqa: F811
     got = done.value
     assert len(done.payload.data) < 400_000
     assert list(got) == list(ARRAYS)
-    for name, (array, is_fortran, is_writeable) in got.items():
+    for name, (array, _, is_writeable) in got.items():
         expected = ARRAYS[name].copy()
         if expected.size and expected.dtype != object:
             expected.flat[0] = expected.flat[-1]

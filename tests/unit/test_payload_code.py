@@ -209,6 +209,15 @@ def test_names_of_ipython_stay_in_the_notebook(notebook):  # noqa: F811
     assert [c.name for c in notebook.dump("_ + 1, len(range(3)), exit").captured] == ["_"]
 
 
+def test_what_ipython_puts_in_place_of_builtins_stays_there_too(notebook):  # noqa: F811
+    from IPython.core.interactiveshell import InteractiveShell
+
+    notebook.names["open"] = InteractiveShell.instance().user_ns["open"]
+    InteractiveShell.clear_instance()
+    notebook.cell("import os\ndef f(): return open(os.devnull).read()")
+    assert [c.name for c in notebook.dump("f(), open").captured] == ["f", "os"]
+
+
 def test_a_builtin_that_the_notebook_replaced_is_taken_along(notebook):  # noqa: F811
     notebook.cell("def sorted(x): return 'mine'")
     assert notebook.launch("sorted([2, 1]), max(1, 2)").value == ("mine", 2)

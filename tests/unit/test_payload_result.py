@@ -108,6 +108,24 @@ def test_a_result_that_cannot_travel_names_the_way(notebook, body, path):  # noq
     assert f"PayloadError: {path} can't travel back to the notebook." in done.stderr
 
 
+def test_a_model_wrapped_for_training_is_not_returned_as_such(notebook):  # noqa: F811
+    """Loaded in the notebook, it would ask for a process group there."""
+    pytest.importorskip("torch")
+    body = """
+import os, torch
+os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", RANK="0", WORLD_SIZE="1", GLOO_SOCKET_IFNAME="lo")
+store = torch.distributed.HashStore()
+torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+{"model": model}
+"""
+    done = notebook.launch(body)
+    assert (
+        "PayloadError: result -> ['model'] (torch.nn.parallel.distributed.DistributedDataParallel) can't" in done.stderr
+    )
+    assert "return the model itself, model.module" in done.stderr
+
+
 def test_pulled_variables_come_as_a_dict(tmp_path):
     payload.dump_values({"a": 1, "b": np.arange(300_000)}, tmp_path / "r")
     got = payload.load_result(tmp_path / "r")
