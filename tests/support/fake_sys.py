@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -164,6 +165,10 @@ def torch_on(root: Path, machine: Machine, visible: Sequence[Gpu]) -> Iterator[N
         mock.patch.object(torch_binding, "os", fake_os),
         mock.patch.object(torch.cuda, "device_count", lambda: len(visible)),
         mock.patch.object(torch.cuda, "get_device_properties", properties),
+        # newer torch asks the accelerator instead of CUDA
+        mock.patch.object(torch.accelerator, "device_count", lambda: len(visible)),
+        mock.patch.object(torch.accelerator, "is_available", lambda: True),
+        mock.patch.object(torch.accelerator, "current_accelerator", lambda: torch.device("cuda")),
     ):
         yield
 
@@ -173,8 +178,10 @@ def torch_cpus(mode: str, gpu_index: int) -> tuple[int, ...] | str:
     from torch.numa.binding import AffinityMode, NumaOptions, _get_logical_cpus_to_bind_to
 
     options = NumaOptions(affinity_mode=AffinityMode(mode))
+    keywords = inspect.signature(_get_logical_cpus_to_bind_to).parameters
+    index = "gpu_index" if "gpu_index" in keywords else "device_index"  # its name in newer torch
     try:
-        cpus = _get_logical_cpus_to_bind_to(gpu_index=gpu_index, numa_options=options)
+        cpus = _get_logical_cpus_to_bind_to(**{index: gpu_index}, numa_options=options)
     except Exception as error:
         return type(error).__name__
     return tuple(sorted(cpus)) or "RuntimeError"  # its _raise_if_binding_invalid
