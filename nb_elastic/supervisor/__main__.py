@@ -5,6 +5,7 @@ Runs in: the supervisor.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import os
@@ -37,6 +38,7 @@ START_ONLY = (
 def main() -> int:
     """Run the supervisor; returns its exit code."""
     signal.pthread_sigmask(signal.SIG_BLOCK, DEATH_SIGNALS)
+    gc.disable()  # until the imports are done and frozen: there is little garbage, and looking for it takes a while
     lifeline.become_subreaper()
     frame = wire.read(io.FileIO(0, "r", closefd=False))  # unbuffered: the next frames stay in the pipe
     if frame is None:
@@ -63,10 +65,11 @@ def _warm_up(spec: LaunchSpec) -> Ground:
     notes: list[tuple[str, str]] = []
     if spec.sys_path:
         sys.path[:] = spec.sys_path
+    importlib.import_module("nb_elastic.payload")  # every rank of a cell needs it
     for name in spec.options.preload:
         try:
             importlib.import_module(name)
-        except Exception as e:  # noqa: BLE001, PERF203  a user's module may raise anything
+        except Exception as e:  # noqa: BLE001  a user's module may raise anything
             notes.append(("warning", f"--preload {name} failed ({type(e).__name__}: {e}); ranks import it themselves."))
     reason = _why_not_fork(spec)
     if reason and spec.options.start_method != "spawn":
@@ -101,7 +104,7 @@ def _has_uvm() -> bool:
         try:
             if os.readlink(f"/proc/self/fd/{fd}").startswith("/dev/nvidia-uvm"):
                 return True
-        except OSError:  # noqa: PERF203  the descriptor of this very listing is closed by now
+        except OSError:
             continue
     return False
 

@@ -71,7 +71,8 @@ class ForkServer:
             pass_fds: descriptors that the ranks need.
         """
         ours, theirs = socket.socketpair()
-        gc.collect()
+        gc.freeze()  # what was imported stays for ever: collections need not walk it, nor copy its pages in each rank
+        gc.enable()
         if can_fork:
             self.pid = os.fork()
             if self.pid == 0:

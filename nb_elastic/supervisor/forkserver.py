@@ -6,7 +6,6 @@ Runs in: the forkserver, a child of the supervisor. ``ForkServer`` in ``crew.py`
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import select
 import signal
@@ -51,8 +50,6 @@ def serve(sock: socket.socket, *, can_fork: bool, title: str = "") -> NoReturn:
     os.dup2(null, 0)
     os.dup2(null, 1)  # the pipe to whoever started the supervisor must end with the supervisor
     os.close(null)
-    gc.collect()
-    gc.freeze()
     code = 1
     try:
         _Server(sock, can_fork=can_fork).run()

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.elastic.events.handlers import get_logging_handler
 from torch.distributed.elastic.metrics import initialize_metrics
 from torch.distributed.elastic.metrics.api import MetricsConfig
 from torch.distributed.elastic.multiprocessing import SignalException
 
 from nb_elastic import lifeline
-from nb_elastic.errors import ElasticError
+from nb_elastic.errors import ElasticError, LaunchError
 from nb_elastic.model import LaunchSpec
 from nb_elastic.rundir import RunDir
 from nb_elastic.supervisor import agent as agents
@@ -144,6 +145,10 @@ def _make_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLo
             os.environ[name] = value
     # torch's PContext would replace our handlers by ones that raise anywhere, also half-way through a step
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGWINCH"
+    try:
+        get_logging_handler(options.event_log_handler)
+    except KeyError:
+        raise LaunchError(f"--event-log-handler {options.event_log_handler}: torch knows no such handler.") from None
     initialize_metrics(MetricsConfig(dict(options.metrics_cfg)))
     placement = placing.place(spec, note=log.note)
     logs = RunLogs(

@@ -131,6 +131,7 @@ def test_duplicate_filters_write_what_torchrun_writes():
     ("options", "needle"),
     [
         ({"logs_specs": "nobody"}, "--logs-specs nobody"),
+        ({"event_log_handler": "nobody"}, "--event-log-handler nobody"),
         ({"gpus": ("7",)}, "--gpus 7"),
         ({"nproc_per_node": 0}, "--nproc-per-node 0"),
     ],
