@@ -105,7 +105,8 @@ def raw_cell(ip: InteractiveShell) -> str:
 
 def config(ip: InteractiveShell | None) -> Mapping[str, Any]:
     """What ``%config Elastic`` sets in this notebook; empty where the extension is not loaded."""
-    for found in ip.configurables if ip is not None else ():
+    configurables: list[Any] = ip.configurables if ip is not None else []
+    for found in configurables:
         if type(found).__module__ == "nb_elastic.config":
             values: Mapping[str, Any] = found.as_mapping()
             return values

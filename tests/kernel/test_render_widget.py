@@ -153,3 +153,10 @@ def test_a_line_is_shown_though_nothing_comes_after_it(browser: Browser) -> None
     browser.kernel.interrupt()
     browser.kernel.wait(cell, timeout_s=60)
     assert cell.reply["ename"] == "RunStoppedError"
+
+
+def test_a_face_that_cannot_be_had_starts_nothing(browser: Browser) -> None:
+    before = browser.kernel.ok("import nb_elastic; print(len(nb_elastic.runs()))").stdout
+    cell = browser.kernel.run("%%elastic_launch -n 2 --render terminal\n1")
+    assert "--render terminal does not work in a notebook" in cell.text
+    assert browser.kernel.ok("print(len(nb_elastic.runs()))").stdout == before
