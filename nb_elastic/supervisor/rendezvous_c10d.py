@@ -25,7 +25,12 @@ from datetime import timedelta
 from typing import Any
 
 from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]
-from torch.distributed.elastic.rendezvous import RendezvousInfo, RendezvousParameters
+from torch.distributed.elastic.rendezvous import (
+    RendezvousClosedError,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousTimeoutError,
+)
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousTimeout
 
 from nb_elastic.errors import OptionError, RendezvousError
@@ -54,6 +59,8 @@ KNOWN_CONF = frozenset(
         "cas_backoff_max_seconds",
     }
 )
+HARD_TO_GUESS = 20
+"""Characters from which on an id is taken for random, and its owner not warned."""
 KEY_VARIABLE = "NB_ELASTIC_RDZV_KEY"
 UNSHARED_VARIABLE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 PRIVATE_NAMES = (
@@ -91,10 +98,25 @@ class FreshStoreRendezvous(DynamicRendezvousHandler):
         return self.rdzv_id or str(super().get_run_id())
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """See base class. Forgets the last round's store first."""
+        """See base class. Forgets the last round's store first.
+
+        Raises:
+            RendezvousError: ours: if the group doesn't get complete in time, or the run is over.
+        """
         self._bootstrap_store_info = None
         self._shared_tcp_store_server = None
-        info = super().next_rendezvous()
+        try:
+            info = super().next_rendezvous()
+        except RendezvousTimeoutError as e:
+            wanted, patience_s = self.settings.min_nodes, self.settings.timeout.join.total_seconds()
+            raise RendezvousError(
+                f"The group did not get complete: fewer than {wanted} nodes came to the rendezvous {self.rdzv_id!r} within "
+                f"{patience_s:g} s. Start every node with the same endpoint and id; --rdzv-conf join_timeout=... waits longer."
+            ) from e
+        except RendezvousClosedError as e:
+            raise RendezvousError(
+                f"The rendezvous {self.rdzv_id!r} is closed: a node of this run ended it, by failing or because all was done."
+            ) from e
         self._members = info.world_size if is_curable(self) else 0
         return info
 
@@ -261,10 +283,10 @@ def _tell(options: LaunchOptions, *, ip: str, port: int, is_host: bool, note: Ca
             f"--node-rank {options.node_rank} has no effect here: ranks follow the nodes' addresses. With --master-addr it has."
         )
     has_key = bool(options.rdzv_conf.get("key") or os.environ.get(KEY_VARIABLE))
-    if not has_key and not addresses.is_loopback(ip):
+    if not has_key and len(options.rdzv_id) < HARD_TO_GUESS and not addresses.is_loopback(ip):
         note(
             f"The rendezvous at {where} is sealed only by --rdzv-id: whoever guesses it and reaches the port can break up the group "
-            f"(not run code). Give all nodes the same {KEY_VARIABLE}."
+            f"(not run code). Give all nodes the same {KEY_VARIABLE}, or a long random id."
         )
 
 

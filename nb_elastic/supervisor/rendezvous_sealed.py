@@ -110,7 +110,9 @@ class SealedBackend(RendezvousBackend):
         try:
             answer: bytes = getattr(self._store, operation)(*args)
         except (ValueError, RuntimeError, TimeoutError) as e:
-            raise RendezvousConnectionError(f"The connection to the rendezvous store has failed: {e}") from e
+            raise RendezvousConnectionError(
+                f"The rendezvous' store has not answered: the node that hosts it is gone, or out of reach ({e})."
+            ) from e
         return answer[:_MAX_STATE_CHARS].decode("utf-8", "replace")
 
 

@@ -20,14 +20,12 @@ from torch.distributed.elastic.rendezvous import (
     RendezvousHandler,
     RendezvousInfo,
     RendezvousStoreInfo,
-    RendezvousTimeoutError,
 )
 
 from nb_elastic.errors import RendezvousError
 from nb_elastic.supervisor import addresses, stores
 
 _POLL_S = 0.1
-_CONNECT_TIMEOUT = timedelta(seconds=30)
 _HERE = "nb_elastic/here"
 _ROUND = "nb_elastic/round"
 _WAITING = "nb_elastic/waiting"
@@ -82,7 +80,7 @@ class StaticRendezvous(RendezvousHandler):
         """See base class.
 
         Raises:
-            RendezvousTimeoutError: if the group is not complete in time.
+            RendezvousError: if the group is not complete in time.
         """
         deadline = time.monotonic() + self._timeout_s
         self._client = None
@@ -146,7 +144,9 @@ class StaticRendezvous(RendezvousHandler):
                 client.add(f"{_WAITING}/{self._round + 1}", 1)
             time.sleep(_POLL_S)
         where = addresses.join_endpoint(self._ip, self._port)
-        raise RendezvousTimeoutError(f"Node rank 0 began no new round at {where} within {self._timeout_s:g} s.")
+        raise RendezvousError(
+            f"Node rank 0 began no new round at {where} within {self._timeout_s:g} s. Is it up, and is this its address?"
+        )
 
     def _look(self, *, within_s: float) -> tuple[int, TCPStore | None]:
         """Round that node rank 0 hosts now, and a client of its store; 0 and None if it hosts none.
@@ -172,9 +172,7 @@ class StaticRendezvous(RendezvousHandler):
         return int(number), client
 
     def _connect(self) -> TCPStore:
-        client = TCPStore(self._ip, self._port, is_master=False, wait_for_workers=False, timeout=_CONNECT_TIMEOUT)
-        client.set_timeout(timedelta(seconds=self._timeout_s))
-        return client
+        return stores.client(self._ip, self._port, timeout=timedelta(seconds=self._timeout_s))
 
     def _check_in(self, client: TCPStore, deadline: float) -> None:
         """Wait until all nodes are in this round."""
@@ -186,5 +184,7 @@ class StaticRendezvous(RendezvousHandler):
         while not client.check(names):
             if time.monotonic() > deadline:
                 absent = ", ".join(str(n) for n in range(self._nodes) if not client.check([names[n]]))
-                raise RendezvousTimeoutError(f"Node rank {absent} did not come within {self._timeout_s:g} s.")
+                raise RendezvousError(
+                    f"Node rank {absent} did not come within {self._timeout_s:g} s. Start every node with the same --master-addr."
+                )
             time.sleep(_POLL_S)

@@ -16,6 +16,7 @@ from nb_elastic.errors import RendezvousError
 from nb_elastic.supervisor import addresses
 
 STORE_TIMEOUT = timedelta(seconds=300)
+_CONNECT_TIMEOUT = timedelta(seconds=20)
 _PROBE_S = 0.2
 
 
@@ -56,11 +57,22 @@ def connect(ip: str, port: int, *, wait_s: float, timeout: timedelta = STORE_TIM
             f"Nobody answered at the rendezvous endpoint {where} for {wait_s:g} s. Is the first node up, and is this its address?"
         )
     try:
-        return TCPStore(ip, port, is_master=False, wait_for_workers=False, timeout=timeout)
+        return client(ip, port, timeout=timeout)
     except (RuntimeError, ValueError) as e:
         raise RendezvousError(
             f"What listens at the rendezvous endpoint {where} is not a store of torch. Choose another port."
         ) from e
+
+
+def client(ip: str, port: int, *, timeout: timedelta = STORE_TIMEOUT) -> TCPStore:
+    """Connect to a store that listens.
+
+    Raises:
+        RuntimeError: if it doesn't, or is no store.
+    """
+    store = TCPStore(ip, port, is_master=False, wait_for_workers=False, timeout=_CONNECT_TIMEOUT)
+    store.set_timeout(timeout)
+    return store
 
 
 def is_up_within(ip: str, port: int, *, wait_s: float) -> bool:

@@ -6,6 +6,8 @@ A user would lose: runs over several machines, and runs that survive a lost one.
 from __future__ import annotations
 
 import os
+import socketserver
+import threading
 
 import pytest
 
@@ -140,7 +142,38 @@ def test_a_group_that_never_gets_complete_ends_in_time(endpoint):
     options = to_json(LaunchOptions(nnodes="2", rdzv_endpoint=endpoint, rdzv_conf={"join_timeout": "2"}))
     with nodes() as start:
         told = start(options=options, program=f"{PROGRAMS}:wait_for_company").end()
-    assert told["error"] == "RendezvousTimeoutError"
+    assert told["error"] == "RendezvousError"
+    assert "fewer than 2 nodes came to the rendezvous 'none' within 2 s" in told["text"]
+
+
+def test_a_static_group_that_never_gets_complete_ends_in_time(endpoint):
+    host, _, port = endpoint.partition(":")
+    with nodes() as start:
+        options = [
+            LaunchOptions(nnodes="3", master_addr=host, master_port=int(port), node_rank=n, rdzv_conf={"timeout": "8"})
+            for n in (0, 1)
+        ]
+        both = [start(options=to_json(o), program=f"{PROGRAMS}:wait_for_company") for o in options]
+        assert "Node rank 2 did not come within 8 s" in both[0].end()["text"]
+        both[1].end()
+
+
+def test_another_service_at_the_endpoint_is_told(endpoint):
+    """A web server at the port, say."""
+    host, _, port = endpoint.partition(":")
+    with (
+        socketserver.ThreadingTCPServer((host, int(port)), socketserver.BaseRequestHandler) as service,
+        nodes() as start,
+    ):
+        threading.Thread(target=service.serve_forever, name="service", daemon=True).start()
+        told = start(
+            options=to_json(LaunchOptions(nnodes="2", rdzv_endpoint=endpoint)), program=f"{PROGRAMS}:wait_for_company"
+        ).end()
+        service.shutdown()
+    assert (
+        told["text"]
+        == f"What listens at the rendezvous endpoint {endpoint} is not a store of torch. Choose another port."
+    )
 
 
 def test_the_user_is_told_where_to_join_and_how_safe_it_is():

@@ -1,4 +1,10 @@
-"""The first attempt fails in rank 1; later ones sum over gloo, with ranks out of step."""
+"""Two ranks, out of step by RESTART_SKEW_S, whose first attempt fails after a reduction.
+
+Runs in: the ranks of a benchmark. RESTART_SKEW_S has one number for each attempt: seconds that rank 1 is late, or, where
+negative, rank 0.
+"""
+
+from __future__ import annotations
 
 import os
 import time
@@ -7,15 +13,21 @@ import torch
 import torch.distributed as dist
 
 
-def main(skew_s="0.7"):
+def main() -> int:
+    """Fail in attempt 0, else return the attempt."""
     rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
-    print(f"attempt {attempt}", flush=True)
-    time.sleep(float(skew_s) * (rank == 0))
+    skew_s = [float(text) for text in os.environ["RESTART_SKEW_S"].split(",")][attempt]
+    time.sleep(max(0.0, skew_s if rank == 1 else -skew_s))
     dist.init_process_group("gloo")
-    x = torch.ones(1)
-    dist.all_reduce(x)
-    if attempt == 0 and rank == 1:
-        raise ValueError("the first time goes wrong")
-    dist.all_reduce(x)
+    dist.all_reduce(torch.ones(1))
+    if attempt == 0 and rank == 0:
+        raise RuntimeError("fails once, on purpose")
+    dist.barrier()
     dist.destroy_process_group()
-    return float(x)
+    if rank == 0:
+        print(f"done in attempt {attempt}", flush=True)
+    return attempt
+
+
+if __name__ == "__main__":
+    main()
