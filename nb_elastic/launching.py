@@ -105,7 +105,11 @@ def start(request: Request) -> Run:
         OptionError: if this machine can't do what the options ask.
         EngineError: if the supervisor can't be started.
     """
+    from nb_elastic.render.choose import resolve
+
     options = request.options
+    if not options.detach:
+        resolve(options.render)
     machine = topology.read()
     nproc = len(place(options, machine=machine).cpus)
     engine = engine_base.load(options.engine)
