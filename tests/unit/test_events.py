@@ -15,7 +15,9 @@ def test_an_event_reads_back_as_it_was_written():
 
 
 def test_a_huge_traceback_is_cut_so_that_no_reader_sees_half_a_line():
-    event = events.make("worker_failed", time_ns=1, failure={"traceback": "x" * 1_000_000, "frames": [{"text": "y" * 9000}] * 500})
+    event = events.make(
+        "worker_failed", time_ns=1, failure={"traceback": "x" * 1_000_000, "frames": [{"text": "y" * 9000}] * 500}
+    )
     line = events.encode(event)
     assert len(line) <= events.MAX_LINE_BYTES and line.endswith(b"\n") and line.count(b"\n") == 1
     back = events.decode(line)
@@ -23,7 +25,17 @@ def test_a_huge_traceback_is_cut_so_that_no_reader_sees_half_a_line():
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"{", b"[]", b"null", b'{"event": 3, "time_ns": 1}', b'{"event": "x"}', b'{"event": "x", "time_ns": "now"}', b"[" * 100_000]
+    "line",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"event": 3, "time_ns": 1}',
+        b'{"event": "x"}',
+        b'{"event": "x", "time_ns": "now"}',
+        b"[" * 100_000,
+    ],
 )
 def test_a_torn_or_hostile_line_is_no_event(line: bytes):
     assert events.decode(line) is None

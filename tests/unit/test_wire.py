@@ -23,7 +23,9 @@ def test_a_sender_that_dies_in_the_middle_reads_as_the_end():
     assert [wire.read(io.BytesIO(whole[:n])) for n in range(len(whole))] == [None] * len(whole)
 
 
-@pytest.mark.parametrize("raw", [b"\xff" * 8, b"\x00\x00\x00\x02\x00\x00\x00\x00[]", b"\x00\x00\x00\x01\x00\x00\x00\x00{"])
+@pytest.mark.parametrize(
+    "raw", [b"\xff" * 8, b"\x00\x00\x00\x02\x00\x00\x00\x00[]", b"\x00\x00\x00\x01\x00\x00\x00\x00{"]
+)
 def test_what_is_no_frame_is_refused(raw: bytes):
     with pytest.raises(ValueError, match="."):
         wire.read(io.BytesIO(raw))
