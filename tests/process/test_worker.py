@@ -204,3 +204,26 @@ def test_logs_belong_to_the_user_alone():
     assert modes == dict.fromkeys(["stdout.log", "stderr.log", "worker.json", "result.pkl"], "0o600")
     assert payload.load_result(folder.result) is None
     assert sys.executable
+
+
+def test_a_cell_may_spawn_processes_that_use_its_functions(tmp_path):
+    text = (
+        "import multiprocessing\n"
+        "def double(x):\n    return 2 * x\n"
+        "with multiprocessing.get_context('spawn').Pool(1) as pool:\n    found = pool.map(double, [21])\n"
+        "found"
+    )
+    entry, path, fd = _cell(text, tmp_path)
+    done = supervise.run(entry, payload=path, buffers_fd=fd, nproc=1)
+    assert done.state == "succeeded", done.end["text"]
+    assert payload.load_result(done.run.rank(0, 0).result) == [42]
+
+
+def test_a_child_that_the_user_forks_does_not_speak_for_the_rank(tmp_path):
+    """It runs on to the end of the cell, as in plain Python, but leaves no result and no failure of its own."""
+    text = "import os\npid = os.fork()\nif pid == 0:\n    raise ValueError('in the child')\nos.waitpid(pid, 0)[1] >> 8"
+    entry, path, fd = _cell(text, tmp_path)
+    done = supervise.run(entry, payload=path, buffers_fd=fd, nproc=1)
+    assert (done.state, done.failures()) == ("succeeded", [])
+    assert payload.load_result(done.run.rank(0, 0).result) == 1
+    assert "ValueError: in the child" in done.err(0)
