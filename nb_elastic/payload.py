@@ -111,7 +111,7 @@ def load(path: str, buffers_fd: int, main: types.ModuleType) -> Callable[[], Any
     The functions' globals are ``main.__dict__`` itself.
 
     Args:
-        buffers_fd: descriptor from ``write``; it may be closed afterwards.
+        buffers_fd: descriptor from ``write``; it stays open for processes that the rank may spawn.
 
     Raises:
         PayloadError: if the file is torn or from another Python.

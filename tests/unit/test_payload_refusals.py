@@ -14,8 +14,8 @@ from tests.support.cells import notebook  # noqa: F401
 
 CASES = {
     "lock_in_closure": (
-        "import threading\nclass DS:\n    def __init__(self): self._lock = threading.Lock()\n"
-        "def make():\n    ds = DS()\n    def train(): return ds\n    return train\ntrain = make()",
+        ("import threading\nclass DS:\n    def __init__(self): self._lock = threading.Lock()\n"
+        "def make():\n    ds = DS()\n    def train(): return ds\n    return train\ntrain = make()"),
         "train -> closure 'ds' -> _lock (_thread.lock)", "A lock belongs to one process",
     ),
     "rlock": ("import threading\ntrain = [threading.RLock()]", "train -> [0] (_thread.RLock)", "A lock belongs"),
