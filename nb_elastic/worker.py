@@ -156,7 +156,8 @@ def _exec(spec: WorkerSpec) -> NoReturn:
     """Become another program, or a new interpreter that goes on with ``main``."""
     if spec.entrypoint.kind == "program":
         argv = [spec.entrypoint.target, *spec.entrypoint.argv]
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them; programs count on them
+            signal.signal(number, signal.SIG_DFL)
         os.execvpe(argv[0], argv, dict(spec.env))
     fd = os.memfd_create("nb_elastic-spec", 0) if hasattr(os, "memfd_create") else _unnamed_file()
     os.write(fd, json.dumps(to_json(spec)).encode())

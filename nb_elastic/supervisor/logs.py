@@ -5,6 +5,7 @@ Runs in: the supervisor.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -154,7 +155,10 @@ class FilteredLog:
                 self._prefixes[local_rank] + line + b"\n" for line in lines if any(f in line for f in self._filters)
             ]
             if kept:
-                self._out.write(b"".join(kept))
+                with contextlib.suppress(
+                    OSError
+                ):  # a full disk: the ranks' own logs tell it, and a copy must end no run
+                    self._out.write(b"".join(kept))
 
     def close(self) -> None:
         """Copy the rest and close."""
