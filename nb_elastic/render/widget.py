@@ -29,7 +29,7 @@ CLOCK_S = 1.0
 """The elapsed time is drawn anew so often while nothing else happens."""
 TAB_CHARS = 60_000
 _BOX = "height:320px;overflow:auto;display:flex;flex-direction:column-reverse;border:1px solid rgba(128,128,128,.35)"
-_PRE = "margin:0;padding:4px 8px;white-space:pre-wrap;overflow-wrap:anywhere;font-size:12px;line-height:1.4"
+_PRE = "flex:none;overflow:visible;margin:0;padding:4px 8px;white-space:pre-wrap;overflow-wrap:anywhere;font-size:12px;line-height:1.4"
 _ALL, _RANKS = 0, 1
 
 
