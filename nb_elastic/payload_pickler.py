@@ -117,6 +117,7 @@ class NotebookPickler(cloudpickle.Pickler):
             io.IOBase.__bases__[0]: self._file,  # what the C classes and Python's own have in common
             memoryview: payload_tensors.reduce_memoryview,
             type(functools.lru_cache(len)): self._cached,
+            functools.cached_property: _reduce_cached_property,
             typing.NewType: self._new_type,
             weakref.WeakKeyDictionary: _weak_dictionary,
             weakref.WeakValueDictionary: _weak_dictionary,
@@ -149,7 +150,10 @@ class NotebookPickler(cloudpickle.Pickler):
             # without a tracker id, loading never touches a class that the process already has
             function, arguments, *rest = made
             rest[0][0]["__qualname__"] = cls.__qualname__  # cloudpickle forgets that a class was nested
-            made = (function, (*arguments[:-2], None, None), *rest)
+            arguments = (*arguments[:-2], None, None)
+            if function.__name__ == "_make_skeleton_class":
+                function, arguments = _make_class, (function, *arguments)
+            made = (function, arguments, *rest)
         return made
 
     def _function(self, function: types.FunctionType) -> Any:
@@ -300,6 +304,42 @@ class Loader(pickle.Unpickler):
 
 def _submodule(parent: str, tail: str) -> Any:
     return getattr(importlib.import_module(parent), tail)
+
+
+def _make_class(make: Callable[..., type], meta: type, name: str, bases: tuple[Any, ...], *rest: Any) -> type:
+    """Make a class anew without the ``__init_subclass__`` of the notebook: that ran when the class was born.
+
+    Run again, it would register the class twice, or miss its keywords.
+    """
+    found = [
+        c
+        for b in types.resolve_bases(bases)
+        for c in b.__mro__
+        if c.__module__ == "__main__" and "__init_subclass__" in vars(c)
+    ]
+    kept = {c: vars(c)["__init_subclass__"] for c in found}
+
+    def only_library_ones(owner: type) -> classmethod[Any, Any, None]:
+        return classmethod(lambda cls: super(owner, cls).__init_subclass__())
+
+    for cls in kept:
+        cls.__init_subclass__ = only_library_ones(cls)  # type: ignore[assignment]
+    try:
+        return make(meta, name, bases, *rest)
+    finally:
+        for cls, original in kept.items():
+            cls.__init_subclass__ = original
+
+
+def _reduce_cached_property(prop: Any) -> Any:
+    """Before Python 3.12 it holds a lock."""
+    return _make_cached_property, (type(prop), prop.func, prop.attrname)
+
+
+def _make_cached_property(kind: type[Any], function: Any, name: str | None) -> Any:
+    made = kind(function)
+    made.attrname = name
+    return made
 
 
 def _recache(function: Any, parameters: dict[str, Any], attributes: dict[str, Any]) -> Any:

@@ -313,6 +313,48 @@ def test_standard_output_stands_for_the_rank_s_own(notebook):  # noqa: F811
     assert notebook.launch("say('hi')").stdout == "hi\n"
 
 
+def test_a_class_that_registers_itself_is_registered_once(notebook):  # noqa: F811
+    notebook.cell(
+        "class Registry:\n    found = {}\n    def __init_subclass__(cls, *, key, **kw):\n        super().__init_subclass__(**kw)\n"
+        "        assert key not in Registry.found\n        Registry.found[key] = cls\nclass A(Registry, key='a'): pass\na = A()"
+    )
+    body = "class B(Registry, key='b'): pass\nlist(Registry.found), Registry.found['a'] is A, type(a) is A"
+    assert notebook.launch(body).value == (["a", "b"], True, True)
+
+
+def test_cached_properties_and_context_managers_travel(notebook):  # noqa: F811
+    notebook.cell(
+        "import contextlib, functools\nclass A:\n    @functools.cached_property\n    def x(self): return [5]\n"
+        "@contextlib.contextmanager\ndef managed():\n    yield 3\na = A()"
+    )
+    assert notebook.launch("with managed() as m: pass\na.x is a.x, a.x, m").value == (True, [5], 3)
+
+
+def test_warnings_and_errors_of_threads_show_the_notebook_s_lines(notebook):  # noqa: F811
+    notebook.cell(
+        "import threading, warnings\ndef bad():\n    1 / 0  # here\ndef warn():\n    warnings.warn('careful')  # there"
+    )
+    done = notebook.launch(
+        "warnings.simplefilter('always')\nt = threading.Thread(target=bad)\nt.start()\nt.join()\nwarn()"
+    )
+    assert (
+        'File "Cell In[1]", line 3, in bad\n    1 / 0  # here\n' in done.stderr,
+        "Cell In[1]:5: UserWarning: careful\n" in done.stderr,
+    ) == (
+        True,
+        True,
+    )
+
+
+def test_a_class_whose_unpickling_uses_notebook_names_loads(notebook):  # noqa: F811
+    notebook.cell(
+        "import math\nK = 2\nclass A:\n    def __init__(self, x): self.x = x\n    def __getstate__(self): return self.x\n"
+        "    def __setstate__(self, x): self.x = math.floor(x) * K\n    def __hash__(self): return hash(self.x) + K\n"
+        "    def __eq__(self, other): return self.x == other.x\na = A(3.5)\ntable = {A(1): 'one'}"
+    )
+    assert notebook.launch("a.x, len(table)").value == (6, 1)
+
+
 def test_code_of_a_class_body_inside_a_function_keeps_its_globals(notebook):  # noqa: F811
     notebook.cell("CONST = 4\nclass Base: pass\ndef make():\n    class A(Base):\n        x = CONST\n    return A")
     assert notebook.launch("A = make()\nA.x, A.__mro__[1] is Base").value == (4, True)
