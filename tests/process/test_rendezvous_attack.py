@@ -14,10 +14,12 @@ import pytest
 
 from nb_elastic.model import LaunchOptions, to_json
 from nb_elastic.supervisor import addresses
+from nb_elastic.supervisor.rendezvous_sealed import hidden_name
 from tests.support.nodes import nodes
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = "tests.programs.out_of_step:work_for_ever"
+KNOWN_KEYS = ["torch.rendezvous.a-secret-id", f"nb_elastic.rendezvous.{hidden_name('a-secret-id')}"]
 pytestmark = pytest.mark.slow
 
 
@@ -30,7 +32,7 @@ def port():
 def attack(port, marker):
     """Run the attacker; the store's keys."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.programs.store_attacker", str(port), str(marker)],
+        [sys.executable, "-m", "tests.programs.store_attacker", str(port), str(marker), *KNOWN_KEYS],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     return json.loads(done.stdout)
