@@ -19,7 +19,7 @@ import time
 from nb_elastic.lifeline import ProcessId, descendants
 from tests.support import supervise
 
-PROGRAM = supervise.PROGRAMS / "fails_once.py"
+PROGRAM = supervise.PROGRAMS / "fails_once_out_of_step.py"
 PATIENCE_S = 60.0
 """A run takes about five seconds; torchrun's own limits are minutes."""
 

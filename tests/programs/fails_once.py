@@ -1,10 +1,4 @@
-"""Two ranks, out of step by RESTART_SKEW_S, whose first attempt fails after a reduction.
-
-Runs in: the ranks of a benchmark. RESTART_SKEW_S has one number for each attempt: seconds that rank 1 is late, or, where
-negative, rank 0.
-"""
-
-from __future__ import annotations
+"""The first attempt fails in rank 1; later ones sum over gloo, with ranks out of step."""
 
 import os
 import time
@@ -13,21 +7,15 @@ import torch
 import torch.distributed as dist
 
 
-def main() -> int:
-    """Fail in attempt 0, else return the attempt."""
+def main(skew_s="0.7"):
     rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
-    skew_s = [float(text) for text in os.environ["RESTART_SKEW_S"].split(",")][attempt]
-    time.sleep(max(0.0, skew_s if rank == 1 else -skew_s))
+    print(f"attempt {attempt}", flush=True)
+    time.sleep(float(skew_s) * (rank == 0))
     dist.init_process_group("gloo")
-    dist.all_reduce(torch.ones(1))
-    if attempt == 0 and rank == 0:
-        raise RuntimeError("fails once, on purpose")
-    dist.barrier()
+    x = torch.ones(1)
+    dist.all_reduce(x)
+    if attempt == 0 and rank == 1:
+        raise ValueError("the first time goes wrong")
+    dist.all_reduce(x)
     dist.destroy_process_group()
-    if rank == 0:
-        print(f"done in attempt {attempt}", flush=True)
-    return attempt
-
-
-if __name__ == "__main__":
-    main()
+    return float(x)
