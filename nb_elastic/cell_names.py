@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from nb_elastic.cell_reads import Reads
 
@@ -246,6 +247,6 @@ def _without_header(node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.stmt:
         kwarg=ast.arg(arguments.kwarg.arg) if arguments.kwarg else None,
         defaults=[ast.Constant(None) for _ in arguments.defaults],
     )
-    fields = {"type_params": getattr(node, "type_params", [])} if hasattr(node, "type_params") else {}
+    fields: dict[str, Any] = {"type_params": getattr(node, "type_params", [])} if hasattr(node, "type_params") else {}
     made = type(node)(name=node.name, args=bare, body=node.body, decorator_list=[], returns=None, **fields)
     return ast.fix_missing_locations(made)

@@ -98,7 +98,7 @@ def parse(text: str) -> Code:
     except (SyntaxError, ValueError):
         from IPython.core.inputtransformer2 import TransformerManager
 
-        text = TransformerManager().transform_cell(text)
+        text = TransformerManager().transform_cell(text)  # type: ignore[no-untyped-call]
         try:
             tree = ast.parse(text)
         except (SyntaxError, ValueError) as e:

@@ -225,7 +225,7 @@ def filters(value: Any) -> tuple[str, ...]:
     """Read filter texts with commas between them; a double comma stands for a comma, as in torchrun."""
     if isinstance(value, str):
         value = [part.replace("\0", ",") for part in value.replace(",,", "\0").split(",")] if value else []
-    found = list(value) if isinstance(value, Iterable) else [None]
+    found: list[Any] = list(value) if isinstance(value, Iterable) else [None]
     if not all(isinstance(part, str) and part for part in found):
         raise ValueError("it must be texts with commas between them (a double comma stands for a comma)")
     return tuple(found)

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from nb_elastic.payload_file import PickleStream
-from nb_elastic.payload_pickler import NotebookPickler, Refusal, global_code_names, is_own
+from nb_elastic.payload_pickler import NotebookPickler, global_code_names, is_own
+from nb_elastic.payload_refusals import Refusal
 
 MAX_DEPTH = 40
 MAX_CHILDREN = 10_000
@@ -163,13 +164,14 @@ def _of_mapping(table: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
 def _of_object(obj: Any, *, with_items: bool) -> Iterator[tuple[str, Any]]:
     """What the object's own ``__reduce_ex__`` names, attributes by their names."""
     try:
-        made = obj.__reduce_ex__(5)
+        made: Any = obj.__reduce_ex__(5)
     except Exception:  # noqa: BLE001  border: code of the user's classes; without it only attributes are left to look at
         made = None
     if not isinstance(made, tuple):
         yield from list(getattr(obj, "__dict__", {}).items())
         return
-    _, arguments, state, items, pairs, *_ = (*made, None, None, None, None)
+    whole: tuple[Any, ...] = (*made, None, None, None, None)
+    _, arguments, state, items, pairs, *_ = whole
     for part in state if isinstance(state, tuple) else (state,):
         if isinstance(part, dict):
             yield from ((str(k), v) for k, v in list(part.items()))

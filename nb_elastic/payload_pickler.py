@@ -68,7 +68,7 @@ def is_own(name: str, value: Any) -> bool:
     return hasattr(builtins, name) and str(origin).partition(".")[0] in {"IPython", "ipykernel"}
 
 
-class NotebookPickler(cloudpickle.Pickler):
+class NotebookPickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles what a cell or function needs, notebook code by value.
 
     Args:
@@ -319,11 +319,11 @@ def _make_class(make: Callable[..., type], meta: type, name: str, bases: tuple[A
     ]
     kept = {c: vars(c)["__init_subclass__"] for c in found}
 
-    def only_library_ones(owner: type) -> classmethod[Any, Any, None]:
+    def only_library_ones(owner: Any) -> Any:
         return classmethod(lambda cls: super(owner, cls).__init_subclass__())
 
     for cls in kept:
-        cls.__init_subclass__ = only_library_ones(cls)  # type: ignore[assignment]
+        cls.__init_subclass__ = only_library_ones(cls)
     try:
         return make(meta, name, bases, *rest)
     finally:
@@ -349,7 +349,8 @@ def _recache(function: Any, parameters: dict[str, Any], attributes: dict[str, An
 
 
 def _make_new_type(name: str, supertype: Any) -> Any:
-    made = typing.NewType(name, supertype)
+    new_type: Any = typing.NewType
+    made = new_type(name, supertype)
     made.__module__ = "__main__"
     return made
 

@@ -38,7 +38,8 @@ def install(sources: Mapping[str, str]) -> None:
     if isinstance(known, dict):
         known.update(sources)
     else:
-        inspect.getfile = _getfile_of_cells(inspect.getfile, dict(sources))  # as torch.package does for its own
+        patched: Any = _getfile_of_cells(inspect.getfile, dict(sources))
+        inspect.getfile = patched  # as torch.package does for its own
 
 
 def _show_lines_of_cells() -> None:

@@ -34,7 +34,8 @@ def reduce_storage(storage: Any) -> Any:
             return NotImplemented
         data = bytes((ctypes.c_char * size).from_address(storage.data_ptr())) if size else b""
         return _storage, (data,)
-    memory = type("Memory", (ctypes.c_char * size,), {}).from_address(storage.data_ptr())
+    kind: Any = type("Memory", (ctypes.c_char * size,), {})
+    memory = kind.from_address(storage.data_ptr())
     memory.storage = storage  # the memory lives as long as a view of it
     return _storage, (pickle.PickleBuffer(memory),)
 
@@ -75,7 +76,7 @@ def reduce_compiled(function: Any) -> Any:
         return _disable, (original,)
     free = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=False))
     context = free["self"].cell_contents if "self" in free else None
-    backend = getattr(context, "callback", None)
+    backend: Any = getattr(context, "callback", None)
     while hasattr(backend, "_torchdynamo_orig_backend"):
         backend = backend._torchdynamo_orig_backend  # noqa: SLF001  a compiled function keeps its settings nowhere else
     settings: dict[str, Any] = {
@@ -83,7 +84,7 @@ def reduce_compiled(function: Any) -> Any:
         "fullgraph": getattr(context, "fullgraph", False),
     }
     if type(backend).__name__ == "_TorchCompileInductorWrapper":
-        settings |= {"backend": "inductor", "options": dict(backend.config) or None}  # type: ignore[union-attr]
+        settings |= {"backend": "inductor", "options": dict(backend.config) or None}
     elif backend is not None:
         settings["backend"] = getattr(backend, "compiler_fn", backend)
     return _compile, (original, settings)
@@ -107,7 +108,7 @@ def _typed_storage(untyped: Any, dtype: Any) -> Any:
 def _view(data: Any, form: str, shape: list[int]) -> memoryview:
     view = memoryview(data)
     view = view if view.format == "B" and view.ndim == 1 else view.cast("B")
-    return view.cast(form, shape) if shape and (form != "B" or len(shape) != 1) else view  # type: ignore[call-overload, no-any-return]
+    return view.cast(form, shape) if shape and (form != "B" or len(shape) != 1) else view  # type: ignore[call-overload]
 
 
 def _compile(function: Any, settings: dict[str, Any]) -> Any:
