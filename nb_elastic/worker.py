@@ -7,6 +7,7 @@ program) is to run, it prepares the process and executes that.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import io
 import json
@@ -129,10 +130,12 @@ def _prepare(spec: WorkerSpec) -> dict[str, Any]:
     os.umask(spec.umask)
     os.chdir(spec.cwd)
     cpus: tuple[int, ...] = ()
+    bound = spec.binding
     if spec.cpus:
         from nb_elastic import binding
 
         cpus = binding.apply(spec.cpus)
+        bound = "; ".join(filter(None, (bound, binding.shortfall(spec.cpus, cpus))))
     elif hasattr(os, "sched_getaffinity"):
         cpus = tuple(sorted(os.sched_getaffinity(0)))
     identity = ProcessId.of(os.getpid())
@@ -144,7 +147,7 @@ def _prepare(spec: WorkerSpec) -> dict[str, Any]:
         "round": spec.round,
         "host": socket.gethostname(),
         "cpus": list(cpus),
-        "binding": spec.binding,
+        "binding": bound,
         "device": spec.device,
         "ready_ns": time.time_ns(),
     }
@@ -223,11 +226,26 @@ def _settle_in(spec: WorkerSpec) -> None:
     random.seed()
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()
+    threads = spec.env.get("OMP_NUM_THREADS", "")
+    count = int(threads) if threads.isdecimal() else 0
     if torch := sys.modules.get("torch"):
         torch.default_generator.seed()
-        threads = spec.env.get("OMP_NUM_THREADS", "")
-        if threads.isdecimal() and int(threads) > 0:
-            torch.set_num_threads(int(threads))
+        if count:
+            torch.set_num_threads(count)
+    if count and "numpy" in sys.modules:
+        _set_blas_threads(int(spec.env.get("OPENBLAS_NUM_THREADS") or count))
+
+
+def _set_blas_threads(count: int) -> None:
+    """Give OpenBLAS, which a forked rank inherits with one thread, as many as a fresh rank would have."""
+    with open("/proc/self/maps", "rb") as maps:
+        found = {line.split(maxsplit=5)[5].strip() for line in maps if b"openblas" in line}
+    for path in found:
+        library = ctypes.CDLL(os.fsdecode(path))
+        for name in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_", "openblas_set_num_threads"):
+            if hasattr(library, name):
+                getattr(library, name)(count)
+                break
 
 
 def set_title(title: str) -> None:

@@ -263,8 +263,8 @@ class Agent(LocalElasticAgent):
             place,
             folder=self._logs.rank(worker.local_rank),
             defaults=self._bundle.env,
-            cpus=rank_env.allowed_cpus(),
-            cuda_visible=self._placement.cuda_visible[worker.local_rank],
+            cpus=self._placement.usable_cpus,
+            cuda_visible=self._placement.cuda_visible(worker.local_rank),
         )
 
     def _make_spec(self, local_rank: int, env: Mapping[str, str], stdout: str, stderr: str) -> model.WorkerSpec:

@@ -5,7 +5,6 @@ Runs in: the supervisor.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -109,17 +108,10 @@ def worker_spec(
         payload=launch.payload,
         buffers_fd=launch.buffers_fd,
         pull=launch.options.pull if rank == 0 else (),
-        cpus=placement.cpus[local_rank],
-        binding=placement.binding[local_rank],
-        device=placement.device[local_rank],
+        cpus=placement.plan.cpus[local_rank],
+        binding=placement.plan.text[local_rank],
+        device=placement.plan.devices[local_rank],
         stdout=stdout,
         stderr=stderr,
         is_exec=is_exec,
     )
-
-
-def allowed_cpus() -> int:
-    """Number of CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
