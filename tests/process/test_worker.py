@@ -120,6 +120,21 @@ def test_a_rank_ends_as_an_interpreter_ends(method, tmp_path):
     assert (tmp_path / "unflushed.txt").read_text() == "all of it"
 
 
+def test_a_warm_rank_computes_with_as_many_threads_as_a_fresh_one(tmp_path):
+    script = tmp_path / "threads.py"
+    script.write_text(
+        "import numpy, torch\nfrom threadpoolctl import threadpool_info\n"
+        "print(torch.get_num_threads(), sorted((i['internal_api'], i['num_threads']) for i in threadpool_info()))\n"
+    )
+    told = {}
+    for method in ("warm", "spawn"):
+        done = supervise.run(
+            Entrypoint(kind="script", target=str(script)), nproc=1, start_method=method, env={"OMP_NUM_THREADS": "2"}
+        )
+        told[method] = done.run.rank(0, 0).stdout.read_text()
+    assert told["warm"] == told["spawn"] == "2 [('openblas', 2), ('openmp', 2)]\n"
+
+
 def test_a_script_leaves_the_exit_code_of_python(tmp_path):
     (tmp_path / "five.py").write_text("import sys\nsys.exit(5)\n")
     done = supervise.run(Entrypoint(kind="script", target=str(tmp_path / "five.py")), nproc=1)
