@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -130,8 +131,9 @@ class Supervised:
         return found
 
     def out(self, local_rank: int = 0, *, round_number: int = 0, stream: str = "stdout") -> bytes:
-        """What a rank wrote."""
-        return self.run.rank(round_number, local_rank).stream(stream).read_bytes()  # type: ignore[arg-type]
+        """What a rank wrote, without what older gloo says on stdout when it connects."""
+        written = self.run.rank(round_number, local_rank).stream(stream).read_bytes()  # type: ignore[arg-type]
+        return re.sub(rb"^\[Gloo\] Rank \d+ is connected .*\n", b"", written, flags=re.MULTILINE)
 
     def err(self, local_rank: int = 0, *, round_number: int = 0) -> str:
         """What a rank wrote to stderr."""
