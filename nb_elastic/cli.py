@@ -10,14 +10,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from nb_elastic import rundir, snapshot
 from nb_elastic.errors import ElasticError, OptionError, RunStoppedError
-from nb_elastic.model import STREAMS, RunState
-from nb_elastic.run import Run, attach, remove, runs
+from nb_elastic.model import STREAMS
+from nb_elastic.run import attach, remove, runs
 from nb_elastic.snapshot import RunSnapshot
 
 EXIT_FAILED = 1
@@ -167,49 +167,19 @@ def _attach(arguments: argparse.Namespace) -> int:
 
 
 def _logs(arguments: argparse.Namespace) -> int:
-    run = attach(arguments.run)
-    wanted = _pattern(arguments.grep)
-    follower = rundir.LogFollower(rundir.RunDir(run.dir))
-    folders = _log_folders(run, arguments.rank)
-    if arguments.n is not None or not arguments.follow:
-        for rank, folder in folders:
-            for stream in _streams(arguments.stream):
-                for line in _last_lines(folder.stream(stream), arguments.n, wanted):
-                    print(_prefixed(rank, stream, line))
+    from nb_elastic.cli_logs import LogPrinter, Wanted
+
+    if arguments.n is not None and arguments.n < 0:
+        raise OptionError(f"-n {arguments.n}: give the number of lines, 0 or more.")
+    wanted = Wanted(rank=arguments.rank, stream=arguments.stream, count=arguments.n, pattern=_pattern(arguments.grep))
+    printer = LogPrinter(rundir.RunDir(attach(arguments.run).dir), wanted)
+    printer.print_existing()
     if arguments.follow:
-        _follow_logs(run, follower, arguments, wanted)
+        try:
+            printer.follow()
+        except KeyboardInterrupt:
+            return 0
     return 0
-
-
-def _follow_logs(
-    run: Run, follower: rundir.LogFollower, arguments: argparse.Namespace, wanted: re.Pattern[str] | None
-) -> None:
-    from nb_elastic.render.lines import LineSplitter
-
-    seen: set[tuple[int, int, int]] = set()
-    splitters: dict[tuple[int, int, int, str], LineSplitter] = {}
-    skip = arguments.n is not None
-    while True:
-        now = snapshot.load(rundir.RunDir(run.dir))
-        for worker in now.workers:
-            key = (worker.node, worker.round, worker.local_rank)
-            if key not in seen and arguments.rank in {None, worker.rank}:
-                seen.add(key)
-                follower.add(rank=worker.rank, local_rank=worker.local_rank, round_number=worker.round)
-        while chunks := follower.read():
-            for chunk in chunks:
-                splitter = splitters.setdefault(
-                    (chunk.node, chunk.round, chunk.local_rank, chunk.stream), LineSplitter()
-                )
-                lines = splitter.feed(chunk.data)
-                if not skip and arguments.stream in {None, chunk.stream}:
-                    for line in lines:
-                        if wanted is None or wanted.search(line):
-                            print(_prefixed(chunk.rank, chunk.stream, line), flush=True)
-        skip = False
-        if now.state.is_final:
-            return
-        time.sleep(0.1)
 
 
 def _stop(arguments: argparse.Namespace) -> int:
@@ -251,44 +221,15 @@ def _export(arguments: argparse.Namespace) -> int:
     script = export.script(asked)
     path = Path(arguments.to) if arguments.to else Path(f"{run.id}.py")
     if arguments.to:
-        path.write_text(script, encoding="utf-8")
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(script)
+        except OSError as e:
+            raise ElasticError(f"--to {path} can't be written: {e.strerror or e}. Choose another name.") from e
         print(f"Wrote {path}. Run it with:\n{export.torchrun_line(asked, str(path))}")
     else:
         print(f"{script.rstrip()}\n\n# {export.torchrun_line(asked, str(path))}")
     return 0
-
-
-def _streams(wanted: str | None) -> Iterator[Any]:
-    yield from (s for s in STREAMS if wanted in {None, s})
-
-
-def _log_folders(run: Run, rank: int | None) -> list[tuple[int, rundir.RankDir]]:
-    now: RunSnapshot = snapshot.load(rundir.RunDir(run.dir))
-    ranks = {(w.node, w.local_rank): w.rank for w in now.workers}
-    found = []
-    for node, number, local_rank, folder in rundir.RunDir(run.dir).ranks():
-        known = ranks.get((node or 0, local_rank), local_rank)
-        if (rank is None or known == rank) and (
-            number == now.round or rank is not None or now.state is not RunState.SUCCEEDED
-        ):
-            found.append((known, folder))
-    if rank is not None and not found:
-        raise ElasticError(
-            f"Run {run.id} has no rank {rank}; its ranks are: {', '.join(str(r) for r in sorted(ranks.values())) or 'none'}."
-        )
-    return found
-
-
-def _last_lines(path: Path, count: int | None, wanted: re.Pattern[str] | None) -> list[str]:
-    try:
-        text = path.read_bytes().decode("utf-8", "replace")
-    except OSError:
-        return []
-    lines = [line.rpartition("\r")[2] or line for line in text.split("\n")]
-    if lines and not lines[-1]:
-        lines.pop()
-    found = [line for line in lines if wanted is None or wanted.search(line)]
-    return found if count is None else found[max(0, len(found) - count) :]
 
 
 def _pattern(text: str | None) -> re.Pattern[str] | None:
@@ -298,11 +239,6 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
         return re.compile(text)
     except re.error as e:
         raise OptionError(f"--grep {text!r} is not a regular expression: {e}.") from e
-
-
-def _prefixed(rank: int, stream: str, line: str) -> str:
-    mark = " err" if stream == "stderr" else ""
-    return f"[rank {rank}{mark}] {line}"
 
 
 def _age(now: RunSnapshot) -> str:

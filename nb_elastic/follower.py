@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING
 
 from nb_elastic import events, rundir, snapshot
-from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import LogChunk
 from nb_elastic.rundir import JournalReader, LogFollower, RunDir
 from nb_elastic.snapshot import RunSnapshot
@@ -59,10 +58,10 @@ class Follower:
         """State of the run now; one whose supervisor is gone without a last word is written down as lost."""
         with self._lock:
             self._read_journal()
-            if not self._snapshot.state.is_final and self._is_supervisor_gone():
-                self._read_journal()
-                if not self._snapshot.state.is_final:
-                    self._write_lost()
+            if not self._snapshot.state.is_final and self._is_time_to_look() and self._gone():
+                self._read_journal()  # its last word may have come meanwhile
+                if text := self._gone():
+                    self._write_lost(text)
             return self._snapshot
 
     def logs(self) -> list[LogChunk]:
@@ -100,19 +99,24 @@ class Follower:
                     node=self.node_of(event.node),
                 )
 
-    def _is_supervisor_gone(self) -> bool:
-        if self._channel is not None:
-            return not self._channel.is_alive
-        if time.monotonic() - self._checked_alive_s < ALIVE_CHECK_S:
+    def _is_time_to_look(self) -> bool:
+        if self._channel is None and time.monotonic() - self._checked_alive_s < ALIVE_CHECK_S:
             return False
         self._checked_alive_s = time.monotonic()
-        pid = self._snapshot.supervisor_pid
-        return bool(pid) and not ProcessId(pid, self._snapshot.supervisor_start_ticks).is_alive
+        return True
 
-    def _write_lost(self) -> None:
-        text = "The supervisor ended without a last word."
+    def _gone(self) -> str:
+        """Why the run is lost, or "" for one that is over, or whose supervisor lives or is out of sight."""
+        if self._snapshot.state.is_final:
+            return ""
+        if self._channel is not None:
+            return "" if self._channel.is_alive else "The supervisor ended without a last word."
+        looked = snapshot.mark_lost(self._snapshot, now_ns=time.time_ns())
+        return looked.text if looked.state.is_final else ""
+
+    def _write_lost(self, text: str) -> None:
         with contextlib.suppress(OSError):
-            tail = self._folder.supervisor_log.read_bytes()[-2000:].decode("utf-8", "replace").strip()
+            tail = rundir.read_whole(self._folder.supervisor_log)[-2000:].decode("utf-8", "replace").strip()
             text += f" The end of supervisor.log:\n{tail}" if tail else ""
         event = events.make("run_lost", text=text)
         with contextlib.suppress(OSError):

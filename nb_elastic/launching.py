@@ -110,6 +110,7 @@ def start(request: Request) -> Run:
     options = request.options
     if not options.detach:
         resolve(options.render)
+    cwd = _working_folder()
     machine = topology.read()
     nproc = len(place(options, machine=machine).cpus)
     engine = engine_base.load(options.engine)
@@ -118,7 +119,7 @@ def start(request: Request) -> Run:
     try:
         if request.payload is not None:
             buffers_fd = payload.write(request.payload, folder.payload)
-        spec = _spec(folder, request, buffers_fd)
+        spec = _spec(folder, request, cwd, buffers_fd)
         _write_run_json(folder, request, spec, machine)
         journal = rundir.Journal(folder.journal)
         journal.append(_created(request, spec, nproc))
@@ -178,7 +179,17 @@ def last_run() -> Run:
     return _last[0]
 
 
-def _spec(folder: rundir.RunDir, request: Request, buffers_fd: int) -> LaunchSpec:
+def _working_folder() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError as e:
+        raise OptionError(
+            f"The working folder is gone ({e.strerror or e}), and the ranks would start there. "
+            "Change to another, with %cd say. Nothing was started."
+        ) from e
+
+
+def _spec(folder: rundir.RunDir, request: Request, cwd: str, buffers_fd: int) -> LaunchSpec:
     options = request.options
     return LaunchSpec(
         run_id=folder.run_id,
@@ -187,7 +198,7 @@ def _spec(folder: rundir.RunDir, request: Request, buffers_fd: int) -> LaunchSpe
         entrypoint=request.entrypoint,
         options=options,
         env={**os.environ, **options.env},
-        cwd=str(Path.cwd()),
+        cwd=cwd,
         sys_path=tuple(str(Path(p).absolute()) for p in sys.path),
         umask=_umask(),
         payload=str(folder.payload) if request.payload is not None else "",

@@ -102,6 +102,9 @@ class ElasticMagics(Magics):
             )
         except SyntaxError as e:
             e.filename = here.filename or here.label
+            lines = notebook.raw_cell(ip).splitlines()
+            if not e.text and e.lineno and e.lineno <= len(lines):
+                e.text = lines[e.lineno - 1]
             raise CellSyntaxError(str(e), ip.SyntaxTB.structured_traceback(type(e), e, None)) from None
         known = notebook.sources(ip)
         if missing := cells.missing_names(code, ip.user_ns):
@@ -139,8 +142,13 @@ class ElasticMagics(Magics):
         self._pull(run, options.pull)
 
     def _pull(self, run: Run, names: Sequence[str]) -> None:
-        if names:
-            self._ip.user_ns.update(run.pulled())
+        found = run.pulled(names) if names else {}
+        self._ip.user_ns.update(found)
+        if missing := [name for name in names if name not in found]:
+            raise PayloadError(
+                f"--pull: rank 0 never bound {', '.join(missing)}, so nothing of that name was bound here. "
+                f"The run itself succeeded; its results are in nb_elastic.last_run().results."
+            )
 
 
 def _missing_text(missing: Sequence[MissingName], *, label: str) -> str:

@@ -89,9 +89,9 @@ def line_offset(ip: InteractiveShell | None, body: str) -> int:
     """Number of lines above the cell's body: the magic's own line and blank ones before it."""
     if ip is None:
         return 1
-    raw = raw_cell(ip)
-    if raw.endswith(body) and len(raw) > len(body):
-        return raw[: len(raw) - len(body)].count("\n")
+    raw, text = raw_cell(ip).rstrip("\n"), body.rstrip("\n")  # IPython ends the body with a line break
+    if text and raw.endswith(text):
+        return raw[: len(raw) - len(text)].count("\n")
     found = _MAGIC_LINE.search(raw)
     return raw[: found.start()].count("\n") + 1 if found else 1
 

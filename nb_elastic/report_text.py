@@ -275,13 +275,12 @@ def rank_dir(folder: RunDir, *, node: int, round_number: int, local_rank: int) -
 
 def tail(rank: RankDir, stream: str, *, lines: int = TAIL_LINES) -> list[str]:
     """Last lines of a log, made harmless; none where there is no such file."""
+    path = rank.stdout if stream == "stdout" else rank.stderr
     try:
-        with open(rank.stdout if stream == "stdout" else rank.stderr, "rb") as log:
-            size = log.seek(0, 2)
-            log.seek(max(0, size - TAIL_BYTES))
-            data = log.read(TAIL_BYTES)
+        size = path.lstat().st_size
     except OSError:
         return []
+    data = rundir.read_at(path, max(0, size - TAIL_BYTES), TAIL_BYTES)
     splitter = LineSplitter()
     found = splitter.feed(data) + splitter.flush()
     return found[1:][-lines:] if size > TAIL_BYTES and len(found) > 1 else found[-lines:]

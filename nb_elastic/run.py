@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nb_elastic import payload, rundir, snapshot
-from nb_elastic.errors import ElasticError, PayloadError, RunLostError, RunStoppedError, WorkerFailedError
+from nb_elastic.errors import ElasticError, OptionError, PayloadError, RunLostError, RunStoppedError, WorkerFailedError
 from nb_elastic.follower import Follower
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import RunState, Stream, WorkerFailure
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 GRACE_S = 5.0
 """Seconds between the SIGINT and the SIGTERM of a stop, unless the caller says otherwise."""
+EARLY_S = 3.0
+"""Seconds that a stop waits for a supervisor which has not reported yet, to reach it by a signal, too."""
 
 
 class Run:
@@ -89,11 +92,7 @@ class Run:
         """What the ranks told with ``nb_elastic.report``, one dict a call, in order of time."""
         rows: list[dict[str, Any]] = []
         for _, number, _, folder in self._folder.ranks():
-            try:
-                lines = folder.metrics.read_bytes().splitlines()
-            except OSError:
-                continue
-            for line in lines:
+            for line in rundir.read_whole(folder.metrics).splitlines():
                 with contextlib.suppress(ValueError):
                     row = json.loads(line)
                     if isinstance(row, dict) and isinstance(row.get("time_ns"), int):
@@ -108,10 +107,7 @@ class Run:
         """
         if stream not in {"stdout", "stderr"}:
             raise ElasticError(f"There is no stream {stream!r}; a rank has 'stdout' and 'stderr'.")
-        try:
-            return self._rank_dir(rank).stream(stream).read_bytes().decode("utf-8", "replace")
-        except OSError:
-            return ""
+        return rundir.read_whole(self._rank_dir(rank).stream(stream)).decode("utf-8", "replace")
 
     def result(self, rank: int = 0) -> Any:
         """Return value of a rank of the last round. Unpickles a file that the rank wrote.
@@ -140,18 +136,19 @@ class Run:
                 found[worker.rank] = payload.load_result(folder.result)
         return found
 
-    def pulled(self) -> dict[str, Any]:
-        """Variables of rank 0 that ``--pull`` asked for.
+    def pulled(self, names: Sequence[str]) -> dict[str, Any]:
+        """Variables of rank 0 of these names, which ``--pull`` asked for; those that rank 0 never bound are left out.
 
         Raises:
             PayloadError: if they could not be sent back, and why.
         """
         folder = self._rank_dir(0)
-        if not folder.pulled.exists():
-            why = str(rundir.read_json(folder.worker_json).get("pull_error", "")) or "rank 0 left none."
-            raise PayloadError(f"--pull: {why} The run itself is {self.state.value}; its results are in run.results.")
-        values = payload.load_result(folder.pulled)
-        return dict(values)
+        told = rundir.read_json(folder.worker_json).get("pull")
+        error = str(told.get("error") or "") if isinstance(told, dict) else "rank 0 left none."
+        if error:
+            raise PayloadError(f"--pull: {error} The run itself is {self.state.value}; its results are in run.results.")
+        values = payload.load_result(folder.pulled) if folder.pulled.exists() else {}
+        return {name: values[name] for name in names if name in values}
 
     def wait(self, timeout_s: float | None = None) -> RunState:
         """Wait until the run is over or the time is up, and return its state then."""
@@ -167,15 +164,25 @@ class Run:
     def stop(self, grace_s: float = GRACE_S, *, by: str = "user") -> None:
         """Ask the run to stop: SIGINT to the ranks, after ``grace_s`` seconds SIGTERM, then SIGKILL.
 
-        Returns at once; a second call with a shorter grace hurries. Nothing happens to a finished run.
+        Does not wait for the end; a second call with a shorter grace hurries. Nothing happens to a finished run.
+
+        Raises:
+            OptionError: if the grace is no number of seconds.
         """
+        if not (math.isfinite(grace_s) and grace_s >= 0):
+            raise OptionError(f"The grace of a stop is {grace_s}: give seconds, 0 or more. Nothing was stopped.")
         if self.state.is_final:
             return
         if self._channel is not None:
             self._channel.send({"type": "stop", "grace_s": grace_s, "by": by})
             return
-        now = self.snapshot
+        # A supervisor that has not reported yet looks for this file when it does.
         rundir.write_json(self._folder.stop_json, {"grace_s": grace_s, "by": by})
+        deadline = time.monotonic() + EARLY_S
+        while not (now := self._follower.look()).supervisor_pid and not now.state.is_final:
+            if time.monotonic() > deadline:
+                return
+            self._follower.pause()
         ProcessId(now.supervisor_pid, now.supervisor_start_ticks).signal(signal.SIGINT)
 
     def dashboard(self) -> None:

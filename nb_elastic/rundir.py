@@ -327,7 +327,7 @@ class JournalReader:
     def read(self) -> list[Event]:
         """Return the events that were appended since the last call (none if there is no file)."""
         found: list[Event] = []
-        while data := _read_at(self._path, self._offset):
+        while data := read_at(self._path, self._offset):
             self._offset += len(data)
             *lines, self._rest = (self._rest + data).split(b"\n")
             found.extend(e for e in map(events.decode, lines) if e is not None)
@@ -356,7 +356,7 @@ class LogFollower:
             for stream in STREAMS:
                 key = (node, round_number, local_rank, stream)
                 offset = self._offsets.get(key, 0)
-                if data := _read_at(folder.stream(stream), offset, max_bytes):
+                if data := read_at(folder.stream(stream), offset, max_bytes):
                     self._offsets[key] = offset + len(data)
                     chunks.append(
                         LogChunk(
@@ -372,7 +372,8 @@ class LogFollower:
         return chunks
 
 
-def _read_at(path: Path, offset: int, size: int = READ_BYTES) -> bytes:
+def read_at(path: Path, offset: int, size: int = READ_BYTES) -> bytes:
+    """Read at most ``size`` bytes; none where the file is absent, a link or a pipe: a rank may have put it there."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -383,3 +384,11 @@ def _read_at(path: Path, offset: int, size: int = READ_BYTES) -> bytes:
         return b""
     finally:
         os.close(fd)
+
+
+def read_whole(path: Path) -> bytes:
+    """Read a whole file as ``read_at`` reads it."""
+    data = bytearray()
+    while piece := read_at(path, len(data)):
+        data += piece
+    return bytes(data)

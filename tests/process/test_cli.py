@@ -149,6 +149,35 @@ def test_a_terminal_gets_a_live_view_and_every_line_of_the_ranks(scripts: Path):
     assert all(word in text for word in ("hello 0", "hello 1", "warn 1", "Succeeded")), text
 
 
+def test_logs_of_several_rounds_are_told_apart_and_followed_on_any_node(scripts: Path):
+    (scripts / "once.py").write_text(
+        "import os\nprint('try', os.environ['TORCHELASTIC_RESTART_COUNT'], flush=True)\n"
+        "if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':\n    os._exit(5)\n"
+    )
+    options = [
+        "--nnodes",
+        "1:2",
+        "--rdzv-endpoint",
+        "127.0.0.1:0",
+        "--rdzv-conf",
+        "last_call_timeout=1",
+        "--max-restarts",
+        "1",
+    ]
+    assert elastic("run", *options, "-n", "1", "once.py", cwd=scripts).returncode == 0
+    expected = "--- round 0 ---\n[rank 0] try 0\n--- round 1 ---\n[rank 0] try 1\n"
+    assert [elastic("logs").stdout, elastic("logs", "--follow").stdout] == [expected, expected]
+
+
+def test_an_export_overwrites_nothing_and_names_a_folder_that_is_not_there(scripts: Path):
+    elastic("run", "-n", "1", "hello.py", cwd=scripts)
+    (scripts / "mine.py").write_text("precious")
+    told = [elastic("export", "--to", str(scripts / name)) for name in ("mine.py", "no/such/x.py")]
+    assert [t.returncode for t in told] == [1, 1]
+    assert all("can't be written" in t.stderr for t in told)
+    assert (scripts / "mine.py").read_text() == "precious"
+
+
 def test_an_exported_script_line_is_printed_for_a_script_run(scripts: Path):
     elastic("run", "--nproc", "2", "--name", "exp", "hello.py", cwd=scripts)
     told = elastic("export", "exp").stdout
