@@ -1,5 +1,6 @@
 # Every command of the project. Each sets up what it needs itself; `make help` lists them.
 #   PYTHON=python3.12 make test      another Python (3.10 to 3.13)
+#   WORKERS=1 make test              one test at a time (two by default, files kept together)
 #   make test ARGS='-k payload -x'   options for pytest
 
 PYTHON ?= python3
@@ -7,6 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
+WORKERS ?= 2
 SOURCES := nb_elastic tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
@@ -33,7 +35,7 @@ notebook: $(READY) ## the same, and keep the outputs in the file
 	@$(BIN)/python -m tests.support.run_notebook notebooks/01_first_launch.ipynb --write
 
 test: $(READY) ## run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(READY) ## lint, format and types
 	@$(BIN)/ruff check $(SOURCES)
