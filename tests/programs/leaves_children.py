@@ -12,7 +12,13 @@ SLEEP = "import time; time.sleep(600)"
 def main(how):
     here = subprocess.Popen([sys.executable, "-c", SLEEP])
     own = subprocess.Popen([sys.executable, "-c", SLEEP], start_new_session=True)
-    subprocess.run([sys.executable, "-c", f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEEP!r}], start_new_session=True)"])
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEEP!r}], start_new_session=True)",
+        ]
+    )
     print(here.pid, own.pid, flush=True)
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
