@@ -20,6 +20,11 @@ from typing import Any, cast
 
 from nb_elastic import cell_names
 
+HISTORY: Mapping[str, type] = types.MappingProxyType(
+    {"In": list, "Out": dict, "_ih": list, "_oh": dict, "_dh": list, "_sh": types.ModuleType}
+)
+"""IPython's own record of the session, which a rank has not, with the type it has in the notebook."""
+
 OWN_NAMES = frozenset(
     [
         "__name__",
@@ -35,16 +40,17 @@ OWN_NAMES = frozenset(
         "get_ipython",
         "exit",
         "quit",
-        "In",
-        "Out",
-        "_ih",
-        "_oh",
-        "_dh",
-        "_sh",
         "display",
+        *HISTORY,
     ]
 )
-"""Names that every process has for itself: never captured, never missed."""
+"""Names that every process has for itself: never captured, never missed (``HISTORY`` is told apart)."""
+
+
+_HISTORY_NOTE = (
+    "which belongs to the notebook's IPython and stays there (copy what you need of it to a name in a cell of its own first, "
+    "such as kept = {name}[...], and read that name here)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +93,18 @@ class MissingName:
     Attributes:
         line: line of the cell that reads it.
         similar: names of the notebook that look alike, best first.
+        note: why the ranks lack it though the notebook has it, and what to do; a relative clause, or "".
     """
 
     name: str
     line: int
     similar: tuple[str, ...] = ()
+    note: str = ""
+
+
+def is_history(name: str, value: Any) -> bool:
+    """True for IPython's ``In``, ``Out`` and the like, not for what the user put under such a name (``In, Out = 784, 10``)."""
+    return name in HISTORY and issubclass(type(value), HISTORY[name])
 
 
 def analyze(
@@ -126,14 +139,18 @@ def analyze(
     compiled = compile(tree, label, "exec", flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     annotations = __future__.annotations.compiler_flag
     names = cell_names.find_names(tree, has_lazy_annotations=bool(flags & annotations))
+    own = OWN_NAMES - HISTORY.keys()
+    # of IPython's history any read counts: there is hardly code that reads it only where it is
+    asked = (names.reads & HISTORY.keys()) - names.binds - names.soft
+    history = {n.id: n.lineno for n in reversed(list(ast.walk(tree))) if isinstance(n, ast.Name) and n.id in asked}
     return CellCode(
         source=code,
         text=text,
         label=label,
         line_offset=line_offset,
-        reads=names.reads - OWN_NAMES,
-        soft=names.soft - OWN_NAMES,
-        must_read={n: line for n, line in names.must_read.items() if n not in OWN_NAMES},
+        reads=names.reads - own,
+        soft=names.soft - own,
+        must_read={n: line for n, line in {**history, **names.must_read}.items() if n not in own},
         binds=names.binds,
         names=frozenset(code_names(compiled)),
         needs_shell="get_ipython" in names.reads,
@@ -143,22 +160,28 @@ def analyze(
 
 
 def missing_names(cell: CellCode, namespace: Mapping[str, Any]) -> tuple[MissingName, ...]:
-    """Names that the body is certain to read and that nobody has, in the order of their lines.
+    """Names that the body is certain to read and that no rank will have, in the order of their lines.
+
+    Those are names that nobody has, and IPython's history (``In``, ``Out``), which stays in the notebook.
 
     A name that a function of the notebook declares ``global`` and binds is not missed: a call may bind it.
     """
     absent = {n: line for n, line in cell.must_read.items() if n not in namespace and not hasattr(builtins, n)}
-    if not absent:
-        return ()
-    for value in list(namespace.values()):
-        if isinstance(value, types.FunctionType) and value.__globals__ is namespace:
+    history = [
+        MissingName(name=n, line=line, note=_HISTORY_NOTE.format(name=n))
+        for n, line in cell.must_read.items()
+        if n in HISTORY and is_history(n, namespace.get(n)) and not (cell.needs_shell and n in {"_dh", "_sh"})
+    ]
+    for value in list(namespace.values()) if absent else ():
+        if type(value) is types.FunctionType and value.__globals__ is namespace:
             for name in _stored_globals(value.__code__):
                 absent.pop(name, None)
     own = [n for n in namespace if not n.startswith("_")]
-    return tuple(
+    found = [
         MissingName(name=n, line=line, similar=tuple(_similar(n, own) or _similar(n, dir(builtins))))
-        for n, line in sorted(absent.items(), key=lambda item: (item[1], item[0]))
-    )
+        for n, line in absent.items()
+    ]
+    return tuple(sorted([*found, *history], key=lambda m: (m.line, m.name)))
 
 
 def _similar(name: str, known: Iterable[str]) -> list[str]:

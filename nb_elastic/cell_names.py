@@ -101,10 +101,12 @@ class Flow(Reads):
     def _stmt_ClassDef(self, node: ast.ClassDef) -> None:
         for part in [*node.decorator_list, *node.bases, *node.keywords]:
             self.expr(part)
-        outer, mark, before = self.methods, self.mark, set(self.bound)
-        self.methods, self.mark = set(), mark + "."
+        outer, mark, before, declared = self.methods, self.mark, set(self.bound), self.declared
+        self.methods, self.mark, self.declared = set(), mark + ".", set()
         self.block(node.body)
+        before |= self.bound & self.declared  # `global x` in the body binds outside it
         methods, self.methods, self.mark, self.bound = self.methods, outer, mark, before
+        self.declared = declared
         methods.discard(node.name)
         if outer is not None:
             outer |= methods
@@ -147,7 +149,19 @@ class Flow(Reads):
         self.expr(node.name)  # type: ignore[attr-defined]
 
     def _stmt_Global(self, node: ast.Global) -> None:
-        """At top level ``global`` changes nothing."""
+        """In a class body it names what the module binds; at top level it changes nothing."""
+        self.declared |= set(node.names)
+
+    def _stmt_Assert(self, node: ast.Assert) -> None:
+        self.expr(node.test)
+        with self.maybe():
+            self.expr(node.msg)
+
+    def _stmt_Raise(self, node: ast.Raise) -> None:
+        self.expr(node.exc)
+        self.expr(node.cause)
+        if not self.depth:
+            self.is_opaque = True  # what follows never runs
 
     def _branches(self, branches: Iterable[Iterable[ast.stmt]]) -> None:
         """Follow ways of which exactly one is taken; what all ways that go on bind is bound."""

@@ -71,6 +71,33 @@ def global_names(node: ast.AST) -> tuple[set[str], set[str]]:
     return reads, binds
 
 
+def walrus_names(node: ast.AST) -> dict[str, bool]:
+    """Names that ``:=`` in a comprehension binds in the scope around it; true for those it may read before."""
+    events = [e for e in _events(node) if e[1] != "maybe"]
+    names = {n for n, kind in _events(node) if kind != "read"}
+    return {name: next((kind for n, kind in events if n == name), "bind") == "read" for name in names}
+
+
+def _events(node: ast.AST, *, is_certain: bool = True) -> Iterator[tuple[str, str]]:
+    """Yield (name, ``read`` or ``bind`` or ``maybe``, which may bind) of a comprehension in order of evaluation."""
+    if isinstance(node, ast.Name):
+        yield node.id, "read"
+    elif isinstance(node, ast.Lambda):
+        yield from ((name, "read") for name in global_names(node)[0])
+    elif isinstance(node, ast.NamedExpr):
+        yield from _events(node.value, is_certain=is_certain)
+        yield node.target.id, "bind" if is_certain else "maybe"
+    elif isinstance(node, COMPREHENSIONS):
+        parts: list[ast.AST] = [p for g in node.generators for p in (g.iter, *g.ifs)]
+        parts += [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
+        for part in parts:
+            yield from _events(part, is_certain=is_certain and not isinstance(part, COMPREHENSIONS))
+    else:
+        is_branch = isinstance(node, (ast.BoolOp, ast.IfExp, ast.Compare))
+        for child in ast.iter_child_nodes(node):
+            yield from _events(child, is_certain=is_certain and not (is_branch or isinstance(child, COMPREHENSIONS)))
+
+
 def names_in_text(text: str) -> set[str]:
     """Names that the text of a magic mentions: its Python names, else what ``$name`` and ``{expr}`` expand."""
     for code in (text, re.sub(r"^(\s*-\S+(\s+\d+)?)+", "", text).strip()):
@@ -106,6 +133,7 @@ class Reads:
         self.depth = 0
         self.is_opaque = False
         self.methods: set[str] | None = None
+        self.declared: set[str] = set()  # `global` in the class body around
         self.mark = ""  # set apart the names of class bodies: a dot for each class around
         self.is_lazy = has_lazy_annotations
 
@@ -125,8 +153,9 @@ class Reads:
 
     def bind(self, name: str) -> None:
         """Note a binding; one in a class body is seen by that body alone, not by code nested in it."""
-        self.bound.add(self.mark + name)
-        if not self.mark:
+        mark = "" if name in self.declared else self.mark
+        self.bound.add(mark + name)
+        if not mark:
             self.later.pop(name, None)
             self.ever.add(name)
 
@@ -173,9 +202,7 @@ class Reads:
         if method is not None:
             method(node)
         elif isinstance(node, COMPREHENSIONS):
-            self.expr(node.generators[0].iter)
-            for name in self.run_later(node):
-                self.read(name)
+            self._comprehension(node)
         else:
             for child in ast.iter_child_nodes(node):
                 self.expr(child)
@@ -192,6 +219,23 @@ class Reads:
     def _expr_NamedExpr(self, node: ast.NamedExpr) -> None:
         self.expr(node.value)
         self.expr(node.target)
+
+    def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
+        """All of it but the first iterable may never run; ``:=`` inside binds out here."""
+        self.expr(node.generators[0].iter)
+        walrus = walrus_names(node)
+        for name in (self.run_later(node) - walrus.keys()) | {n for n, is_read in walrus.items() if is_read}:
+            self.read(name)
+        with self.maybe():
+            for name in walrus:
+                self.bind(name)
+
+    def _expr_Compare(self, node: ast.Compare) -> None:
+        for part in (node.left, node.comparators[0]):
+            self.expr(part)
+        with self.maybe():
+            for part in node.comparators[1:]:
+                self.expr(part)
 
     def _expr_Lambda(self, node: ast.Lambda) -> None:
         for default in [*node.args.defaults, *node.args.kw_defaults]:

@@ -154,9 +154,13 @@ class ElasticMagics(Magics):
 def _missing_text(missing: Sequence[MissingName], *, label: str) -> str:
     """Say which names the cell reads that are nowhere, and what they may have been meant to be."""
     told = [
-        f"{m.name!r} in line {m.line}" + (f" (did you mean {m.similar[0]!r}?)" if m.similar else "") for m in missing
+        f"{m.name!r} in line {m.line}" + (f" (did you mean {m.similar[0]!r}?)" if m.similar else "")
+        for m in missing
+        if not m.note
     ]
-    return f"{label} reads {', '.join(told)}, which neither the cell nor the notebook defines. Nothing was started."
+    parts = [f"{', '.join(told)}, which neither the cell nor the notebook defines"] if told else []
+    parts += [f"{m.name!r} in line {m.line}, {m.note}" for m in missing if m.note]
+    return f"{label} reads {'; and '.join(parts)}. Nothing was started."
 
 
 def load(ip: InteractiveShell) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from nb_elastic import cell as cells
 from nb_elastic import payload_culprit, payload_file, payload_source, rundir
+from nb_elastic import payload_look as look
 from nb_elastic.cell import CellCode
 from nb_elastic.errors import PayloadError
 from nb_elastic.payload_capture import Capture, Captured, Payload
@@ -50,7 +51,9 @@ def dump_cell(
             dump.want(name, via="", is_soft=name in cell.soft)
     dump.run()
     whole = "\n" * cell.line_offset + cell.text
-    given = next((sources[f] for f, label in labels.items() if label == cell.label and f in sources), whole)
+    given = next(
+        (t for f, label in labels.items() if label == cell.label and _holds(t := sources.get(f, ""), cell)), whole
+    )
     header = {
         "kind": "cell",
         "cell": {"source": cell.source, "label": cell.label, "line_offset": cell.line_offset, "flags": cell.flags},
@@ -58,7 +61,7 @@ def dump_cell(
         "needs_display": "display" in cell.names or dump.needs_display,
         "submodules": sorted(dump.submodules(cell.names)),
     }
-    return dump.finish(header, {cell.label: given if cell.text.strip() in given else whole})
+    return dump.finish(header, {cell.label: given})
 
 
 def dump_function(
@@ -74,10 +77,10 @@ def dump_function(
     Raises:
         PayloadError: if something can't travel; its ``path`` says what.
     """
-    home = getattr(function, "__globals__", {})
+    home = look.function_globals(function)
     namespace = home if home.get("__name__") == "__main__" else vars(sys.modules["__main__"])
     dump = Capture(namespace, sources, labels)
-    name = getattr(function, "__name__", type(function).__name__)
+    name = look.name_of(function)
     dump.follow(function, name)
     dump.run()
     dump.add(
@@ -144,9 +147,14 @@ def write_stub(path: Path, *, payload: str, buffers_fd: int) -> None:
 
 def culprit(obj: Any, name: str) -> str:
     """The way to the smallest object in ``obj`` that can't be pickled, as ``train -> closure 'ds' -> _lock (_thread.lock)``."""
-    home = getattr(obj, "__globals__", None)
-    trial = payload_culprit.notebook_trial(home if isinstance(home, dict) else vars(sys.modules["__main__"]))
+    home = look.function_globals(obj) or vars(sys.modules["__main__"])
+    trial = payload_culprit.notebook_trial(home)
     return payload_culprit.find(obj, name, trial)[0]
+
+
+def _holds(text: str, cell: CellCode) -> bool:
+    """True if the text has the body's lines where its line numbers say; what IPython made of a magic has them in a string."""
+    return text.rstrip().splitlines()[cell.line_offset :] == cell.text.rstrip().splitlines()
 
 
 def _load(path: str, buffers: memoryview, main: dict[str, Any], *, is_child: bool = False) -> Callable[[], Any]:
@@ -175,7 +183,7 @@ def _load(path: str, buffers: memoryview, main: dict[str, Any], *, is_child: boo
         value = loader.load()
         if name:
             main[name] = value
-            if getattr(value, "__module__", None) == "__main__":
+            if look.module_of(value) == "__main__":
                 shipped[name] = value
         else:
             call = value

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nb_elastic import payload_culprit, payload_file, payload_source
+from nb_elastic import payload_look as look
 from nb_elastic.errors import PayloadError
 from nb_elastic.payload_pickler import NotebookPickler, global_code_names, is_own
 
@@ -134,7 +135,7 @@ class Capture:
 
     def submodules(self, names: Iterable[str]) -> set[str]:
         """Imported submodules that code with these names can reach from captured modules."""
-        modules = {m.__name__ for n in self._entries if isinstance(m := self._namespace.get(n), types.ModuleType)}
+        modules = {m.__name__ for n in self._entries if look.is_a(m := self._namespace.get(n), types.ModuleType)}
         known = set(names)
         found = set()
         for name in list(sys.modules):
@@ -149,7 +150,7 @@ class Capture:
         by_label = {self._labels.get(f, f): text for f, text in self._sources.items()}
         for name in self._entries:
             value = self._namespace.get(name)
-            if isinstance(value, type) and value.__module__ == "__main__":
+            if look.is_a(value, type) and look.module_of(value) == "__main__":
                 used.add(payload_source.class_label(value, by_label, self._labels))
         whole = {
             **header,
@@ -200,23 +201,25 @@ def notebook_code(value: Any) -> list[types.CodeType]:
         if id(item) in seen:
             continue
         seen.add(id(item))
-        if isinstance(item, types.FunctionType):
+        if look.is_a(item, types.FunctionType):
             if item.__globals__.get("__name__") == "__main__":
                 found.append(item.__code__)
             pending += [c.cell_contents for c in item.__closure__ or () if _is_filled(c)]
             pending.append(vars(item).get("__wrapped__"))
-        elif isinstance(item, (types.MethodType, staticmethod, classmethod)):
-            pending += [item.__func__, getattr(item, "__self__", None)]
-        elif isinstance(item, property):
+        elif look.is_a(item, types.MethodType):
+            pending += [item.__func__, item.__self__]
+        elif look.is_a(item, staticmethod, classmethod):
+            pending.append(item.__func__)
+        elif look.is_a(item, property):
             pending += [item.fget, item.fset, item.fdel]
-        elif isinstance(item, functools.partial):
+        elif look.is_a(item, functools.partial):
             pending += [item.func, *item.args, *item.keywords.values()]
-        elif isinstance(item, type(functools.lru_cache(len))):
+        elif look.is_a(item, type(functools.lru_cache(len))):
             pending.append(item.__wrapped__)
-        elif isinstance(item, type):
-            if item.__module__ == "__main__":
+        elif look.is_a(item, type):
+            if look.module_of(item) == "__main__":
                 pending += [*vars(item).values(), *item.__bases__, type(item)]
-        elif type(item).__module__ == "__main__":
+        elif look.module_of(type(item)) == "__main__":
             pending.append(type(item))
     return found
 
@@ -229,15 +232,15 @@ def _is_filled(cell: types.CellType) -> bool:
 
 
 def _is_type_like(value: Any) -> bool:
-    return isinstance(value, (type, types.ModuleType)) or type(value).__module__ in {"typing", "types"}
+    return look.is_a(value, type, types.ModuleType) or look.module_of(type(value)) in {"typing", "types"}
 
 
 def _rank(value: Any) -> int:
     """What is used before what uses it, so that sizes are told where they belong."""
-    if isinstance(value, types.ModuleType):
+    if look.is_a(value, types.ModuleType):
         return 0
-    if isinstance(value, type):
+    if look.is_a(value, type):
         return 2
-    if isinstance(value, types.FunctionType):
+    if look.is_a(value, types.FunctionType):
         return 4
-    return 1 if type(value).__module__ in {"builtins", "numpy", "torch"} else 3
+    return 1 if look.module_of(type(value)) in {"builtins", "numpy", "torch"} else 3

@@ -13,6 +13,8 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from nb_elastic import payload_look as look
+from nb_elastic.frames import message_of
 from nb_elastic.payload_file import PickleStream
 from nb_elastic.payload_pickler import NotebookPickler, global_code_names, is_own
 from nb_elastic.payload_refusals import Refusal
@@ -78,7 +80,7 @@ def find(
     path, known, deadline = [name], frozenset({id(obj)}), clock() + MAX_SECONDS
     reason = trial(obj, frozenset())
     while reason is not None and len(path) < MAX_DEPTH and clock() < deadline:
-        for edge, child in itertools.islice(children(obj), MAX_CHILDREN):
+        for edge, child in itertools.islice(_as_far_as_it_goes(children(obj)), MAX_CHILDREN):
             if id(child) in known or type(child) in ATOMS:
                 continue
             found = trial(child, known)
@@ -93,44 +95,51 @@ def find(
     return f"{' -> '.join(path)} ({type_name(obj)})", reason
 
 
+def _as_far_as_it_goes(edges: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The edges up to the first that can't be looked at."""
+    try:
+        yield from edges
+    except Exception:  # noqa: BLE001  border: looking inside runs code of the user's classes (`items`, `__class__`)
+        return
+
+
 def type_name(obj: Any) -> str:
     """Name of an object's type as a user would write it."""
     kind = type(obj)
-    return (
-        kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"
-    )
+    module = look.module_of(kind)
+    return kind.__qualname__ if module in {"", "builtins", "__main__"} else f"{module}.{kind.__qualname__}"
 
 
 def children(obj: Any) -> Iterator[tuple[str, Any]]:
     """Yield what pickling ``obj`` would pickle next, each with its name on the way."""
-    if isinstance(obj, types.FunctionType):
+    if look.is_a(obj, types.FunctionType):
         yield from _of_function(obj)
-    elif isinstance(obj, types.MethodType):
+    elif look.is_a(obj, types.MethodType):
         yield "__self__", obj.__self__
         yield "__func__", obj.__func__
-    elif isinstance(obj, functools.partial):
+    elif look.is_a(obj, functools.partial):
         yield "func", obj.func
         yield from ((f"args[{i}]", a) for i, a in enumerate(obj.args))
         yield from ((f"argument {k!r}", v) for k, v in obj.keywords.items())
-    elif isinstance(obj, (staticmethod, classmethod)):
+    elif look.is_a(obj, staticmethod, classmethod):
         yield "__func__", obj.__func__
-    elif isinstance(obj, property):
+    elif look.is_a(obj, property):
         yield from ((n, f) for n, f in (("getter", obj.fget), ("setter", obj.fset), ("deleter", obj.fdel)) if f)
-    elif isinstance(obj, type):
+    elif look.is_a(obj, type):
         yield from ((f"base {b.__name__}", b) for b in obj.__bases__)
         skipped = {"__dict__", "__weakref__", "__abc_impl", "_abc_impl"}
         yield from ((k, v) for k, v in list(vars(obj).items()) if k not in skipped)
-    elif isinstance(obj, Mapping):
+    elif look.is_a(obj, Mapping):
         if type(obj) is not dict:
             yield from _of_object(obj, with_items=False)
         yield from _of_mapping(obj)
-    elif isinstance(obj, (list, tuple)):
+    elif look.is_a(obj, list, tuple):
         yield from ((f"[{i}]", v) for i, v in enumerate(list(obj)))
         if type(obj) not in {list, tuple}:
             yield from _of_object(obj, with_items=False)
-    elif isinstance(obj, (set, frozenset)):
+    elif look.is_a(obj, set, frozenset):
         yield from (("an element", v) for v in list(obj))
-    elif not isinstance(obj, (types.ModuleType, *ATOMS)):
+    elif not look.is_a(obj, types.ModuleType, *ATOMS):
         if type(obj).__module__ == "__main__":
             yield "its class", type(obj)
         yield from _of_object(obj, with_items=True)
@@ -168,7 +177,7 @@ def _of_object(obj: Any, *, with_items: bool) -> Iterator[tuple[str, Any]]:
     except Exception:  # noqa: BLE001  border: code of the user's classes; without it only attributes are left to look at
         made = None
     if not isinstance(made, tuple):
-        yield from list(getattr(obj, "__dict__", {}).items())
+        yield from look.attributes(obj).items()
         return
     whole: tuple[Any, ...] = (*made, None, None, None, None)
     _, arguments, state, items, pairs, *_ = whole
@@ -190,5 +199,5 @@ def explain(reason: BaseException | None, *, is_result: bool = False) -> str:
         return f"{reason.what[0].upper()}{reason.what[1:]}: {reason.advice if reason.is_for_results or not is_result else way_out}."
     if isinstance(reason, RecursionError) or isinstance(reason.__cause__ if reason else None, RecursionError):
         return f"It is nested too deeply for pickle: flatten it, or {way_out}."
-    text = " ".join(str(reason).split())[:300]
+    text = " ".join(message_of(reason).split())[:300] if reason else ""
     return f"Python can't pickle it ({type(reason).__name__}: {text}): {way_out}."

@@ -14,11 +14,12 @@ import os
 import pickle
 import secrets
 import stat
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from nb_elastic.errors import PayloadError
 
@@ -26,6 +27,8 @@ MAGIC = b"nb_elastic pickle 1\n"
 OUT_OF_BAND_BYTES = 1 << 20
 PAGE_BYTES = 4096
 MAX_HEADER_BYTES = 256 << 20
+MAP_LAZY = mmap.MAP_PRIVATE | (0x4000 if sys.platform == "linux" else 0)
+"""Private, and no memory is set aside for it (MAP_NORESERVE, which Python has no name for)."""
 
 
 class PickleStream:
@@ -175,9 +178,9 @@ def decode(data: memoryview, *, name: str) -> tuple[dict[str, Any], memoryview]:
         if end >= 0:
             break
     try:
-        header = json.loads(line)
-    except ValueError as e:
-        raise PayloadError(f"{name} is torn: its header can't be read ({e}). Launch again.") from e
+        header: dict[str, Any] = dict(json.loads(line))
+    except (ValueError, TypeError, RecursionError) as e:
+        raise PayloadError(f"{name} is torn: its header can't be read ({str(e)[:200]}). Launch again.") from e
     return header, data[position:]
 
 
@@ -273,8 +276,10 @@ def write_file(path: Path, header: Mapping[str, Any], stream: PickleStream) -> i
 def read_file(path: Path) -> Packed:
     """Read a file that ``write_file`` wrote, into memory of this process.
 
+    A file with holes, or one that is big for this machine, is mapped instead: only what is used costs memory.
+
     Raises:
-        PayloadError: if it is absent, not ours, or not written by this user.
+        PayloadError: if it is absent, not ours, not written by this user, or more than memory holds.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -284,15 +289,32 @@ def read_file(path: Path) -> Packed:
         about = os.fstat(fd)
         if not stat.S_ISREG(about.st_mode) or about.st_uid != os.getuid():
             raise PayloadError(f"{path} was not written by you, so it isn't opened: unpickling runs code.")
-        data = bytearray(about.st_size)
-        size = f.readinto(data)
-    view = memoryview(data)[:size]
-    header, rest = decode(view, name=str(path))
+        try:
+            view = _contents(f, about)
+        except (MemoryError, OSError, ValueError, OverflowError) as e:
+            raise PayloadError(
+                f"{path} can't be read: {e or 'memory is short'}. It has {about.st_size} bytes; "
+                "have the rank return less, or save it to a file and return the path."
+            ) from e
     try:
+        header, rest = decode(view, name=str(path))
         in_band = sum(number for is_region, number in header["segments"] if not is_region)
         base = aligned(view.nbytes - rest.nbytes + in_band)
         if (header["regions"] and base + sum(header["regions"][-1][:2]) > view.nbytes) or in_band > rest.nbytes:
             raise PayloadError(f"{path} is cut short: the disk may have been full.")
         return split(header, rest, view[base:])
-    except (KeyError, TypeError, IndexError) as e:
+    except (KeyError, TypeError, IndexError, ValueError, OverflowError, MemoryError) as e:
         raise PayloadError(f"{path} is torn: {e!r}.") from e
+
+
+def _contents(file: BinaryIO, about: os.stat_result) -> memoryview:
+    """All of a file: copied, or mapped where a copy might not fit. What is changed in memory never reaches the file."""
+    size = about.st_size
+    has_holes = about.st_blocks * 512 < size - PAGE_BYTES
+    if not has_holes and size < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4:
+        data = bytearray(size)
+        return memoryview(data)[: file.readinto(data)]  # type: ignore[attr-defined]
+    try:
+        return memoryview(mmap.mmap(file.fileno(), size, flags=MAP_LAZY, prot=mmap.PROT_READ | mmap.PROT_WRITE))
+    except OSError:  # more than the system promises to anybody who may write: then for reading only
+        return memoryview(mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ))

@@ -23,8 +23,9 @@ from typing import Any
 
 import cloudpickle
 
+from nb_elastic import payload_look as look
 from nb_elastic import payload_tensors
-from nb_elastic.cell import OWN_NAMES
+from nb_elastic.cell import HISTORY, OWN_NAMES, is_history
 from nb_elastic.payload_file import PickleStream
 from nb_elastic.payload_refusals import Importable, Refusal, refusals
 
@@ -62,10 +63,12 @@ def global_code_names(code: types.CodeType) -> set[str]:
 def is_own(name: str, value: Any) -> bool:
     """True for what every process has for itself: IPython's own names, ``__name__`` and the like."""
     if name in OWN_NAMES:
-        return True
+        return name not in HISTORY or is_history(name, value)
+    if not hasattr(builtins, name):
+        return False
     # IPython puts a guarded `open` and other replacements of builtins into the notebook
-    origin = getattr(value, "__globals__", {}).get("__name__") or getattr(value, "__module__", "")
-    return hasattr(builtins, name) and str(origin).partition(".")[0] in {"IPython", "ipykernel"}
+    origin = look.function_globals(value).get("__name__") or type(value).__module__
+    return str(origin).partition(".")[0] in {"IPython", "ipykernel"}
 
 
 class NotebookPickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -134,7 +137,7 @@ class NotebookPickler(cloudpickle.Pickler):  # type: ignore[misc]
         for base in kind.__mro__:
             if base in self._refusals:
                 return self._refuse
-            if (rule := simple.get(base)) or (rule := named.get((base.__module__, base.__qualname__))):
+            if (rule := simple.get(base)) or (rule := named.get((look.module_of(base), base.__qualname__))):
                 return rule
         return None
 
@@ -178,12 +181,12 @@ class NotebookPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _note(self, obj: Any) -> None:
         """Remember the top-level name under which plain pickle will look for a notebook class or function."""
-        if getattr(obj, "__module__", None) != "__main__":
+        if look.module_of(obj) != "__main__":
             return
         top = obj.__qualname__.partition(".")[0]
         found: Any = self._namespace.get(top)
         for part in obj.__qualname__.split(".")[1:]:
-            found = getattr(found, part, None)
+            found = look.member(found, part)
         if found is obj:
             self.pulled.setdefault(top, top)
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from nb_elastic import payload_culprit, payload_file, payload_tensors
+from nb_elastic import payload_look as look
 from nb_elastic.errors import PayloadError
+from nb_elastic.frames import message_of
 from nb_elastic.payload_file import PickleStream
 from nb_elastic.payload_pickler import Loader, NotebookPickler, main_namespace
 from nb_elastic.payload_refusals import Refusal
@@ -36,14 +38,14 @@ class ResultPickler(NotebookPickler):
 
     def _reference(self, obj: Any) -> str | None:
         """The name under which the notebook has this very class or function, or None."""
-        if getattr(obj, "__module__", None) != "__main__":
+        if look.module_of(obj) != "__main__":
             return None
         name = getattr(obj, "__qualname__", "")
         for found in (self._shipped, main_namespace()):
             top, *rest = name.split(".")
             here = found.get(top)
             for part in rest:
-                here = getattr(here, part, None)
+                here = look.member(here, part)
             if here is not obj:
                 return None
         return str(name)
@@ -101,8 +103,13 @@ def load_result(path: Path) -> Any:
     packed = payload_file.read_file(path)
     try:
         return Loader(payload_file.SegmentReader(packed.segments), buffers=packed.buffers).load()
-    except Exception as e:  # border: unpickling runs constructors of any class
-        text = f"{path} can't be loaded here ({type(e).__name__}: {e}). Its classes must be defined or importable where it is read."
+    except (Exception, SystemExit) as e:  # border: unpickling runs constructors of any class, and one may call sys.exit
+        way_out = (
+            "It needs more memory than there is: return less, or save it to a file and return the path."
+            if isinstance(e, MemoryError)
+            else "Its classes must be defined or importable where it is read; else return plain data or a state_dict()."
+        )
+        text = f"{path} can't be loaded here ({type(e).__name__}: {message_of(e)[:300]}). {way_out}"
         raise PayloadError(text, path=str(path)) from e
 
 

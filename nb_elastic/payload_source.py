@@ -15,6 +15,8 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from nb_elastic import payload_look as look
+
 STUB = '''"""Lets processes that a rank spawns find the notebook's functions and classes; written by nb_elastic."""
 
 from nb_elastic import payload as _payload
@@ -74,13 +76,15 @@ def _getfile_of_cells(original: Callable[[Any], str], sources: dict[str, str]) -
 def class_label(cls: type, sources: Mapping[str, str], labels: Mapping[str, str] | None = None) -> str:
     """Label of the cell that defines a class: where its methods are, else the newest that says ``class X``."""
     for value in list(vars(cls).values()):
-        function = getattr(value, "__func__", getattr(value, "fget", value))
-        function = inspect.unwrap(function) if callable(function) else function
+        function = value.__func__ if look.is_a(value, staticmethod, classmethod) else value
+        function = function.fget if look.is_a(function, property) else function
+        while look.is_a(function, types.FunctionType) and "__wrapped__" in vars(function):
+            function = vars(function)["__wrapped__"]
         if (
-            isinstance(function, types.FunctionType)
+            look.is_a(function, types.FunctionType)
             and function.__qualname__ == f"{cls.__qualname__}.{function.__name__}"
         ):
-            file = function.__code__.co_filename
+            file: str = function.__code__.co_filename
             file = (labels or {}).get(file, file)
             if file in sources:
                 return file

@@ -101,6 +101,9 @@ def dry_run_text(request: Request) -> str:
         lines += [f"  {c.name:24s} {c.type_name:30s} {size_text(c.size_bytes)}" for c in request.payload.captured] or [
             "  nothing"
         ]
+        if request.payload.left_out:
+            lines.append("Left behind, for it can't travel and the cell binds it itself, most probably:")
+            lines += [f"  {name}" for name in request.payload.left_out]
     lines += [placed.note] if placed.note else []
     lines += binding.describe(placed)
     plain = LaunchOptions()
@@ -130,4 +133,10 @@ def size_text(size_bytes: int) -> str:
 
 def name_of(fn: Callable[..., Any] | str) -> str:
     """What the user calls a function."""
-    return fn if isinstance(fn, str) else getattr(fn, "__qualname__", type(fn).__name__)
+    if isinstance(fn, str):
+        return fn
+    try:
+        found = getattr(fn, "__qualname__", "")
+    except Exception:  # noqa: BLE001  border: a user's __getattr__ may raise anything
+        found = ""
+    return found if type(found) is str and found else type(fn).__name__

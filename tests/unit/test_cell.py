@@ -6,6 +6,7 @@ A user would lose: a cell that finds its names in the ranks, and one that takes 
 import traceback
 
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
 from nb_elastic import cell
 
@@ -63,7 +64,19 @@ def analyze(source, **kwargs):
         ("[await f(i) for i in r]", {"f", "r"}, {"r"}),
         ("def f(x: 'T'): pass", set(), set()),
         ("from __future__ import annotations\ndef f(x: T): pass\ny: U = 1", set(), set()),
-        ("_ + In[0]", {"_"}, {"_"}),
+        ("_ + In[0]", {"_", "In"}, {"_", "In"}),
+        ("[(y := x) for x in range(2)]; y", {"range", "y"}, {"range"}),
+        ("[y for x in z if a and (y := x)]", {"z", "a", "y"}, {"z"}),
+        ("[(total := total + x) for x in z]", {"z", "total"}, {"z"}),
+        ("[[(y := b) for b in a] for a in z]; y", {"z", "y"}, {"z"}),
+        ("[(y := f(lambda y: y)) for a in z]", {"z", "f"}, {"z"}),
+        ("lambda: [(y := x) for x in z]\ny", {"z", "y"}, {"y"}),
+        ("assert True, undefined", {"undefined"}, set()),
+        ("assert a, b\nb", {"a", "b"}, {"a", "b"}),
+        ("a < b < c", {"a", "b", "c"}, {"a", "b"}),
+        ("raise SystemExit\nx", {"SystemExit", "x"}, {"SystemExit"}),
+        ("class K:\n    global kk\n    kk = 1\nkk", set(), set()),
+        ("class K:\n    global kk\n    kk = 1\n    class L:\n        mm = 1\n    def f(self): return kk\nkk, mm", {"mm"}, {"mm"}),
         ("x = x", {"x"}, {"x"}),
         ("a = b = c; a, b", {"c"}, {"c"}),
         ("print(__name__, get_ipython)", {"print"}, {"print"}),
@@ -88,6 +101,36 @@ def test_a_missing_name_is_told_with_its_line_and_what_it_looks_like():
         cell.MissingName(name="lenght", line=3, similar=("length",)),
         cell.MissingName(name="trian", line=4, similar=("train",)),
     )
+
+
+HISTORY = {"In": [""], "Out": {1: 2}, "_ih": [""], "_oh": {1: 2}, "_dh": ["/"]}
+
+
+@pytest.mark.parametrize(
+    ("source", "missing"),
+    [
+        ("Out[1]", ["Out"]),
+        ("for i in range(3):\n    In[i], _oh", ["In", "_oh"]),
+        ("def f(): return Out[1]\nf()", ["Out"]),
+        ("Out = {}\nOut[1]", []),
+        ("for Out in range(3): pass\nOut", []),
+        ("!true\n_dh", []),
+        ("_, __, _i, _i1", []),
+    ],
+)
+def test_ipython_s_history_is_refused_with_a_word_on_how_to_take_it_along(source, missing):
+    names = {**HISTORY, "_": 1, "__": 2, "_i": "x", "_i1": "x"}
+    code = analyze(source, transform=TransformerManager().transform_cell)
+    found = cell.missing_names(code, names)
+    assert [m.name for m in found] == missing
+    for m in found:
+        assert m.note.startswith("which belongs to the notebook's IPython")
+        assert "in a cell of its own first" in m.note
+
+
+def test_names_of_ipython_s_that_the_notebook_gave_its_own_values_are_its_own():
+    code = analyze("In, Out")
+    assert cell.missing_names(code, {"In": 784, "Out": 10}) == ()
 
 
 def test_a_name_that_a_function_of_the_notebook_binds_is_not_missed():

@@ -5,6 +5,7 @@ A user would lose: cells that use what other cells define. Every launch here is 
 
 import pytest
 
+from nb_elastic import cell, payload
 from tests.support.cells import notebook  # noqa: F401
 
 DEFINITIONS = """
@@ -241,6 +242,22 @@ def test_a_traceback_shows_the_notebook_s_own_lines(notebook, transform):  # noq
         ('  File "Cell In[1]", line 3, in inner', "return 1 / x"),
     ]
     assert shown[-1] == "ZeroDivisionError: division by zero"
+
+
+def test_a_cell_of_one_line_shows_its_line(notebook):  # noqa: F811
+    """IPython keeps such a cell as one line, get_ipython().run_cell_magic(...), that holds the body's text."""
+    magic = "get_ipython().run_cell_magic('elastic_launch', '-n 2', '1/0\\n')\n"
+    file = "/tmp/ipykernel_1/1.py"
+    code = cell.analyze("1/0\n", label="Cell In[1]", line_offset=1)
+    shipped = payload.dump_cell(code, {}, sources={file: magic}, labels={file: "Cell In[1]"})
+    done = notebook.run(shipped)
+    assert '  File "Cell In[1]", line 2, in <module>\n    1/0\n' in done.stderr
+
+
+def test_names_that_the_notebook_took_from_ipython_travel(notebook):  # noqa: F811
+    notebook.names.update({"_ih": [""], "_oh": {}})
+    notebook.cell("In, Out = 784, 10\ndef f(): return In")
+    assert notebook.launch("In, Out, f()").value == (784, 10, 784)
 
 
 def test_inspect_finds_the_source_of_functions_and_classes(notebook):  # noqa: F811

@@ -3,7 +3,9 @@
 A user would lose: results that are not instances of their own classes, or a notebook changed by loading them.
 """
 
+import contextlib
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -166,3 +168,73 @@ def test_a_full_disk_leaves_no_half_result(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         payload.dump_result(1, tmp_path / "r")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'type("T", (), {"__module__": 5})()',
+        "import sys\nclass A:\n    def __reduce__(self): return sys.exit, (3,)\nA()",
+        (
+            "class E(Exception):\n    def __str__(self): raise KeyError('mute')\n"
+            "def fail(): raise E\nclass A:\n    def __reduce__(self): return fail, ()\nA()"
+        ),
+        "class A:\n    def __reduce__(self): return (lambda: 'x' * (1 << 60)), ()\nA()",
+        "class A:\n    def __reduce__(self): return bytearray, (1 << 60,)\nA()",
+        "class Odd(dict):\n    __getattr__ = dict.__getitem__\na = Odd()\na.__dict__['x'] = 1\na",
+    ],
+)
+def test_a_result_that_cannot_be_loaded_is_told_in_words(notebook, body):  # noqa: F811
+    """Whatever its unpickling raises: the notebook goes on."""
+    done = notebook.launch(body)
+    if done.returncode:
+        assert "PayloadError: result" in done.stderr, done.stderr
+        return
+    try:
+        payload.load_result(done.result)
+    except PayloadError as told:
+        assert "can't be loaded here" in str(told)
+
+
+def test_a_huge_sparse_file_costs_no_memory(tmp_path):
+    """A rank that seeked before it wrote, or meant harm, must not kill the kernel."""
+    path = tmp_path / "r"
+    payload.dump_result([1, np.arange(300_000)], path)
+    os.truncate(path, 1 << 40)
+    got = payload.load_result(path)
+    assert (got[0], got[1][-1]) == (1, 299_999)
+    got[1][0] = 7
+    path.write_bytes(payload_file.MAGIC)
+    os.truncate(path, 1 << 40)
+    with pytest.raises(PayloadError, match="is torn: its header can't be read"):
+        payload.load_result(path)
+
+
+def test_a_huge_sparse_buffer_is_loaded_page_by_page(tmp_path):
+    path = tmp_path / "r"
+    size = 1 << 40
+    stream = payload_file.PickleStream()
+    small = pickle.PickleBuffer(bytearray(2 * MB))
+    pickle.Pickler(stream, protocol=5, buffer_callback=stream.take_buffer).dump(small)
+    layout = {**stream.layout(), "regions": [[0, size, False]]}
+    path.write_bytes(payload_file.encode({"kind": "result", **layout}, stream.in_band()))
+    os.truncate(path, payload_file.aligned(path.stat().st_size) + size)
+    got = payload.load_result(path)
+    assert (got.nbytes, got[-1]) == (size, 0)
+
+
+@pytest.mark.parametrize("field", ["segments", "regions", "buffers"])
+@pytest.mark.parametrize("value", [5, "x", [["a", "b"]], [[1, -5, 3]], [None], [[0, 1 << 70, 1]], [99], {}])
+def test_a_header_with_nonsense_is_told_in_words(tmp_path, field, value):
+    path = tmp_path / "r"
+    layout = {"segments": [[0, 4]], "regions": [], "buffers": [], field: value}
+    path.write_bytes(payload_file.encode(layout, pickle.dumps(1, protocol=2)))
+    with contextlib.suppress(PayloadError):
+        payload.load_result(path)
+
+
+def test_a_header_nested_beyond_reason_is_told_in_words(tmp_path):
+    path = tmp_path / "r"
+    path.write_bytes(payload_file.MAGIC + b"[" * 1_000_000 + b"\n")
+    with pytest.raises(PayloadError, match="is torn"):
+        payload.load_result(path)
