@@ -28,6 +28,8 @@ def expressions(deeper):
         st.tuples(deeper, deeper).map(lambda p: f"({p[0]} and {p[1]})"),
         st.tuples(name, deeper).map(lambda p: f"(lambda {p[0]}: {p[1]})(1)"),
         st.tuples(deeper).map(lambda p: f"len(f'{{{p[0]}}}')"),
+        st.tuples(deeper, deeper, deeper).map(lambda p: f"({p[0]} < {p[1]} < {p[2]})"),
+        st.tuples(name, deeper, deeper).map(lambda p: f"sum([({p[0]} := {p[1]}) for k in range(abs({p[2]}) % 3)])"),
     )
 
 
@@ -46,6 +48,7 @@ def statements(deeper):
         st.tuples(name, block).map(
             lambda p: f"class {p[0]}:\n{p[1]}\n    __add__ = __radd__ = lambda s, o: 1\n    __abs__ = lambda s: 1"
         ),
+        st.tuples(name, block).map(lambda p: f"class k:\n    global {p[0]}\n{p[1]}"),
         st.tuples(block, name, block).map(lambda p: f"try:\n{p[0]}\nexcept Exception as {p[1]}:\n{p[2]}"),
         st.tuples(expression, name, block, block).map(
             lambda p: f"match {p[0]}:\n    case 1:\n{indent([p[2]])}\n    case {p[1]}:\n{indent([p[3]])}"
@@ -57,6 +60,7 @@ simple = st.one_of(
     st.tuples(name, expression).map(lambda p: f"{p[0]} = {p[1]}"),
     st.tuples(name, expression).map(lambda p: f"{p[0]} += {p[1]}"),
     name.map(lambda n: f"del {n}"),
+    st.tuples(expression, expression).map(lambda p: f"assert {p[0]}, {p[1]}"),
     name.map(lambda n: f"seen.append(f{n}() if 'f{n}' in globals() else 0)"),
     expression.map(lambda e: f"seen.append(repr({e})[:9])"),
     name.map(lambda n: f"import math as {n}; {n} = 3"),
