@@ -36,6 +36,11 @@ from typing import Any
 MAX_LINE_BYTES = 32_000
 """An event is one write of at most this size, so that no reader and no pipe sees half of it."""
 
+MIN_KEYS = 32
+"""So many keys of a dict are always kept: more than any of our own has."""
+
+BARE_CHARS = 500
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
@@ -67,15 +72,18 @@ def make(kind: str, *, node: int = 0, time_ns: int | None = None, **data: Any) -
 
 
 def encode(event: Event) -> bytes:
-    """Encode as one line of at most MAX_LINE_BYTES; the longest texts are cut to fit."""
+    """Encode as one line of at most MAX_LINE_BYTES; the longest texts, lists and dicts are cut to fit."""
     record = {"event": event.kind, "time_ns": event.time_ns, "node": event.node, **event.data}
-    line = _dump(record)
     limit = MAX_LINE_BYTES // 2
-    while len(line) > MAX_LINE_BYTES and limit > 16:
-        record = _cut(record, limit)
+    try:
         line = _dump(record)
-        limit //= 2
-    return line
+        while len(line) > MAX_LINE_BYTES and limit > 16:
+            record = _cut(record, limit)
+            line = _dump(record)
+            limit //= 2
+    except RecursionError:
+        return _dump(_bare(event))
+    return line if len(line) <= MAX_LINE_BYTES else _dump(_bare(event))
 
 
 def decode(line: bytes) -> Event | None:
@@ -95,13 +103,20 @@ def _dump(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, separators=(",", ":"), ensure_ascii=True, default=str).encode() + b"\n"
 
 
+def _bare(event: Event) -> dict[str, Any]:
+    """What is left of an event whose dicts and lists are too many and too deep to be cut: its plain values."""
+    plain = {k: v for k, v in event.data.items() if v is None or isinstance(v, (str, int, float))}
+    return {"event": event.kind, "time_ns": event.time_ns, "node": event.node, **_cut(plain, BARE_CHARS)}
+
+
 def _cut(value: Any, limit: int) -> Any:
-    """Shorten texts in the middle and long lists at the end, everywhere in ``value``."""
+    """Shorten texts in the middle, long lists and dicts at the end, everywhere in ``value``."""
     if isinstance(value, str) and len(value) > limit:
         half = limit // 2
         return f"{value[:half]}\n[... {len(value) - 2 * half} characters cut ...]\n{value[-half:]}"
     if isinstance(value, dict):
-        return {k: _cut(v, limit) for k, v in value.items()}
+        kept = list(value.items())[: max(MIN_KEYS, limit // 64)]
+        return {str(k)[:limit]: _cut(v, limit) for k, v in kept}
     if isinstance(value, (list, tuple)):
         return [_cut(v, limit) for v in value[: max(4, limit // 64)]]
     return value

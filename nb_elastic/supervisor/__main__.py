@@ -11,14 +11,15 @@ import io
 import os
 import signal
 import sys
+import time
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from nb_elastic import lifeline, rundir, wire
-from nb_elastic.events import encode, make
+from nb_elastic import lifeline, wire
+from nb_elastic.events import make
 from nb_elastic.model import LaunchSpec, from_json
 from nb_elastic.supervisor.stopping import DEATH_SIGNALS
+from nb_elastic.supervisor.vigil import Vigil, say
 
 if TYPE_CHECKING:
     from nb_elastic.supervisor.supervisor import Ground
@@ -43,25 +44,26 @@ def main() -> int:
     frame = wire.read(io.FileIO(0, "r", closefd=False))  # unbuffered: the next frames stay in the pipe
     if frame is None:
         return 3
+    started_at = time.monotonic()
     spec = from_json(LaunchSpec, frame[0]["spec"])
+    vigil = Vigil(spec, started_at=started_at)
     try:
-        from nb_elastic.supervisor import supervisor
-        from nb_elastic.worker import set_title
+        with vigil:
+            from nb_elastic.supervisor import supervisor
+            from nb_elastic.worker import set_title
 
-        set_title(f"nb_elastic:{spec.run_id}:supervisor")
-
-        return supervisor.run(spec, _warm_up(spec))
+            set_title(f"nb_elastic:{spec.run_id}:supervisor")
+            notes = _import_all(spec)
+        ground = _fork_server(spec, vigil, started_at, notes)
+        return supervisor.run(spec, ground)
     except Exception as e:  # noqa: BLE001  the border of the process: the run's folder must tell why nothing runs
         traceback.print_exc()
         _last_words(spec, f"The supervisor failed: {type(e).__name__}: {e}")
         return 3
 
 
-def _warm_up(spec: LaunchSpec) -> Ground:
-    """Import what ranks need, then start the forkserver, before there is any thread."""
-    from nb_elastic.supervisor.crew import ForkServer
-    from nb_elastic.supervisor.supervisor import Ground
-
+def _import_all(spec: LaunchSpec) -> list[tuple[str, str]]:
+    """Import what ranks need; returns what to tell the user, as (level, text)."""
     notes: list[tuple[str, str]] = []
     if spec.sys_path:
         sys.path[:] = spec.sys_path
@@ -71,6 +73,14 @@ def _warm_up(spec: LaunchSpec) -> Ground:
             importlib.import_module(name)
         except Exception as e:  # noqa: BLE001  a user's module may raise anything
             notes.append(("warning", f"--preload {name} failed ({type(e).__name__}: {e}); ranks import it themselves."))
+    return notes
+
+
+def _fork_server(spec: LaunchSpec, vigil: Vigil, started_at: float, notes: list[tuple[str, str]]) -> Ground:
+    """Start the forkserver, before there is any thread."""
+    from nb_elastic.supervisor.crew import ForkServer
+    from nb_elastic.supervisor.supervisor import Ground
+
     reason = _why_not_fork(spec)
     if reason and spec.options.start_method != "spawn":
         notes.append(("warning", f"Ranks are started with spawn instead of {spec.options.start_method}: {reason}."))
@@ -78,6 +88,8 @@ def _warm_up(spec: LaunchSpec) -> Ground:
     return Ground(
         server=ForkServer(can_fork=not reason, title=f"nb_elastic:{spec.run_id}:forkserver", pass_fds=fds),
         can_fork=not reason,
+        decoder=vigil.decoder,
+        started_at=started_at,
         notes=tuple(notes),
     )
 
@@ -110,12 +122,7 @@ def _has_uvm() -> bool:
 
 
 def _last_words(spec: LaunchSpec, text: str) -> None:
-    event = make("run_finished", node=spec.node, state="failed", root_rank=None, text=text)
-    try:
-        rundir.Journal(rundir.RunDir(Path(spec.run_dir)).journal).append(event)
-        os.write(1, encode(event))
-    except OSError:
-        traceback.print_exc()
+    say(spec, make("run_finished", node=spec.node, state="failed", root_rank=None, text=text))
 
 
 def _exit() -> NoReturn:

@@ -208,6 +208,15 @@ class Agent(LocalElasticAgent):
             self.text = failures.text_of(self.failures, others=others, run_dir=self._launch.run_dir)
         self._log.tell("round_ended", round=self._round, attempt=self._attempt, cause=cause, text=self.text)
 
+    @property
+    def has_begun(self) -> bool:
+        """True once ranks were started."""
+        return isinstance(self._pcontext, RankContext)
+
+    def interrupted(self) -> list[WorkerFailure]:
+        """What the ranks of the last round told when they were interrupted."""
+        return self._context.watch.interrupted() if self.has_begun else []
+
     def run_to_end(self) -> bool:
         """Run round after round until the ranks are done; True if they succeeded.
 

@@ -121,14 +121,21 @@ class FrameReader:
     Args:
         on_message: called in the thread with each message.
         on_end: called in the thread once, when stdin is at its end.
+        decoder: holds what was read before and is no whole frame yet.
     """
 
     def __init__(
-        self, on_message: Callable[[dict[str, Any]], None], on_end: Callable[[], None], *, fd: int = 0
+        self,
+        on_message: Callable[[dict[str, Any]], None],
+        on_end: Callable[[], None],
+        *,
+        fd: int = 0,
+        decoder: FrameDecoder | None = None,
     ) -> None:
         self._on_message = on_message
         self._on_end = on_end
         self._fd = fd
+        self._decoder = decoder or FrameDecoder()
         self._wake_r, self._wake_w = os.pipe()
         self._thread = threading.Thread(target=self._run, name="nb_elastic-stdin", daemon=True)
 
@@ -142,7 +149,6 @@ class FrameReader:
         os.close(self._wake_w)
 
     def _run(self) -> None:
-        decoder = FrameDecoder()
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         poll.register(self._wake_r, select.POLLIN)
@@ -154,6 +160,6 @@ class FrameReader:
                 data = os.read(self._fd, 1 << 16)
                 if not data:
                     break
-                for message in decoder.feed(data):
+                for message in self._decoder.feed(data):
                     self._on_message(message)
         self._on_end()

@@ -20,6 +20,7 @@ from nb_elastic.rundir import RankDir
 TAIL_LINES = 30
 TAIL_BYTES = 64_000
 MAX_TEXT = 64_000
+MAX_PLACES = 16
 
 _LOST_PEER = re.compile(
     r"connection (was )?(closed|reset|refused|aborted) by (remote )?peer|connection reset|connection closed|broken pipe"
@@ -30,6 +31,22 @@ _LOST_PEER = re.compile(
     re.IGNORECASE,
 )
 """How a collective fails when another rank is gone; such a failure can't be a cause while another kind is there."""
+
+_OF_TORCH = re.compile(
+    r"gloo|nccl|c10d|torch[./\\]distributed|ProcessGroup|TCPStore|recvValue|sendBytes|remote process exited"
+    r"|process group|collective operation|waiting \d+ms for (recv|send)",
+    re.IGNORECASE,
+)
+"""Words that tell a message of torch's transports from one of the user's own sockets and files."""
+
+_OF_SYSTEM = {"BrokenPipeError", "ConnectionResetError", "ConnectionAbortedError", "ConnectionRefusedError", "EOFError"}
+_DIST_ERRORS = {"DistBackendError", "DistNetworkError", "DistStoreError", "DistError"}
+
+SKEW_NS = 50_000_000
+"""By so much a rank's own exception may be told later than its peers told theirs: it may close its connections first."""
+
+DEATH_SKEW_NS = 2_000_000_000
+"""The same for a death without an exception: its exit is seen when the system has torn the whole process down."""
 
 _SHM_HINT = (
     "/dev/shm is probably full: fewer DataLoader workers, or a larger "  # noqa: S108  a hint's words
@@ -63,6 +80,12 @@ _SIGNAL_WORDS = {
     "SIGXCPU": "it used more CPU time than allowed (SIGXCPU)",
     "SIGXFSZ": "it wrote a file larger than allowed (SIGXFSZ)",
 }
+
+
+_FOREIGN = re.compile(r"[/\\](site|dist)-packages[/\\]|[/\\]lib[/\\]python\d|^<frozen ")
+_OURS = re.compile(
+    r'^  File ".*[/\\]nb_elastic[/\\](worker|payload\w*|cell|entry|rankshell|supervisor[/\\]\w+)\.py", line'
+)
 
 
 def signal_name(exit_code: int | None) -> str:
@@ -168,11 +191,14 @@ def judge(found: Iterable[WorkerFailure]) -> list[WorkerFailure]:
     """Order failures, the root cause first, and mark those that only followed another one.
 
     A failure that already says why it followed keeps that. Among the rest, one that tells of a lost peer
-    follows if some failure is of another kind: the peer's own. Causes come by time, then followers by time.
+    follows if some failure is of another kind: the peer's own, and no later than it can be. Causes come by
+    time, then followers by time.
     """
     failures = sorted(found, key=lambda f: (f.time_ns, f.rank))
-    own = [f for f in failures if not f.followed and not is_lost_peer(f)]
-    causes = own or [f for f in failures if not f.followed][:1] or failures[:1]
+    open_ones = [f for f in failures if not f.followed]
+    own = [f for f in open_ones if not is_lost_peer(f)]
+    since_ns = min((f.time_ns - (SKEW_NS if f.error_type else DEATH_SKEW_NS) for f in own), default=0)
+    causes = [f for f in open_ones if f in own or f.time_ns < since_ns] if own else open_ones[:1] or failures[:1]
     if not causes:
         return []
     root = causes[0]
@@ -182,18 +208,22 @@ def judge(found: Iterable[WorkerFailure]) -> list[WorkerFailure]:
 
 
 def is_lost_peer(failure: WorkerFailure) -> bool:
-    """True if a failure is what a rank sees when another one has gone away."""
-    if failure.error_type in {"BrokenPipeError", "ConnectionResetError", "ConnectionAbortedError", "EOFError"}:
-        return True
-    is_of_torch = failure.error_type in {
-        "RuntimeError",
-        "DistBackendError",
-        "DistNetworkError",
-        "DistStoreError",
-        "DistError",
-        "",
-    }
-    return is_of_torch and bool(_LOST_PEER.search(failure.message))
+    """True if a failure is what a rank sees when another one has gone away.
+
+    The user's own files, pipes and sockets end with the same words: torch must have a part in it.
+    """
+    innermost = failure.frames[-1].file if failure.frames else _last_file(failure.traceback)
+    if failure.error_type in _OF_SYSTEM:
+        return "torch/distributed/" in innermost
+    if failure.error_type not in {"RuntimeError", "", *_DIST_ERRORS} or not _LOST_PEER.search(failure.message):
+        return False
+    is_plain = failure.error_type == "RuntimeError"
+    return not is_plain or "/torch/" in innermost or bool(_OF_TORCH.search(failure.message))
+
+
+def _last_file(traceback: str) -> str:
+    files = re.findall(r'^ *File "([^"]*)", line', traceback, re.MULTILINE)
+    return files[-1] if files else ""
 
 
 def headline(failure: WorkerFailure) -> str:
@@ -225,6 +255,29 @@ def text_of(failures: Sequence[WorkerFailure], *, others: Sequence[str] = (), ru
         lines += ["", *rest, *others]
     lines += ["", f"Logs and tracebacks of all ranks: {run_dir}"]
     return "\n".join(lines)
+
+
+def where_text(told: Sequence[WorkerFailure]) -> str:
+    """Where ranks were when they were interrupted: a line for each place, then the lowest rank's traceback."""
+    told = sorted(told, key=lambda f: f.rank)
+    places: dict[str, list[str]] = {}
+    for failure in told:
+        places.setdefault(_place(failure), []).append(str(failure.rank))
+    lines = ["Where the ranks were:"] if told else []
+    for place, ranks in list(places.items())[:MAX_PLACES]:
+        names = ", ".join(ranks[:MAX_PLACES]) + (", ..." if len(ranks) > MAX_PLACES else "")
+        lines.append(f"  rank{'s' if len(ranks) > 1 else ''} {names}: {place}")
+    if told:
+        lines += ["", f"Rank {told[0].rank}:", told[0].traceback.rstrip()]
+    return "\n".join(lines)
+
+
+def _place(failure: WorkerFailure) -> str:
+    """The innermost line of the user's own code, else the innermost of all."""
+    own = [f for f in failure.frames if not _FOREIGN.search(f.file)] or failure.frames
+    if not own:
+        return "unknown"
+    return f"{own[-1].file}, line {own[-1].line}, in {own[-1].name}: {own[-1].text}".rstrip(": ")
 
 
 def _after(root: WorkerFailure, failure: WorkerFailure) -> str:
@@ -283,8 +336,22 @@ def _tail(path: Path) -> str:
         return ""
     finally:
         os.close(fd)
-    lines = data.decode("utf-8", "replace").replace("\0", "").splitlines()[-TAIL_LINES:]
+    lines = _without_ours(data.decode("utf-8", "replace").replace("\0", "").splitlines())[-TAIL_LINES:]
     return "\n".join(line[:2000] for line in lines)
+
+
+def _without_ours(lines: list[str]) -> list[str]:
+    """Leave out what faulthandler tells of this package: the frames below (older than) the user's code, and the modules."""
+    found: list[str] = []
+    is_fatal = is_ours = False
+    for line in lines:
+        is_fatal = is_fatal or line.startswith("Fatal Python error:")
+        is_ours = is_fatal and line.startswith("  File ") and (is_ours or bool(_OURS.match(line)))
+        if not is_ours and not (is_fatal and line.startswith("Extension modules: ")):
+            found.append(line)
+    while is_fatal and found and not found[-1].strip():
+        found.pop()
+    return found
 
 
 def _frame(data: dict[str, Any]) -> Frame:

@@ -64,7 +64,7 @@ class _Server:
     def __init__(self, sock: socket.socket, *, can_fork: bool) -> None:
         self._sock = sock
         self._can_fork = can_fork
-        self._alive: set[int] = set()
+        self._alive: dict[int, WorkerSpec] = {}
         self._decoder = FrameDecoder()
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_w, False)
@@ -120,7 +120,7 @@ class _Server:
                     self._signal(one["pid"], signal.SIGKILL, has_session=True)
                 self._send({"type": "refused", "local_rank": spec.local_rank, "errno": e.errno, "text": e.strerror})
                 return
-            self._alive.add(pid)
+            self._alive[pid] = spec
             identity = ProcessId.of(pid)
             ticks = identity.start_ticks if identity else 0
             started.append({"local_rank": spec.local_rank, "pid": pid, "start_ticks": ticks})
@@ -167,8 +167,10 @@ class _Server:
                 self._send({"type": "exit", "pid": one.pid, "exit_code": one.exit_code, "time_ns": one.time_ns})
             if dead:
                 kill_all(session_members({one.pid for one in dead}), signal.SIGKILL)
+            gone = [self._alive.pop(one.pid) for one in dead]
+            if gone and self._alive:
+                self._end_strays(gone)
             for one in dead:
-                self._alive.discard(one.pid)
                 os.waitpid(one.pid, 0)
             if dead and not self._alive:
                 self._sweep_orphans()
@@ -187,6 +189,20 @@ class _Server:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(info.si_pid, os.WNOHANG)
         return True
+
+    def _end_strays(self, gone: list[WorkerSpec]) -> None:
+        """Kill what dead ranks started in sessions of its own, while other ranks live.
+
+        We adopted it, as we adopt what a living rank's double fork leaves: the rank's own marks tell them
+        apart. What carries none waits for the round's end.
+        """
+        for _ in range(SWEEPS):
+            below = lifeline.descendants(os.getpid())
+            adopted = [p for p in below if p not in self._alive and _parent_of(p) == os.getpid()]
+            strays = [p for p in adopted if any(_belongs_to(p, spec) for spec in gone)]
+            if not strays:
+                return
+            kill_all([p for stray in strays for p in (stray, *lifeline.descendants(stray))], signal.SIGKILL)
 
     def _sweep_orphans(self) -> int:
         """Kill all descendants that belong to no living rank, and reap those adopted."""
@@ -230,6 +246,28 @@ def session_members(leaders: set[int]) -> list[int]:
             if int(fields[3]) in leaders and fields[0] not in "ZX":
                 found.append(int(name))
     return found
+
+
+def _parent_of(pid: int) -> int:
+    fields = lifeline.stat_fields(pid)
+    return int(fields[1]) if fields else 0
+
+
+def _belongs_to(pid: int, spec: WorkerSpec) -> bool:
+    """True if a process still has a rank's environment, or writes into its files."""
+    name = "NB_ELASTIC_METRICS_FILE"  # of one rank in one round
+    mark = os.fsencode(f"{name}={spec.env.get(name, '')}")
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as f:
+            if spec.env.get(name) and mark in f.read().split(b"\0"):
+                return True
+    except OSError:
+        return False
+    for fd in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/{pid}/fd/{fd}") in {spec.stdout, spec.stderr}:
+                return True
+    return False
 
 
 def kill_all(pids: list[int], number: int) -> None:

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import FrameType
 
 from nb_elastic import rundir
@@ -29,6 +30,34 @@ DEATH_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 NUDGE = signal.SIGUSR1
 """Our own threads wake the main thread with this, so that it can't be mistaken for a signal from outside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopOrder:
+    """What the run folder says about ending the run.
+
+    Attributes:
+        by: who asked, or "".
+    """
+
+    by: str
+    grace_s: float
+
+
+def read_stop(run: rundir.RunDir) -> StopOrder | None:
+    """How another process wants the run to end; None where none asked."""
+    told = rundir.read_json(run.stop_json)
+    if not told:
+        return None
+    grace_s = told.get("grace_s")
+    if not isinstance(grace_s, (int, float)) or isinstance(grace_s, bool):
+        grace_s = GRACE_S
+    return StopOrder(by=str(told.get("by") or ""), grace_s=float(grace_s))
+
+
+def timeout_text(timeout_s: float | None) -> str:
+    """The run's last word when its time was up."""
+    return f"timeout: the time was up after {timeout_s or 0:g} s; raise --timeout to let the run take longer."
 
 
 class Stopper:
@@ -117,6 +146,11 @@ class Stopper:
         self._on_request(by, grace_s)
         os.kill(os.getpid(), NUDGE)
 
+    def heed(self) -> None:
+        """Take up a stop that another process left in the run folder before it could know whom to signal."""
+        if told := read_stop(self._run):
+            self.request(by=told.by or "somebody", grace_s=told.grace_s)
+
     def acknowledge(self, seconds: float) -> None:
         """The main thread is at work on the request and will be done within ``seconds``."""
         with self._changed:
@@ -147,15 +181,11 @@ class Stopper:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         """A signal from outside; the run folder may tell how its sender wants the run to end."""
-        told = rundir.read_json(self._run.stop_json)
-        grace_s = told.get("grace_s", GRACE_S)
-        if not isinstance(grace_s, (int, float)) or isinstance(grace_s, bool):
-            grace_s = GRACE_S
-        by = told.get("by") or f"signal {signal.Signals(number).name}"
+        told = read_stop(self._run)
+        grace_s = told.grace_s if told else GRACE_S
+        by = (told.by if told else "") or f"signal {signal.Signals(number).name}"
         # in a thread, because the main thread may hold the very locks that a request needs
-        asker = threading.Thread(
-            target=self.request, kwargs={"by": str(by), "grace_s": float(grace_s)}, name="nb_elastic-stop"
-        )
+        asker = threading.Thread(target=self.request, kwargs={"by": by, "grace_s": grace_s}, name="nb_elastic-stop")
         self._askers.append(asker)
         asker.start()
 

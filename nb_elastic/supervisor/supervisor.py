@@ -9,6 +9,7 @@ import os
 import platform
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,18 +20,20 @@ from torch.distributed.elastic.events.handlers import get_logging_handler
 from torch.distributed.elastic.metrics import initialize_metrics
 from torch.distributed.elastic.metrics.api import MetricsConfig
 from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.rendezvous import RendezvousError as TorchRendezvousError
 
 from nb_elastic import lifeline
 from nb_elastic.errors import ElasticError, LaunchError
 from nb_elastic.model import LaunchSpec
 from nb_elastic.rundir import RunDir
 from nb_elastic.supervisor import agent as agents
+from nb_elastic.supervisor import failures
 from nb_elastic.supervisor import placement as placing
 from nb_elastic.supervisor.agent import Agent
-from nb_elastic.supervisor.channel import EventLog, FrameReader
+from nb_elastic.supervisor.channel import EventLog, FrameDecoder, FrameReader
 from nb_elastic.supervisor.crew import ForkServer, ForkServerLostError
 from nb_elastic.supervisor.logs import RunLogs, load_specs
-from nb_elastic.supervisor.stopping import LOST_GRACE_S, Stopper
+from nb_elastic.supervisor.stopping import LOST_GRACE_S, Stopper, timeout_text
 
 SUCCEEDED, FAILED, STOPPED, NOT_STARTED = 0, 1, 2, 3
 """Exit codes of a supervisor."""
@@ -43,11 +46,15 @@ class Ground:
     Attributes:
         server: starts the ranks.
         can_fork: ranks may be forked from the warm state.
+        decoder: holds what was read of stdin already.
+        started_at: when (``time.monotonic``) the launch came.
         notes: (level, text) to tell the user once.
     """
 
     server: ForkServer
     can_fork: bool
+    decoder: FrameDecoder
+    started_at: float
     notes: tuple[tuple[str, str], ...] = ()
 
 
@@ -63,12 +70,13 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
     """Run one node's share of a run to its end; returns the supervisor's exit code."""
     folder = RunDir(Path(spec.run_dir))
     log = EventLog(folder, node=spec.node)
+    timeout_s = spec.options.timeout
     stopper = Stopper(
         folder,
         make_exception=agents.death_exception,
         on_request=lambda by, grace_s: log.tell("stop_requested", by=by, grace_s=grace_s),
-        on_stuck=lambda: _give_up(log, ground.server, stopper),
-        timeout_s=spec.options.timeout,
+        on_stuck=lambda: _give_up(spec, log, ground.server, stopper),
+        timeout_s=None if timeout_s is None else max(0.0, ground.started_at + timeout_s - time.monotonic()),
     )
     stopper.install(spec.options.signals_to_handle)
     stopper.start()
@@ -81,8 +89,9 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
         if not spec.is_detached:
             stopper.request(by="the end of whoever started it", grace_s=LOST_GRACE_S)
 
-    with FrameReader(on_message, on_end):
+    with FrameReader(on_message, on_end, decoder=ground.decoder):
         _tell_start(log, ground)
+        stopper.heed()  # whoever comes later knows our pid
         try:
             end = _run_agent(spec, ground, stopper, log)
         finally:
@@ -103,7 +112,7 @@ def _run_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog
             return _End(code=SUCCEEDED, state="succeeded")
         return _failure(agent)
     except SignalException:
-        return _stopped(agent, stopper)
+        return _stopped(spec, agent, stopper)
     except ForkServerLostError as e:
         text = f"{e}\nLogs of all ranks: {spec.run_dir}"
         if agent is not None:
@@ -111,6 +120,8 @@ def _run_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog
         return _End(code=FAILED, state="failed", text=text)
     except ElasticError as e:
         return _End(code=NOT_STARTED, state="failed", text=str(e))
+    except TorchRendezvousError as e:
+        return _lost_group(spec, agent, e)
     except Exception as e:  # noqa: BLE001  the border of the process: torch or a plugin raised something we do not know
         import traceback
 
@@ -128,11 +139,25 @@ def _failure(agent: Agent) -> _End:
     return _End(code=FAILED, state="failed", text=agent.text, root_rank=root)
 
 
-def _stopped(agent: Agent | None, stopper: Stopper) -> _End:
+def _lost_group(spec: LaunchSpec, agent: Agent | None, error: TorchRendezvousError) -> _End:
+    """The nodes can't agree (any more): that ends a run that has begun, or keeps it from beginning."""
+    text = (
+        f"The rendezvous failed ({type(error).__name__}: {error}): this node lost the place where the nodes of the run "
+        f"meet, or could not use it. Does the node that hosts it (--rdzv-endpoint) still run, and can it be reached?\n"
+        f"Logs of all ranks: {spec.run_dir}"
+    )
+    has_begun = agent is not None and agent.has_begun
+    if agent is not None:
+        agent.end_round("failure", text=text)
+    return _End(code=FAILED if has_begun else NOT_STARTED, state="failed", text=text)
+
+
+def _stopped(spec: LaunchSpec, agent: Agent | None, stopper: Stopper) -> _End:
     if agent is not None:
         agent.end_round("failure" if stopper.is_timeout else "stopped")
     if stopper.is_timeout:
-        return _End(code=FAILED, state="failed", text="timeout: the run took longer than --timeout allows")
+        where = failures.where_text(agent.interrupted()) if agent is not None else ""
+        return _End(code=FAILED, state="failed", text=f"{timeout_text(spec.options.timeout)}\n{where}".rstrip())
     return _End(code=STOPPED, state="stopped", text=f"stopped by {stopper.by}")
 
 
@@ -189,11 +214,11 @@ def _tell_start(log: EventLog, ground: Ground) -> None:
         log.note(text, level=level)
 
 
-def _give_up(log: EventLog, server: ForkServer, stopper: Stopper) -> None:
+def _give_up(spec: LaunchSpec, log: EventLog, server: ForkServer, stopper: Stopper) -> None:
     """The main thread hangs in native code: end everything from the watchdog's thread."""
     server.abandon()
     state = "failed" if stopper.is_timeout else "stopped"
-    text = "timeout: the run took longer than --timeout allows" if stopper.is_timeout else f"stopped by {stopper.by}"
+    text = timeout_text(spec.options.timeout) if stopper.is_timeout else f"stopped by {stopper.by}"
     log.tell("run_finished", state=state, root_rank=None, text=text)
     log.flush(timeout_s=1.0)
     os._exit(FAILED if stopper.is_timeout else STOPPED)

@@ -142,6 +142,11 @@ class Watch:
         who = f"Rank {left[0]}" if len(left) == 1 else f"Ranks {', '.join(map(str, left))}"
         return replace(failure, hint=f"{who} had finished before: do all ranks take the same number of steps?")
 
+    def interrupted(self) -> list[WorkerFailure]:
+        """Where ranks were when they were interrupted; only those in Python code can tell."""
+        told = [self._exception_of(r) for r in self.ranks]
+        return [f for f in told if f is not None and f.error_type == "KeyboardInterrupt"]
+
     def others(self) -> list[str]:
         """One line for each rank that has no failure of its own."""
         words = {

@@ -75,6 +75,7 @@ def test_deaths_without_an_exception_are_explained():
     for how in ("segv", "abort"):
         assert "Fatal Python error" in told[how].traceback
         assert "ends_oddly.py" in told[how].traceback
+        assert "nb_elastic/" not in told[how].traceback and "Extension modules" not in told[how].traceback
     assert done.end["root_rank"] == 0
 
 
@@ -105,6 +106,12 @@ def test_those_who_only_lost_their_peer_are_told_as_such():
     assert done.end["text"].startswith("Rank 2 failed: ValueError: bad batch\n\nTraceback (most recent call last):\n")
     told = [line for line in done.end["text"].splitlines() if line.startswith("rank ")]
     assert sorted(line.split(":")[0] for line in told) == ["rank 0", "rank 1", "rank 3"]
+
+
+def test_a_users_own_end_of_file_is_the_cause_if_it_came_first():
+    done = supervise.run("tests.programs.own_eof:main", nproc=2)
+    assert [(f.rank, f.error_type, f.followed) for f in done.failures()] == [(0, "EOFError", ""), (1, "ValueError", "")]
+    assert done.end["root_rank"] == 0
 
 
 def _orders(rounds: int) -> list[list[int]]:

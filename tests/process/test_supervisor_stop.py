@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 
 import pytest
 
-from nb_elastic import lifeline, rundir
+from nb_elastic import lifeline, rundir, snapshot
+from nb_elastic.supervisor.stopping import Stopper
 from tests.support import supervise
 from tests.support.until import until
 
@@ -135,7 +137,13 @@ def test_a_timeout_ends_the_run_as_failed():
     with _waiting(nproc=1, timeout=8.0) as one:
         one.wait()
     assert (one.state, one.process.returncode) == ("failed", 1)
-    assert one.end["text"].startswith("timeout")
+    told = one.end["text"].splitlines()
+    assert told[:2] == [
+        "timeout: the time was up after 8 s; raise --timeout to let the run take longer.",
+        "Where the ranks were:",
+    ]
+    assert told[2].startswith("  rank 0: ") and "saves_when_stopped.py, line " in told[2]
+    assert told[5] == "Traceback (most recent call last):" and told[-1] == "KeyboardInterrupt"
     assert one.out(0) == b"waiting\nsaved the model\n"
 
 
@@ -166,6 +174,20 @@ def _with_children(nproc: int = 2):
     one.until_event("worker_ready", nproc)
     until(lambda: all(one.run.rank(0, r).stdout.read_bytes().count(b"\n") == 1 for r in range(nproc)), 60)
     return one
+
+
+def test_a_dead_ranks_daemons_go_with_it_and_those_of_the_living_stay():
+    with supervise.start(supervise.entry("tests.programs.leaves_daemons:main"), nproc=2, shutdown_timeout=60) as one:
+        one.until_event("worker_ready", 2)
+        until(lambda: all(one.run.rank(0, r).stdout.read_bytes().endswith(b"\n") for r in range(2)), 60)
+        daemons = [[lifeline.ProcessId.of(int(pid)) for pid in one.out(r).split()] for r in range(2)]
+        (one.run.path / "go1").touch()
+        until(lambda: not any(d.is_alive for d in daemons[1]), 30, "the dead rank's daemons to go")
+        assert all(d.is_alive for d in daemons[0])
+        (one.run.path / "go0").touch()
+        one.wait()
+        assert not any(d.is_alive for d in daemons[0])
+    assert (one.state, one.end["root_rank"]) == ("failed", 1)
 
 
 def test_a_killed_supervisor_takes_everything_with_it():
@@ -204,6 +226,95 @@ def test_a_stop_while_the_supervisor_still_warms_up_is_not_lost():
         one.process.send_signal(signal.SIGINT)
         one.wait(60)
     assert (one.state, one.end["text"]) == ("stopped", "stopped by signal SIGINT")
+
+
+def _start_slow(tmp_path, **settings):
+    return supervise.start(
+        supervise.entry("saves_when_stopped.py"),
+        nproc=1,
+        preload=("tests.programs.slow_to_import",),
+        supervisor_env={"SLOW_IMPORT_DIR": str(tmp_path)},
+        **settings,
+    )
+
+
+def _importing(tmp_path, **settings):
+    """A supervisor that waits for an import which takes 25 s, and the child that this import started."""
+    one = _start_slow(tmp_path, **settings)
+    pid = until(lambda: (tmp_path / "importing").exists() and (tmp_path / "importing").read_text(), 60)
+    child = lifeline.ProcessId.of(int(pid))
+    assert child is not None
+    return one, child
+
+
+ENDS = {
+    "eof": (lambda one: one.process.stdin.close(), "the end of whoever started it"),
+    "frame": (lambda one: one.stop(grace_s=30), "the test"),
+    "sigterm": (lambda one: one.process.send_signal(signal.SIGTERM), "signal SIGTERM"),
+    "stop_json": (lambda one: rundir.write_json(one.run.stop_json, {"grace_s": 9, "by": "another"}), "another"),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_stop_during_a_long_import_ends_all_at_once(how, tmp_path):
+    end, by = ENDS[how]
+    one, child = _importing(tmp_path)
+    with one:
+        end(one)
+        one.wait(10)
+    assert (one.process.returncode, one.state, one.end["text"]) == (2, "stopped", f"stopped by {by}")
+    assert one.run.journal.read_bytes() == b"".join(one.lines)
+    assert snapshot.load(one.run).state.value == "stopped"
+    assert not child.is_alive
+
+
+def test_the_end_of_stdin_does_not_touch_a_detached_run_that_imports(tmp_path):
+    one, child = _importing(tmp_path, is_detached=True)
+    with one:
+        one.process.stdin.close()
+        with pytest.raises(subprocess.TimeoutExpired):
+            one.process.wait(2)
+        assert child.is_alive
+        one.process.send_signal(signal.SIGTERM)
+        one.wait(10)
+    assert one.state == "stopped"
+
+
+def test_a_timeout_counts_from_the_launch(tmp_path):
+    with _start_slow(tmp_path, timeout=2.0) as one:
+        one.wait(20)
+    assert (one.process.returncode, one.state) == (1, "failed")
+    assert one.end["text"].splitlines() == [
+        "timeout: the time was up after 2 s; raise --timeout to let the run take longer.",
+        "It was still importing what the ranks need.",
+    ]
+
+
+def test_a_stop_asked_for_before_the_supervisor_told_its_pid_is_honoured():
+    with supervise.start(supervise.entry("saves_when_stopped.py"), nproc=1, stop={"grace_s": 1, "by": "early"}) as one:
+        one.wait(60)
+    assert (one.process.returncode, one.state, one.end["text"]) == (2, "stopped", "stopped by early")
+    assert one.of("worker_started") == []
+
+
+def test_a_stop_left_in_the_folder_is_seen_once_the_supervisor_listens(tmp_path):
+    """Between the warm-up's last look and the news of the pid nobody could signal."""
+    (tmp_path / "stop.json").write_text('{"grace_s": 2, "by": "early"}')
+    asked = []
+    stopper = Stopper(
+        rundir.RunDir(tmp_path),
+        make_exception=lambda _: RuntimeError("stopped"),
+        on_request=lambda *told: asked.append(told),
+        on_stuck=lambda: None,
+    )
+    held = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        stopper.heed()
+    finally:
+        signal.signal(signal.SIGUSR1, held)
+    assert (stopper.is_requested, stopper.by, asked) == (True, "early", [("early", 2.0)])
+    with pytest.raises(RuntimeError, match="stopped"):
+        stopper.check()
 
 
 def _blocks_sigint(pid: int) -> bool:

@@ -169,12 +169,14 @@ def start(
     supervisor_env: Mapping[str, str] | None = None,
     sys_path: tuple[str, ...] = (),
     max_processes: int = 0,
+    stop: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Supervised:
     """Start a supervisor on a fresh run folder and hand it the launch.
 
     Args:
         max_processes: run as a user of no name, who may have so many processes (root has no limit).
+        stop: what another process asks for in ``stop.json`` before the supervisor is there.
     """
     run = rundir.create(log_dir=options.get("log_dir"))
     settings = LaunchOptions(nproc_per_node=nproc, **{"numa_binding": "none", **options})
@@ -193,6 +195,8 @@ def start(
         is_detached=is_detached,
     )
     rundir.write_json(run.run_json, {"run_id": run.run_id})
+    if stop:
+        rundir.write_json(run.stop_json, stop)
     prefix: list[str] = []
     if max_processes:
         os.chown(run.path, LIMITED_UID, -1)

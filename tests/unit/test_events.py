@@ -24,6 +24,35 @@ def test_a_huge_traceback_is_cut_so_that_no_reader_sees_half_a_line():
     assert back is not None and "characters cut" in back["failure"]["traceback"]
 
 
+def _nested(depth: int, width: int):
+    return {f"k{i}": _nested(depth - 1, width) for i in range(width)} if depth else "x" * 90
+
+
+@pytest.mark.parametrize(
+    "worker",
+    [
+        {f"key {i}": i for i in range(200_000)},
+        {"k" * 4_000_000: 1},
+        {str(i): {str(j): "x" for j in range(40)} for i in range(100)},
+        _nested(3, 32),
+    ],
+    ids=["keys", "long_key", "dicts", "deep"],
+)
+def test_a_huge_worker_file_makes_a_short_line(worker):
+    line = events.encode(events.make("worker_ready", time_ns=1, rank=3, worker=worker))
+    back = events.decode(line)
+    assert len(line) <= events.MAX_LINE_BYTES and back is not None
+    assert (back.kind, back["rank"]) == ("worker_ready", 3)
+
+
+def test_what_is_nested_too_deep_does_not_end_the_supervisor():
+    worker: dict = {"text": "x" * 100_000}
+    for _ in range(600):
+        worker = {"a": worker}
+    line = events.encode(events.make("worker_ready", time_ns=1, rank=3, worker=worker))
+    assert len(line) <= events.MAX_LINE_BYTES and events.decode(line) is not None
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from nb_elastic.model import WorkerFailure, to_json
+from nb_elastic.model import Frame, WorkerFailure, to_json
 from nb_elastic.rundir import RankDir
 from nb_elastic.supervisor import failures
 
@@ -38,9 +38,7 @@ def test_the_first_one_is_the_cause():
         ("RuntimeError", GLOO),
         ("DistBackendError", NCCL),
         ("DistNetworkError", STORE),
-        ("RuntimeError", "Connection reset by peer"),
-        ("ConnectionResetError", "[Errno 104] Connection reset by peer"),
-        ("BrokenPipeError", "[Errno 32] Broken pipe"),
+        ("RuntimeError", "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection reset by peer"),
         ("DistBackendError", "NCCL communicator was aborted on rank 1."),
         ("RuntimeError", "Timed out waiting 1800000ms for recv operation to complete"),
     ],
@@ -52,6 +50,82 @@ def test_a_lost_peer_follows_even_if_it_was_seen_first(error_type, message):
         _failure(1, 12, "", "killed from outside (SIGKILL)", signal="SIGKILL"),
     )
     assert _judged(lost, own) == [(1, ""), (0, "lost its connection after rank 1 failed")]
+
+
+TORCH = '  File "/x/site-packages/torch/distributed/distributed_c10d.py", line 9, in all_reduce\n    work.wait()\n'
+USERS = '  File "/home/me/data.py", line 3, in load\n    pickle.loads(b"")\n'
+
+
+@pytest.mark.parametrize("error_type", ["EOFError", "ConnectionResetError", "BrokenPipeError"])
+def test_the_systems_errors_are_the_users_own_unless_torch_raised_them(error_type):
+    own = _failure(1, 12)
+    assert _judged(_failure(0, 10, error_type, "Ran out", traceback=USERS), own) == [(0, ""), (1, "")]
+    assert _judged(_failure(0, 10, error_type, "Ran out", traceback=TORCH + USERS), own) == [(0, ""), (1, "")]
+    assert _judged(_failure(0, 10, error_type, "Ran out", traceback=USERS + TORCH), own)[0] == (1, "")
+
+
+def test_a_users_runtime_error_about_a_connection_is_the_users_own():
+    found = [_failure(0, 10, "RuntimeError", "database: connection reset", traceback=USERS), _failure(1, 12)]
+    assert _judged(*found) == [(0, ""), (1, "")]
+
+
+def test_nobody_followed_what_came_long_after():
+    """A lost connection three seconds before a death, or a tenth before an exception, has another cause."""
+    lost = _failure(0, 1000, "RuntimeError", GLOO)
+    assert _judged(lost, _failure(1, 1100)) == [(0, ""), (1, "")]
+    assert _judged(lost, _failure(1, 4000, "", "killed", signal="SIGKILL")) == [(0, ""), (1, "")]
+    assert _judged(lost, _failure(1, 1020))[0] == (1, "")
+    assert _judged(lost, _failure(1, 2500, "", "killed", signal="SIGKILL"))[0] == (1, "")
+
+
+CRASH = b"""step 3
+Fatal Python error: Segmentation fault
+
+Thread 0x00007f8 (most recent call first):
+  File "/usr/lib/python3.11/threading.py", line 331 in wait
+
+Current thread 0x00007f9 (most recent call first):
+  File "/usr/lib/python3.11/ctypes/__init__.py", line 519 in string_at
+  File "Cell In[3]", line 2 in <module>
+  File "/x/nb_elastic/cell.py", line 171 in execute
+  File "/x/nb_elastic/payload_file.py", line 99 in run
+  File "/x/nb_elastic/worker.py", line 216 in _call
+  File "/x/nb_elastic/supervisor/forkserver.py", line 150 in _become_rank
+  File "<frozen runpy>", line 88 in _run_code
+
+Extension modules: numpy._core._multiarray_umath, torch._C (total: 2)
+"""
+
+
+def test_a_native_crash_shows_the_users_frames_not_ours(tmp_path):
+    (tmp_path / "stderr.log").write_bytes(CRASH)
+    told = _explain(tmp_path, exit_code=-11).traceback.splitlines()
+    assert told[-3:] == [
+        "Current thread 0x00007f9 (most recent call first):",
+        '  File "/usr/lib/python3.11/ctypes/__init__.py", line 519 in string_at',
+        '  File "Cell In[3]", line 2 in <module>',
+    ]
+    assert told[:3] == ["Last lines of stderr:", "step 3", "Fatal Python error: Segmentation fault"]
+    assert (tmp_path / "stderr.log").read_bytes() == CRASH
+
+
+def test_where_ranks_were_when_the_time_was_up():
+    def at(rank: int, line: int) -> WorkerFailure:
+        frames = (
+            Frame(file="Cell In[3]", line=line, name="main", text="work.wait()"),
+            Frame(file="/x/site-packages/torch/distributed/c10d.py", line=9, name="wait"),
+        )
+        return _failure(rank, 5, "KeyboardInterrupt", "", frames=frames, traceback=f"Traceback of {rank}\n")
+
+    assert failures.where_text([]) == ""
+    assert failures.where_text([at(2, 7), at(0, 7), at(1, 8)]).splitlines() == [
+        "Where the ranks were:",
+        "  ranks 0, 2: Cell In[3], line 7, in main: work.wait()",
+        "  rank 1: Cell In[3], line 8, in main: work.wait()",
+        "",
+        "Rank 0:",
+        "Traceback of 0",
+    ]
 
 
 def test_if_all_lost_a_peer_the_first_is_the_best_guess():
