@@ -31,7 +31,7 @@ def open_entry(spec: WorkerSpec, main: types.ModuleType) -> Callable[[], Any]:
     """
     entry = spec.entrypoint
     importlib.invalidate_caches()
-    sys.argv = [entry.target, *entry.argv]
+    sys.argv = [entry.argv0 or entry.target, *entry.argv]
     if entry.kind in {"cell", "function"}:
         from nb_elastic import payload
 

@@ -141,11 +141,15 @@ class Entrypoint:
 
     ``cell`` and ``function`` live in the payload file; ``import`` is ``package.module:function``;
     ``script``, ``module`` and ``program`` take ``argv`` as a fresh process would.
+
+    Attributes:
+        argv0: ``sys.argv[0]`` of a script, as the user typed it; "" is ``target``.
     """
 
     kind: EntryKind
     target: str
     argv: tuple[str, ...] = ()
+    argv0: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -131,7 +131,7 @@ def summary_lines(snapshot: RunSnapshot, *, folder: RunDir | None, now_ns: int, 
     if state is RunState.FAILED and has_report:
         return [*failure_text(snapshot, folder=folder).split("\n"), f"Failed after {took}."]
     root = snapshot.root
-    if state is RunState.FAILED and root is not None:
+    if state is RunState.FAILED and root is not None and not root.followed:
         return [f"Failed after {took}: {ranks_text([root.rank])} failed first ({failure_words(root)})."]
     if not state.is_final:
         return [
@@ -214,7 +214,7 @@ def failure_text(snapshot: RunSnapshot, *, folder: RunDir | None = None) -> str:
         folder: where the logs and the whole traceback are read; without it the journal must do.
     """
     root = snapshot.root
-    if root is None:
+    if root is None or (root.followed and snapshot.text):  # the time was up, say, and then a rank could not save
         lines = [f"Run {snapshot.run_id} failed: {clean_text(snapshot.text) or 'no rank said why.'}"]
         return "\n".join(lines + _evidence_lines(snapshot, None, folder))
     where = f" on node {root.node}" if snapshot.max_nodes > 1 else ""
@@ -349,6 +349,8 @@ def _evidence_lines(snapshot: RunSnapshot, root: WorkerFailure | None, folder: R
             f"Next: `{_command()} logs {snapshot.run_id} --rank {root.rank} --stream stderr` prints all that "
             f"rank {root.rank} wrote to stderr; `{_command()} show {snapshot.run_id}` shows the run again."
         )
+    elif snapshot.workers:
+        lines.append(f"Next: `{_command()} logs {snapshot.run_id} --rank 0` prints all that rank 0 wrote.")
     elif folder is not None:
         lines.append(f"Next: read {folder.supervisor_log}; `{_command()} doctor` checks this machine.")
     return lines if len(lines) > 1 else []

@@ -80,7 +80,7 @@ def entrypoint_of(target: str, argv: Sequence[str], options: LaunchOptions) -> E
         return Entrypoint(kind="program", target=target, argv=words)
     path = Path(target).expanduser().absolute()
     if path.is_file():
-        return Entrypoint(kind="script", target=str(path), argv=words)
+        return Entrypoint(kind="script", target=str(path), argv=words, argv0=os.path.expanduser(target))
     module, _, name = target.partition(":")
     if name and all(part.isidentifier() for part in [*module.split("."), *name.split(".")]):
         return Entrypoint(kind="import", target=target, argv=words)

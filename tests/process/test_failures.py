@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from nb_elastic.supervisor import addresses
 from tests.support import supervise
 
 
@@ -112,6 +113,23 @@ def test_a_users_own_end_of_file_is_the_cause_if_it_came_first():
     done = supervise.run("tests.programs.own_eof:main", nproc=2)
     assert [(f.rank, f.error_type, f.followed) for f in done.failures()] == [(0, "EOFError", ""), (1, "ValueError", "")]
     assert done.end["root_rank"] == 0
+
+
+def test_a_lost_rendezvous_is_told_as_such():
+    """The node that hosts the meeting point dies while the ranks run."""
+    with addresses.listen("127.0.0.1") as free:
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+    program = supervise.entry("tests.programs.waits_for_a_file:main")
+    settings = {"nproc": 1, "nnodes": "2", "rdzv_backend": "c10d", "rdzv_endpoint": endpoint}
+    with supervise.start(program, **settings) as host:
+        host.until_event("rendezvous_started")
+        with supervise.start(program, **settings) as other:
+            other.until_event("worker_ready")
+            host.process.kill()
+            other.wait()
+    assert (other.state, other.process.returncode) == ("failed", 1)
+    assert other.end["text"].startswith("The rendezvous failed (RendezvousConnectionError: ")
+    assert [e["cause"] for e in other.of("round_ended")] == ["failure"]
 
 
 def _orders(rounds: int) -> list[list[int]]:

@@ -43,6 +43,12 @@ def test_a_script_gets_its_arguments_and_a_rank_its_number_in_them():
     assert done.out(1) == b"rank 1 of 2: sum 3, args ('--node', '1')\n"
 
 
+def test_a_script_finds_its_name_as_the_user_typed_it(tmp_path):
+    (tmp_path / "hi.py").write_text("import sys; print(sys.argv[0] if __file__ != sys.argv[0] else 'both')")
+    typed = Entrypoint(kind="script", target=str(tmp_path / "hi.py"), argv0="./hi.py")
+    assert supervise.run(typed, nproc=1, cwd=str(tmp_path)).out(0) == b"./hi.py\n"
+
+
 def test_a_module_runs_as_python_m_does():
     done = supervise.run("-m tests.programs.all_reduces", "x", nproc=1)
     assert done.out(0) == b"rank 0 of 1: sum 1, args ('x',)\n"

@@ -81,6 +81,21 @@ def test_a_run_that_failed_before_any_rank_says_why_and_where_to_look(tmp_path: 
     )
 
 
+def test_a_run_whose_time_was_up_says_so_even_if_a_rank_failed_then(tmp_path: Path) -> None:
+    story = story_of(tmp_path, ranks=1)
+    story.fail(0, error_type="OSError", message="disk full", followed="raised while it was being ended")
+    text = "timeout: the time was up after 8 s; raise --timeout to let the run take longer.\nWhere the ranks were:"
+    story.finish("failed", text=text)
+    lines = report_text.failure_text(story.snapshot, folder=story.folder).split("\n")
+    assert lines == [
+        "Run r failed: timeout: the time was up after 8 s; raise --timeout to let the run take longer.",
+        "Where the ranks were:",
+        "",
+        f"Logs: {story.folder.path}",
+        "Next: `nb-elastic logs r --rank 0` prints all that rank 0 wrote.",
+    ]
+
+
 def test_many_ranks_with_the_same_fate_share_a_line(tmp_path: Path) -> None:
     story = story_of(tmp_path, ranks=64)
     story.fail(7, error_type="ValueError", message="x", traceback="T")
