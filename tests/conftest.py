@@ -33,6 +33,9 @@ def _session_home() -> Iterator[None]:
         for name in list(os.environ):
             if name.startswith(("NB_ELASTIC_", "TORCHELASTIC_")) or name in RANK_VARIABLES:
                 patch.delenv(name)
+        for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
+            patch.delenv(name, raising=False)
+        patch.setenv("TERM", "xterm-256color")  # a terminal of one kind, whatever started the tests
         patch.setenv("NB_ELASTIC_HOME", str(folder))
         yield
 
