@@ -188,7 +188,7 @@ TORCHRUN: tuple[Flag, ...] = (
     _torchrun(
         "log_line_prefix_template",
         values.optional(values.text("a template", may_be_empty=True)),
-        "Prefix of a line of output; knows ${role_name}, ${rank} and ${local_rank}.",
+        "Prefix of a line in the copies that --duplicate-stdout-filters makes; knows ${role_name}, ${rank} and ${local_rank}.",
         "TEXT",
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE",
         pet=False,

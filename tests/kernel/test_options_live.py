@@ -193,6 +193,8 @@ def test_a_log_folder_and_a_name_of_the_users_choice(notebook: Kernel, tmp_path:
     folder = Path(told(notebook, "r.dir"))
     assert folder.parent == tmp_path / "mine"
     assert told(notebook, "(r.name, r.result(), r.logs())") == "('my run', 5, 'kept\\n')"
+    for word in (told(notebook, "r.id"), "my run"):
+        assert told(notebook, f"nb_elastic.attach({word!r}).dir, nb_elastic.attach({word!r}).result()") == f"{folder} 5"
 
 
 def test_filtered_copies_and_modules_imported_beforehand(notebook: Kernel):
