@@ -128,7 +128,7 @@ def test_run_path_runs_a_script_as_main_in_the_ranks_own_interpreter(notebook: K
 def test_a_run_over_its_time_fails_and_says_so(notebook: Kernel):
     cell = notebook.run("%%elastic_launch --nproc 2 --timeout 2 --out r\nimport time\ntime.sleep(600)")
     assert cell.reply["ename"] == "WorkerFailedError", cell.text
-    assert "longer than --timeout allows" in cell.text, cell.text
+    assert "the time was up after 2 s; raise --timeout" in cell.text, cell.text
     assert told(notebook, "r.state.value, r.results") == "failed {}"
 
 
