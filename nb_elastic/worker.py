@@ -224,8 +224,8 @@ def _settle_in(spec: WorkerSpec) -> None:
         if module in sys.modules:
             sys.modules[module].ORIGINAL_DIR = spec.cwd  # type: ignore[attr-defined]
     random.seed()
-    if numpy := sys.modules.get("numpy"):
-        numpy.random.seed()
+    if numpy_random := sys.modules.get("numpy.random"):  # importing it here could swallow an interrupt, and takes time
+        numpy_random.seed()
     threads = spec.env.get("OMP_NUM_THREADS", "")
     count = int(threads) if threads.isdecimal() else 0
     if torch := sys.modules.get("torch"):
