@@ -121,11 +121,9 @@ def _run(words: Sequence[str]) -> int:
     if parsed.options.dry_run:
         print(dry_run_text(request))
         return 0
-    run = launching.start(request)
+    run = launching.carry_out(request)
     if parsed.options.detach:
         print(run.id)
-        return 0
-    launching.watch(run, parsed.options)
     return 0
 
 

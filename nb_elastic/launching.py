@@ -21,6 +21,7 @@ from nb_elastic import options as opts
 from nb_elastic.engines import base as engine_base
 from nb_elastic.engines.base import Channel, Engine
 from nb_elastic.errors import ElasticError, LaunchError, OptionError
+from nb_elastic.lifeline import HeldInterrupts
 from nb_elastic.model import LaunchOptions, LaunchSpec, to_json
 from nb_elastic.request import Request, name_of, place, request_for
 from nb_elastic.run import GRACE_S, Run
@@ -75,10 +76,7 @@ def launch(fn: Callable[..., Any] | str, /, *args: Any, options: LaunchOptions |
             f"{', '.join(unfit)} makes no sense for launch(): it returns the run, whose results are in run.results. "
             "The magics take it. Nothing was started."
         )
-    run = start(request_for(fn, fn_args, fn_kwargs, options))
-    if not options.detach:
-        watch(run, options)
-    return run
+    return carry_out(request_for(fn, fn_args, fn_kwargs, options))
 
 
 def _split_keywords(fn: Callable[..., Any] | str, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], LaunchOptions]:
@@ -96,6 +94,25 @@ def _split_keywords(fn: Callable[..., Any] | str, kwargs: Mapping[str, Any]) -> 
     return {k: v for k, v in kwargs.items() if k not in known}, opts.from_kwargs(
         config=notebook.config(notebook.shell()), environ=os.environ, **ours
     )
+
+
+def carry_out(request: Request, *, started: Callable[[Run], None] | None = None) -> Run:
+    """Start a run and, unless it is detached, draw it to its end. An interrupt at any moment leaves nothing running.
+
+    Args:
+        started: is told the run as soon as it lives.
+
+    Raises:
+        OptionError, LaunchError: nothing was started.
+        WorkerFailedError, RunStoppedError, RunLostError: how the run ended, if not with success.
+    """
+    with HeldInterrupts() as held:
+        run = start(request)
+        if started is not None:
+            started(run)
+        if not request.options.detach:
+            _watch(run, request.options, held)
+    return run
 
 
 def start(request: Request) -> Run:
@@ -141,16 +158,12 @@ def start(request: Request) -> Run:
     return run
 
 
-def watch(run: Run, options: LaunchOptions, *, grace_s: float = GRACE_S) -> None:
-    """Draw the run until it is over; an interrupt stops it, a second one hurries.
-
-    Raises:
-        WorkerFailedError, RunStoppedError, RunLostError: how the run ended, if not with success.
-    """
+def _watch(run: Run, options: LaunchOptions, held: HeldInterrupts) -> None:
+    """Draw the run until it is over; an interrupt stops it, a second one hurries."""
     from nb_elastic.render.choose import choose
 
     def interrupted(times: int) -> bool:
-        run.stop(grace_s if times == 1 else 0.0, by="interrupt")
+        run.stop(GRACE_S if times == 1 else 0.0, by="interrupt")
         return True
 
     try:
@@ -158,12 +171,14 @@ def watch(run: Run, options: LaunchOptions, *, grace_s: float = GRACE_S) -> None
             options.render,
             run=rundir.RunDir(run.dir),
             options=options,
-            on_stop=lambda: run.stop(grace_s, by="dashboard"),
+            on_stop=lambda: run.stop(GRACE_S, by="dashboard"),
         )
+        if early := held.release():
+            interrupted(early)
         run.follow(renderer, on_interrupt=interrupted)
     except BaseException:
         run.stop(0.0, by="interrupt")  # nobody would be left to watch it
-        run.wait(grace_s + 10)
+        run.wait(GRACE_S + 10)
         raise
     run.raise_for_state()
 
@@ -220,7 +235,11 @@ def _open(engine: Engine, folder: rundir.RunDir, spec: LaunchSpec, journal: rund
             env={**os.environ, **SUPERVISOR_ENV},
         )
     )
-    channels[0].send({"type": "launch", "spec": to_json(spec)})
+    try:
+        channels[0].send({"type": "launch", "spec": to_json(spec)})
+    except BaseException:
+        channels[0].close()
+        raise
     with contextlib.suppress(OSError):
         for mark in (opened, events.make("mark", name="sent")):
             journal.append(mark)

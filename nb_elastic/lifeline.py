@@ -11,7 +11,9 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 from dataclasses import dataclass
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -68,6 +70,42 @@ class ProcessId:
         finally:
             os.close(fd)
         return True
+
+
+class HeldInterrupts:
+    """Holds back KeyboardInterrupts of the main thread while something must be whole or not at all.
+
+    Use it as a context manager. An interrupt that came is raised at the end, unless ``release`` was called first.
+    In other threads, which get no interrupts, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._before: Any = None
+        self._is_held = False
+
+    def __enter__(self) -> HeldInterrupts:  # noqa: PYI034  (Self came with Python 3.11)
+        """Take over SIGINT."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._note)
+            self._is_held = True
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Give SIGINT back and raise what came."""
+        if self.release() and _exc[0] is None:
+            raise KeyboardInterrupt
+
+    def release(self) -> int:
+        """Give SIGINT back; returns how many interrupts came and were not told yet."""
+        if self._is_held:
+            self._is_held = False
+            signal.signal(signal.SIGINT, signal.SIG_DFL if self._before is None else self._before)
+        count, self.count = self.count, 0
+        return count
+
+    def _note(self, *_: object) -> None:
+        self.count += 1
 
 
 def stat_fields(pid: int) -> list[str]:

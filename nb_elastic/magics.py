@@ -132,13 +132,15 @@ class ElasticMagics(Magics):
         from nb_elastic import launching
 
         options = request.options
-        run = launching.start(request)
-        if options.out:
-            self._ip.user_ns[options.out] = run
+
+        def started(run: Run) -> None:
+            if options.out:
+                self._ip.user_ns[options.out] = run
+
+        run = launching.carry_out(request, started=started)
         if options.detach:
             print(f"Run {run.id} is detached; it outlives this kernel. Follow it with: %elastic attach {run.id}")  # noqa: T201
             return
-        launching.watch(run, options)
         self._pull(run, options.pull)
 
     def _pull(self, run: Run, names: Sequence[str]) -> None:

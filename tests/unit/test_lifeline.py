@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 
-from nb_elastic.lifeline import ProcessId, descendants
+import pytest
+
+from nb_elastic.lifeline import HeldInterrupts, ProcessId, descendants
 from tests.support.until import until
 
 
@@ -39,3 +41,18 @@ def test_a_process_dies_with_the_parent_that_was_killed():
     until(lambda: not child.is_alive, 30)
     parent.stdout.close()
     assert child.pid not in descendants(os.getpid())
+
+
+def test_an_interrupt_is_held_back_and_then_arrives():
+    before, done = signal.getsignal(signal.SIGINT), []
+    with pytest.raises(KeyboardInterrupt), HeldInterrupts():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("whole")
+    assert [done, signal.getsignal(signal.SIGINT)] == [["whole"], before]
+
+
+def test_a_released_interrupt_is_counted_and_not_raised():
+    with HeldInterrupts() as held:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert [held.release(), held.release()] == [2, 0]
