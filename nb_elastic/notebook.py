@@ -111,11 +111,3 @@ def config(ip: InteractiveShell | None) -> Mapping[str, Any]:
             values: Mapping[str, Any] = found.as_mapping()
             return values
     return {}
-
-
-def namespace(ip: InteractiveShell | None) -> Mapping[str, Any]:
-    """The notebook's names: IPython's user namespace, or ``__main__`` of a plain script."""
-    if ip is not None:
-        names: Mapping[str, Any] = ip.user_ns
-        return names
-    return vars(sys.modules["__main__"])

@@ -9,16 +9,9 @@ from __future__ import annotations
 import ctypes
 import importlib
 import pickle
-import sys
 from typing import Any
 
 from nb_elastic.payload_file import OUT_OF_BAND_BYTES
-
-
-def torch_class(name: str) -> type | None:
-    """A class of torch, or None while nobody has imported torch."""
-    found = getattr(sys.modules.get("torch"), name, None)
-    return found if isinstance(found, type) else None
 
 
 def is_on_device(tensor: Any) -> bool:

@@ -21,14 +21,6 @@ PROGRAMS = "tests.programs.out_of_step"
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def endpoint():
-    """Address that nobody listens at."""
-    with addresses.listen("127.0.0.1") as free:
-        port = free.getsockname()[1]
-    return f"127.0.0.1:{port}"
-
-
 def test_two_nodes_started_by_hand_form_one_group(endpoint):
     """The same command on each node is all: who hosts is found out, the ids need not be given."""
     options = to_json(LaunchOptions(nnodes="2", rdzv_endpoint=endpoint))

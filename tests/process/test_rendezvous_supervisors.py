@@ -11,20 +11,11 @@ import pytest
 
 from nb_elastic import rundir
 from nb_elastic.lifeline import ProcessId, descendants
-from nb_elastic.supervisor import addresses
 from tests.support import listeners, supervise
 from tests.support.until import until
 
 PROGRAMS = "tests.programs.out_of_step"
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def endpoint():
-    """Address that nobody listens at."""
-    with addresses.listen("127.0.0.1") as free:
-        port = free.getsockname()[1]
-    return f"127.0.0.1:{port}"
 
 
 @pytest.fixture
