@@ -12,11 +12,15 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+
+DEATH_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Those that end a process which has no handler for them; a terminal or a stop button sends them to whole groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,20 @@ class ProcessId:
         finally:
             os.close(fd)
         return True
+
+
+@contextlib.contextmanager
+def blocked_signals(*more: int) -> Iterator[None]:
+    """Block ``DEATH_SIGNALS`` and ``more`` in this thread.
+
+    A process started meanwhile is born with them blocked: what reaches it in its first moments waits until
+    it can be heeded, instead of killing it without a word.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*DEATH_SIGNALS, *more})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class HeldInterrupts:

@@ -16,6 +16,7 @@ from typing import Any
 from nb_elastic import wire
 from nb_elastic.engines.base import Channel, Placement
 from nb_elastic.errors import EngineError
+from nb_elastic.lifeline import blocked_signals
 
 COMMAND = ("-m", "nb_elastic.supervisor")
 
@@ -74,7 +75,7 @@ class LocalEngine:
         env = dict(placement.env)
         env["PYTHONPATH"] = os.pathsep.join(p for p in (env.get("PYTHONPATH", ""), package_parent) if p)
         try:
-            with open(placement.log, "ab", opener=_private) as log:
+            with open(placement.log, "ab", opener=_private) as log, blocked_signals():
                 process = subprocess.Popen(
                     [sys.executable, *COMMAND],
                     stdin=subprocess.PIPE,

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, NoReturn
 from nb_elastic import lifeline, wire
 from nb_elastic.events import make
 from nb_elastic.model import LaunchSpec, from_json
-from nb_elastic.supervisor.stopping import DEATH_SIGNALS
 from nb_elastic.supervisor.vigil import Vigil, say
 
 if TYPE_CHECKING:
@@ -38,7 +37,8 @@ START_ONLY = (
 
 def main() -> int:
     """Run the supervisor; returns its exit code."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, DEATH_SIGNALS)
+    # Until somebody can heed them: an early stop is neither lost nor half a start.
+    signal.pthread_sigmask(signal.SIG_BLOCK, lifeline.DEATH_SIGNALS)
     gc.disable()  # until the imports are done and frozen: there is little garbage, and looking for it takes a while
     lifeline.become_subreaper()
     frame = wire.read(io.FileIO(0, "r", closefd=False))  # unbuffered: the next frames stay in the pipe

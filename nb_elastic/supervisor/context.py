@@ -13,10 +13,11 @@ from torch.distributed.elastic.multiprocessing import LogsSpecs, PContext, RunPr
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from nb_elastic.errors import LaunchError
+from nb_elastic.lifeline import DEATH_SIGNALS, blocked_signals
 from nb_elastic.model import WorkerSpec
 from nb_elastic.supervisor.channel import EventLog
 from nb_elastic.supervisor.crew import ForkServer
-from nb_elastic.supervisor.stopping import DEATH_SIGNALS, Stopper
+from nb_elastic.supervisor.stopping import Stopper
 from nb_elastic.supervisor.watch import Watch
 
 SETTLE_S = 0.05
@@ -67,14 +68,13 @@ class RankContext(PContext):
 
     def start(self) -> None:
         """See base class. Signals stay ours: older torch takes them whatever TORCHELASTIC_SIGNALS_TO_HANDLE says."""
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, DEATH_SIGNALS)
-        handlers = {number: signal.getsignal(number) for number in DEATH_SIGNALS}
-        try:
-            super().start()
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        with blocked_signals():
+            handlers = {number: signal.getsignal(number) for number in DEATH_SIGNALS}
+            try:
+                super().start()
+            finally:
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
 
     def _start(self) -> None:
         specs = [self._make_spec(r, self.envs[r], self.stdouts[r], self.stderrs[r]) for r in sorted(self.envs)]

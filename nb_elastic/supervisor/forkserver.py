@@ -20,9 +20,6 @@ from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import WorkerSpec, from_json
 from nb_elastic.supervisor.channel import FrameDecoder
 
-IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-"""The supervisor decides when ranks end; a Ctrl-C of a terminal reaches the whole process group."""
-
 SWEEPS = 20
 """Most looks for descendants that fork while they are being killed."""
 
@@ -44,7 +41,7 @@ def serve(sock: socket.socket, *, can_fork: bool, title: str = "") -> NoReturn:
     lifeline.become_subreaper()
     if title:
         worker.set_title(title)
-    for number in IGNORED:
+    for number in lifeline.DEATH_SIGNALS:  # the supervisor decides when ranks end
         signal.signal(number, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
@@ -129,13 +126,10 @@ class _Server:
     def _fork(self, spec: WorkerSpec) -> int:
         """Fork one rank; signals wait until it can take them, so that none is lost."""
         parent = os.getpid()
-        old = signal.pthread_sigmask(signal.SIG_BLOCK, {*IGNORED, signal.SIGCHLD})
-        try:
+        with lifeline.blocked_signals(signal.SIGCHLD):
             pid = os.fork()
             if pid == 0:
                 self._become_rank(spec, parent)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, old)
         return pid
 
     def _become_rank(self, spec: WorkerSpec, parent: int) -> NoReturn:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from nb_elastic import rundir
+from nb_elastic.lifeline import DEATH_SIGNALS
 
 GRACE_S = 5.0
 """Grace of a stop that names none."""
@@ -24,9 +25,6 @@ LOST_GRACE_S = 1.0
 
 MARGIN_S = 3.0
 """How long after the grace a main thread that does not react is given up."""
-
-DEATH_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-"""Blocked while the supervisor warms up, so that a stop that comes early is neither lost nor half a start."""
 
 NUDGE = signal.SIGUSR1
 """Our own threads wake the main thread with this, so that it can't be mistaken for a signal from outside."""

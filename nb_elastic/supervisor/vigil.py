@@ -63,7 +63,7 @@ class Vigil:
         """Who asked for the end; "" while nobody did."""
         if told := stopping.read_stop(rundir.RunDir(Path(self._spec.run_dir))):
             return told.by or "somebody"
-        if pending := signal.sigpending() & set(stopping.DEATH_SIGNALS):
+        if pending := signal.sigpending() & set(lifeline.DEATH_SIGNALS):
             return f"signal {signal.Signals(min(pending)).name}"
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -321,3 +322,12 @@ def _blocks_sigint(pid: int) -> bool:
     with open(f"/proc/{pid}/status") as f:
         (mask,) = [line.split()[1] for line in f if line.startswith("SigBlk:")]
     return bool(int(mask, 16) & 1 << signal.SIGINT - 1)
+
+
+def test_a_stop_button_pressed_while_the_supervisor_is_born_does_not_kill_it():
+    """A front end signals the kernel's whole group, and a child belongs to it until it has its own session."""
+    told = subprocess.run(
+        [sys.executable, "-m", "tests.programs.interrupted_at_every_moment"],
+        check=True, capture_output=True, text=True, cwd=supervise.ROOT, timeout=120,
+    )  # fmt: skip
+    assert set(told.stdout.split()) == {"3"}, told.stdout
