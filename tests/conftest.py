@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ RANK_VARIABLES = (
 @pytest.fixture(scope="session", autouse=True)
 def _session_home() -> Iterator[None]:
     """Keep fixtures that outlive a test (a shared kernel, say) out of the user's own home of runs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; what tests start would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch, _short_folder() as folder:
         for name in list(os.environ):
             if name.startswith(("NB_ELASTIC_", "TORCHELASTIC_")) or name in RANK_VARIABLES:
