@@ -20,19 +20,12 @@ from nb_elastic import events, notebook, payload, rundir, topology
 from nb_elastic import options as opts
 from nb_elastic.engines import base as engine_base
 from nb_elastic.engines.base import Channel, Engine
+from nb_elastic.engines.warm import LAUNCHER_ENV
 from nb_elastic.errors import ElasticError, LaunchError, OptionError
 from nb_elastic.lifeline import HeldInterrupts
 from nb_elastic.model import LaunchOptions, LaunchSpec, to_json
 from nb_elastic.request import Request, name_of, place, request_for
 from nb_elastic.run import GRACE_S, Run
-
-SUPERVISOR_ENV = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-}
-"""The process that forks ranks has one thread and never touches CUDA; ranks get their own environment."""
 
 _last: list[Run] = []
 
@@ -140,7 +133,8 @@ def start(request: Request) -> Run:
         _write_run_json(folder, request, spec, machine)
         journal = rundir.Journal(folder.journal)
         journal.append(_created(request, spec, nproc))
-        channel = _open(engine, folder, spec, journal)
+        channel = _open(engine, folder, spec, journal, nproc=nproc)
+        buffers_fd = -1  # the channel's now
     except OSError as e:
         rundir.remove(folder)
         raise LaunchError(
@@ -223,26 +217,30 @@ def _spec(folder: rundir.RunDir, request: Request, cwd: str, buffers_fd: int) ->
     )
 
 
-def _open(engine: Engine, folder: rundir.RunDir, spec: LaunchSpec, journal: rundir.Journal) -> Channel:
+def _open(engine: Engine, folder: rundir.RunDir, spec: LaunchSpec, journal: rundir.Journal, *, nproc: int) -> Channel:
     """Start the supervisor and hand it the launch; the journal gets the moments, for measuring."""
-    opened = events.make("mark", name="folder")
+    marks = [events.make("mark", name="folder")]
+    env = {**os.environ, **LAUNCHER_ENV}
     channels = engine.open(
         engine_base.Placement(
             nodes=1,
             log=folder.supervisor_log,
             pass_fds=(spec.buffers_fd,) if spec.buffers_fd >= 0 else (),
             is_detached=spec.is_detached,
-            env={**os.environ, **SUPERVISOR_ENV},
+            env=env,
+            nproc=nproc,
+            rank_env=spec.env,
         )
     )
     try:
-        channels[0].send({"type": "launch", "spec": to_json(spec)})
+        channels[0].send({"type": "launch", "spec": to_json(spec), "env": env})
     except BaseException:
         channels[0].close()
         raise
     with contextlib.suppress(OSError):
-        for mark in (opened, events.make("mark", name="sent")):
-            journal.append(mark)
+        marks.append(events.make("mark", name="sent"))
+        for event in (*marks, *(events.make("note", level="info", text=text) for text in channels[0].notes)):
+            journal.append(event)
         journal.close()
     return channels[0]
 

@@ -148,6 +148,12 @@ def die_with_parent(number: int = signal.SIGKILL, *, parent: int) -> None:
         os.kill(os.getpid(), number)
 
 
+def die_with_nobody() -> None:
+    """Take ``die_with_parent`` back."""
+    if sys.platform == "linux":
+        _prctl(PR_SET_PDEATHSIG, 0)
+
+
 def become_subreaper() -> None:
     """Adopt orphaned descendants, so that a double fork does not escape."""
     if sys.platform == "linux":

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
-from nb_elastic import completion
+from nb_elastic import completion, installed
 from nb_elastic import options as opts
 from nb_elastic.config import Elastic
+from nb_elastic.engines import warm
 from nb_elastic.errors import ElasticError, OptionError, PayloadError
 from nb_elastic.model import Entrypoint, LaunchOptions
 
@@ -175,6 +176,8 @@ def load(ip: InteractiveShell) -> None:
     configurables: list[Any] = ip.configurables
     configurables[:] = [*(c for c in configurables if not isinstance(c, Elastic)), config]
     completion.install(ip)
+    warm.start()
+    ip.events.register("post_run_cell", _tell_launcher)
 
 
 def unload(ip: InteractiveShell) -> None:
@@ -185,3 +188,14 @@ def unload(ip: InteractiveShell) -> None:
     configurables: list[Any] = ip.configurables
     configurables[:] = [c for c in configurables if not isinstance(c, Elastic)]
     completion.uninstall(ip)
+    ip.events.unregister("post_run_cell", _tell_launcher)
+    warm.stop()
+
+
+def _tell_launcher(*_: object) -> None:
+    """After a cell: what the notebook imports by now is imported ahead of the next launch's ranks."""
+    from IPython.core.getipython import get_ipython
+
+    launcher, ip = warm.current(), get_ipython()
+    if launcher is not None and ip is not None:
+        launcher.want(installed.wanted(ip.user_ns))

@@ -6,8 +6,9 @@ Runs in: whoever drives a run (writes) and the supervisor (reads).
 from __future__ import annotations
 
 import json
+import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 _HEAD = struct.Struct(">II")
@@ -18,6 +19,18 @@ def encode(message: Mapping[str, Any], blob: bytes = b"") -> bytes:
     """Encode one frame: lengths of JSON and blob (4 bytes each, big-endian), JSON, blob."""
     text = json.dumps(message, separators=(",", ":")).encode()
     return _HEAD.pack(len(text), len(blob)) + text + blob
+
+
+def send(sock: socket.socket, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
+    """Send one frame over a stream socket, with descriptors.
+
+    Raises:
+        OSError: if the other end is gone before it has the frame.
+    """
+    data = encode(message)
+    sent = socket.send_fds(sock, [data], fds)
+    if sent < len(data):  # never nothing: that fails when the other end has read all and is gone
+        sock.sendall(data[sent:])
 
 
 def read(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:

@@ -6,7 +6,7 @@ Runs in: the kernel or the command line.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,9 +23,11 @@ class Placement:
 
     Attributes:
         log: file for the supervisors' own stderr.
-        pass_fds: descriptors that a supervisor on this machine inherits.
+        pass_fds: descriptors that a supervisor on this machine inherits; the channel closes them.
         is_detached: the supervisors outlive whoever started them.
-        env: environment of the supervisors (not of the ranks).
+        env: environment of the supervisors.
+        nproc: ranks of a node.
+        rank_env: environment of the ranks.
     """
 
     nodes: int
@@ -33,10 +35,18 @@ class Placement:
     pass_fds: tuple[int, ...] = ()
     is_detached: bool = False
     env: Mapping[str, str]
+    nproc: int = 1
+    rank_env: Mapping[str, str] = field(default_factory=dict)
 
 
 class Channel(Protocol):
-    """The two pipes of one supervisor."""
+    """The two pipes of one supervisor.
+
+    Attributes:
+        notes: what to tell the user, once, of how it is started.
+    """
+
+    notes: tuple[str, ...]
 
     def send(self, message: Mapping[str, Any], blob: bytes = b"") -> None:
         """Send one frame; silently dropped when the supervisor is gone."""

@@ -1,69 +1,219 @@
-"""The engine for this machine: one supervisor as a child process.
+"""The engine of this machine: one supervisor, forked from the warm launcher or started by itself.
 
 Runs in: the kernel or the command line.
+
+The launch's own pipes exist before it is settled who reads them. A supervisor of the launcher says hello first; where
+it does not (the launcher died, or takes for ever), or where a stop comes before it does, a new process takes the pipes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import select
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from nb_elastic import wire
+from nb_elastic.engines import warm
 from nb_elastic.engines.base import Channel, Placement
 from nb_elastic.errors import EngineError
-from nb_elastic.lifeline import blocked_signals
+from nb_elastic.lifeline import ProcessId, blocked_signals
 
 COMMAND = ("-m", "nb_elastic.supervisor")
+HELLO_S = 60.0
+"""The launcher may take so long to have a supervisor ready; then one is started without it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Ends:
+    """What a supervisor gets: its stdin, stdout and stderr, and the payload's buffers."""
+
+    stdin: int
+    stdout: int
+    log: int
+    buffers: tuple[int, ...] = ()
+
+    def close(self) -> None:
+        """Close what the supervisor has by now, or will never have."""
+        for fd in (self.stdin, self.stdout, self.log, *self.buffers):
+            os.close(fd)
 
 
 class LocalChannel:
-    """A supervisor that is a child of this process."""
+    """A supervisor on this machine.
 
-    def __init__(self, process: subprocess.Popen[bytes], *, is_detached: bool) -> None:
-        self.process = process
-        self._is_detached = is_detached
+    Args:
+        ends: of the supervisor; closed here once it has them, unless it can't be started.
+        offered: socket of a supervisor of the launcher, or None to start one at once.
+        on_close: called when an attached run is over.
+
+    Raises:
+        OSError: if the process can't be started.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        *,
+        ends: _Ends,
+        stdin: BinaryIO,
+        stdout: BinaryIO | None,
+        offered: socket.socket | None,
+        on_close: Callable[[], None],
+    ) -> None:
+        self._placement = placement
+        self._ends: _Ends | None = ends
+        self._stdin, self._stdout = stdin, stdout
+        self._offered = offered
+        self._on_close = on_close
+        self._lock = threading.RLock()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.identity: ProcessId | None = None
+        self.notes: tuple[str, ...] = ()
+        if offered is None:
+            self._start_cold()
+        else:
+            self._settle(HELLO_S if placement.is_detached else 0.0, is_last=placement.is_detached)
 
     def send(self, message: Mapping[str, Any], blob: bytes = b"") -> None:
         """Send one frame; dropped when the supervisor is gone."""
-        if self.process.stdin is None or self.process.stdin.closed:
+        if self._stdin.closed:
             return
+        if message.get("type") == "stop":
+            self._settle(0.0, is_last=True)  # a launcher that still imports would heed it too late
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.process.stdin.write(wire.encode(message, blob))
-            self.process.stdin.flush()
+            self._stdin.write(wire.encode(message, blob))
+            self._stdin.flush()
 
     def lines(self) -> Iterator[bytes]:
         """Yield the supervisor's JSON lines; nothing for a detached one, whose journal tells all."""
-        if self.process.stdout is not None:
-            yield from self.process.stdout
+        self._settle(HELLO_S, is_last=True)
+        if self._stdout is not None:
+            yield from self._stdout
 
     @property
     def is_alive(self) -> bool:
-        """True while the supervisor runs; reaps it when it is done."""
-        return self.process.poll() is None
+        """True while the supervisor runs, or is about to; reaps it when it is done."""
+        with self._lock:
+            if self._ends is not None:
+                return True
+            if self.process is not None:
+                return self.process.poll() is None
+            return self._offered is not None and not warm.is_over(self._offered)
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Close stdin (which ends an attached supervisor) and wait for its end."""
-        if self.process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self.process.stdin.close()
-        if self._is_detached:
+        with self._lock:
+            if self._ends is not None:
+                self._ends.close()
+                self._ends = None
+        with contextlib.suppress(OSError):
+            self._stdin.close()
+        if self._placement.is_detached:
             return
+        if self.process is not None:
+            _end(self.process, timeout_s)
+        elif self._offered is not None:
+            self._await_end(self._offered, timeout_s)
+            self._offered.close()
+            self._offered = None
+        if self._stdout is not None:
+            self._stdout.close()
+        self._on_close()
+
+    @property
+    def _is_settled(self) -> bool:
+        return self._ends is None
+
+    def _settle(self, timeout_s: float, *, is_last: bool) -> None:
+        """Hand the pipes to the launcher's supervisor when it has said hello.
+
+        Args:
+            is_last: start one without the launcher if it does not in time.
+        """
+        if self._is_settled:
+            return
+        if self._offered is not None and timeout_s:
+            poll = select.poll()
+            poll.register(self._offered, select.POLLIN)
+            poll.poll(timeout_s * 1000)
+        with self._lock:
+            if self._ends is None:
+                return
+            if self._offered is not None and self._hand_over(self._offered, self._ends):
+                return
+            if is_last or (self._offered is not None and warm.is_over(self._offered)):
+                if self._offered is not None:
+                    with contextlib.suppress(OSError):
+                        self._offered.shutdown(socket.SHUT_RDWR)  # wakes whoever waits for its hello
+                    self._offered = None
+                self._start_cold()
+
+    def _hand_over(self, offered: socket.socket, ends: _Ends) -> bool:
+        """Give a supervisor that has said hello what it needs; False if it has not, or is gone."""
         try:
-            self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+            hello = json.loads(offered.recv(1 << 12, socket.MSG_DONTWAIT))
+            socket.send_fds(offered, [b"go"], [ends.stdin, ends.stdout, ends.log, *ends.buffers])
+        except (OSError, ValueError):
+            return False
+        self.identity = ProcessId(int(hello["pid"]), int(hello["start_ticks"]))
+        ends.close()
+        self._ends = None
+        return True
+
+    def _start_cold(self) -> None:
+        ends = self._ends
+        if ends is None:
+            return
+        root = str(Path(__file__).resolve().parents[2])
+        env = dict(self._placement.env)
+        env["PYTHONPATH"] = os.pathsep.join(p for p in (env.get("PYTHONPATH", ""), root) if p)
+        with blocked_signals():
+            self.process = subprocess.Popen(
+                [sys.executable, *COMMAND],
+                stdin=ends.stdin,
+                stdout=ends.stdout,
+                stderr=ends.log,
+                env=env,
+                cwd=self._placement.log.parent,
+                pass_fds=ends.buffers,
+                start_new_session=True,
+            )
+        ends.close()
+        self._ends = None
+
+    def _await_end(self, offered: socket.socket, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        poll = select.poll()
+        poll.register(offered, select.POLLIN)
+        while not warm.is_over(offered):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                if self.identity is not None:
+                    self.identity.signal(9)
+                return
+            poll.poll(left * 1000)
+
+
+def _end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 class LocalEngine:
-    """Starts the supervisor with this Python, in a session of its own."""
+    """Has the supervisor forked from the warm launcher, or starts it with this Python, in a session of its own."""
 
     def open(self, placement: Placement) -> list[Channel]:
         """Start the one supervisor of this machine.
@@ -71,27 +221,40 @@ class LocalEngine:
         Raises:
             EngineError: if the process can't be started.
         """
-        package_parent = str(Path(__file__).resolve().parents[2])
-        env = dict(placement.env)
-        env["PYTHONPATH"] = os.pathsep.join(p for p in (env.get("PYTHONPATH", ""), package_parent) if p)
-        try:
-            with open(placement.log, "ab", opener=_private) as log, blocked_signals():
-                process = subprocess.Popen(
-                    [sys.executable, *COMMAND],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL if placement.is_detached else subprocess.PIPE,
-                    stderr=log,
-                    env=env,
-                    cwd=placement.log.parent,
-                    pass_fds=placement.pass_fds,
-                    start_new_session=True,
+        launcher = warm.current()
+        with contextlib.ExitStack() as stack:
+            try:
+                stdin_r, stdin = _pipe(stack, "wb")
+                log = os.open(placement.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                stack.callback(os.close, log)
+                stdout: BinaryIO | None = None
+                if placement.is_detached:
+                    stdout_w = os.open(os.devnull, os.O_WRONLY)
+                    stack.callback(os.close, stdout_w)
+                else:
+                    stdout_w, stdout = _pipe(stack, "rb")
+                channel = LocalChannel(
+                    placement,
+                    ends=_Ends(stdin=stdin_r, stdout=stdout_w, log=log, buffers=placement.pass_fds),
+                    stdin=stdin,
+                    stdout=stdout,
+                    offered=launcher.supervisor(spares=placement.nproc, env=placement.rank_env) if launcher else None,
+                    on_close=lambda: launcher.stand_by(placement.nproc) if launcher else None,
                 )
-        except OSError as e:
-            raise EngineError(
-                f"The supervisor can't be started: {e.strerror or e}. See {placement.log}. Nothing was started."
-            ) from e
-        return [LocalChannel(process, is_detached=placement.is_detached)]
+            except OSError as e:
+                raise EngineError(
+                    f"The supervisor can't be started: {e.strerror or e}. See {placement.log}. Nothing was started."
+                ) from e
+            stack.pop_all()  # they are the channel's now
+        if launcher is not None:
+            channel.notes, launcher.news = tuple(launcher.news), []
+        return [channel]
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+def _pipe(stack: contextlib.ExitStack, mode: str) -> tuple[int, BinaryIO]:
+    """A pipe: the supervisor's end, and ours as a file."""
+    r, w = os.pipe()
+    theirs, own = (r, w) if mode == "wb" else (w, r)
+    stack.callback(os.close, theirs)
+    file: Any = stack.enter_context(open(own, mode))
+    return theirs, file

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,23 @@ class ForkServer:
     The forkserver must be started before the supervisor's first thread.
     """
 
-    def __init__(self, *, can_fork: bool, title: str = "", pass_fds: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        can_fork: bool,
+        title: str = "",
+        pass_fds: Sequence[int] = (),
+        spares: int = 0,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
         """Start the forkserver.
 
         Args:
             can_fork: fork this very process (torch imported, one thread, no CUDA); else execute a new one.
             title: what ps shows.
             pass_fds: descriptors that the ranks need.
+            spares: processes to fork ahead, of which the first round's ranks are made.
+            close: called in the forkserver: closes what only the supervisor needs.
         """
         ours, theirs = socket.socketpair()
         gc.freeze()  # what was imported stays for ever: collections need not walk it, nor copy its pages in each rank
@@ -78,7 +88,8 @@ class ForkServer:
             if self.pid == 0:
                 try:
                     ours.close()
-                    forkserver.serve(theirs, can_fork=True, title=title)
+                    close()
+                    forkserver.serve(theirs, can_fork=True, title=title, spares=spares)
                 finally:
                     os._exit(1)
         else:
@@ -103,6 +114,13 @@ class ForkServer:
         self._exits: list[Exit] = []
         self._answers: list[dict[str, Any]] = []
         self._is_reaped = False
+
+    def adopt(self, *, title: str, buffers_fd: int) -> None:
+        """Give a forkserver that stood by what it needs of the run it is to serve: name, log and payload's buffers."""
+        try:
+            wire.send(self._sock, {"type": "adopt", "title": title}, [2, buffers_fd] if buffers_fd >= 0 else [2])
+        except OSError as e:
+            raise self._lost() from e
 
     def start(self, specs: Sequence[WorkerSpec]) -> list[Started]:
         """Start one process for each spec.

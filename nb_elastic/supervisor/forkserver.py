@@ -12,13 +12,14 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from nb_elastic import lifeline, wire, worker
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import WorkerSpec, from_json
 from nb_elastic.supervisor.channel import FrameDecoder
+from nb_elastic.supervisor.spares import Spares
 
 SWEEPS = 20
 """Most looks for descendants that fork while they are being killed."""
@@ -31,12 +32,13 @@ class _Exit:
     time_ns: int
 
 
-def serve(sock: socket.socket, *, can_fork: bool, title: str = "") -> NoReturn:
+def serve(sock: socket.socket, *, can_fork: bool, title: str = "", spares: int = 0) -> NoReturn:
     """Serve the supervisor at the other end of ``sock`` until it is gone; then end everything.
 
     Args:
         title: what ps shows.
         can_fork: False where forking this process's state is not safe; every rank is then executed anew.
+        spares: how many processes to fork ahead of the launch.
     """
     lifeline.become_subreaper()
     if title:
@@ -49,7 +51,7 @@ def serve(sock: socket.socket, *, can_fork: bool, title: str = "") -> NoReturn:
     os.close(null)
     code = 1
     try:
-        _Server(sock, can_fork=can_fork).run()
+        _Server(sock, can_fork=can_fork, spares=spares).run()
         code = 0
     finally:
         os._exit(code)
@@ -58,8 +60,9 @@ def serve(sock: socket.socket, *, can_fork: bool, title: str = "") -> NoReturn:
 class _Server:
     """The forkserver's loop. Every pid in ``_alive`` is a child that was not reaped yet, so it is safe to signal."""
 
-    def __init__(self, sock: socket.socket, *, can_fork: bool) -> None:
+    def __init__(self, sock: socket.socket, *, can_fork: bool, spares: int) -> None:
         self._sock = sock
+        self._buffers_fd = -1
         self._can_fork = can_fork
         self._alive: dict[int, WorkerSpec] = {}
         self._decoder = FrameDecoder()
@@ -68,6 +71,8 @@ class _Server:
         os.set_blocking(self._wake_r, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
+        self._spares = Spares(leave=self._leave, can_fork=can_fork)
+        self._spares.fork(spares)
 
     def run(self) -> None:
         """Serve until the supervisor says goodbye or is gone."""
@@ -82,9 +87,11 @@ class _Server:
                         os.read(self._wake_r, 4096)
                 self._reap()
                 if self._sock.fileno() in ready:
-                    data = self._sock.recv(1 << 16)
+                    data, fds, _, _ = socket.recv_fds(self._sock, 1 << 16, 2)
                     if not data:
                         return
+                    if fds:  # they come with "adopt"
+                        self._adopt(fds)
                     for message in self._decoder.feed(data):
                         if message["type"] == "shutdown":
                             return
@@ -96,7 +103,9 @@ class _Server:
 
     def _obey(self, message: dict[str, Any]) -> None:
         if message["type"] == "start":
-            self._start([from_json(WorkerSpec, w) for w in message["workers"]])
+            self._start([self._spec(w) for w in message["workers"]])
+        elif message["type"] == "adopt":
+            worker.set_title(message["title"])
         elif message["type"] == "signal":
             for pid in message["pids"]:
                 if pid in self._alive:
@@ -107,41 +116,56 @@ class _Server:
     def _send(self, message: dict[str, Any]) -> None:
         self._sock.sendall(wire.encode(message))
 
+    def _adopt(self, fds: list[int]) -> None:
+        os.dup2(fds[0], 2)
+        os.close(fds[0])
+        if len(fds) > 1:
+            self._buffers_fd = fds[1]
+            os.set_inheritable(self._buffers_fd, False)
+
+    def _spec(self, told: dict[str, Any]) -> WorkerSpec:
+        spec = from_json(WorkerSpec, told)
+        return replace(spec, buffers_fd=self._buffers_fd) if self._buffers_fd >= 0 else spec
+
     def _start(self, specs: list[WorkerSpec]) -> None:
         started: list[dict[str, int]] = []
         for spec in specs:
             try:
-                pid = self._fork(spec)
+                identity = self._spares.take(spec) or self._fork(spec)
             except OSError as e:
                 for one in started:
                     self._signal(one["pid"], signal.SIGKILL, has_session=True)
                 self._send({"type": "refused", "local_rank": spec.local_rank, "errno": e.errno, "text": e.strerror})
                 return
-            self._alive[pid] = spec
-            identity = ProcessId.of(pid)
-            ticks = identity.start_ticks if identity else 0
-            started.append({"local_rank": spec.local_rank, "pid": pid, "start_ticks": ticks})
+            self._alive[identity.pid] = spec
+            started.append({"local_rank": spec.local_rank, "pid": identity.pid, "start_ticks": identity.start_ticks})
+        self._spares.dismiss()
         self._send({"type": "started", "workers": started})
 
-    def _fork(self, spec: WorkerSpec) -> int:
+    def _fork(self, spec: WorkerSpec) -> ProcessId:
         """Fork one rank; signals wait until it can take them, so that none is lost."""
         parent = os.getpid()
         with lifeline.blocked_signals(signal.SIGCHLD):
             pid = os.fork()
             if pid == 0:
                 self._become_rank(spec, parent)
-        return pid
+        return ProcessId.of(pid) or ProcessId(pid, 0)
 
     def _become_rank(self, spec: WorkerSpec, parent: int) -> NoReturn:
         try:
-            signal.set_wakeup_fd(-1)
-            self._sock.close()
-            os.close(self._wake_r)
-            os.close(self._wake_w)
+            self._spares.dismiss()
+            self._leave()
             lifeline.die_with_parent(parent=parent)
             worker.begin(spec, can_fork=self._can_fork)
         finally:
             os._exit(1)
+
+    def _leave(self) -> None:
+        """In a child: close what only the forkserver needs."""
+        signal.set_wakeup_fd(-1)
+        self._sock.close()
+        os.close(self._wake_r)
+        os.close(self._wake_w)
 
     def _signal(self, pid: int, number: int, *, has_session: bool) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -180,6 +204,7 @@ class _Server:
         if info is None:
             return False
         if info.si_pid not in self._alive:
+            self._spares.forget(info.si_pid)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(info.si_pid, os.WNOHANG)
         return True
@@ -202,7 +227,7 @@ class _Server:
         """Kill all descendants that belong to no living rank, and reap those adopted."""
         count = 0
         for _ in range(SWEEPS):
-            of_ranks = {d for pid in self._alive for d in (pid, *lifeline.descendants(pid))}
+            of_ranks = {d for pid in (*self._alive, *self._spares.pids) for d in (pid, *lifeline.descendants(pid))}
             orphans = [d for d in lifeline.descendants(os.getpid()) if d not in of_ranks]
             if not orphans:
                 break
@@ -221,6 +246,7 @@ class _Server:
         for pid in self._alive:
             self._signal(pid, signal.SIGKILL, has_session=True)
         self._alive.clear()
+        self._spares.dismiss()
         self._sweep_orphans()
 
 

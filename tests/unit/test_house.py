@@ -25,9 +25,9 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 # Which floor a module stands on; it may use modules of its own floor and of those below.
 FLOORS = {
     0: "errors model lifeline sysfs nvml",
-    1: "events rundir untrusted wire snapshot topology",
+    1: "events rundir untrusted wire snapshot topology installed",
     2: "payload cell frames binding report",
-    3: "worker entry rankshell supervisor",
+    3: "worker entry rankshell supervisor launcher",
     4: "options option config export doctor notebook engines render report_text",
     5: "follower run request completion",
     6: "launching",
@@ -39,7 +39,7 @@ FLOORS = {
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 
 # What runs where, by the first word after `nb_elastic.`; `supervisor` and `worker` processes load these and what they import.
-RANK_SIDE = ("nb_elastic.supervisor.__main__", "nb_elastic.worker")
+RANK_SIDE = ("nb_elastic.supervisor.__main__", "nb_elastic.launcher", "nb_elastic.worker")
 KERNEL_SIDE = (
     "nb_elastic", "nb_elastic.magics", "nb_elastic.cli", "nb_elastic.launching", "nb_elastic.run", "nb_elastic.doctor", "nb_elastic.export",
     "nb_elastic.render.choose", "nb_elastic.render.plain", "nb_elastic.render.terminal", "nb_elastic.render.widget", "nb_elastic.render.html",
@@ -53,6 +53,7 @@ DOORS = {
     "ipywidgets": {"nb_elastic.render.widget"},
     "traitlets": {"nb_elastic.config", "nb_elastic.rankshell"},
     "setproctitle": {"nb_elastic.worker"},
+    "psutil": {"nb_elastic.supervisor.standby"},
 }
 MAX_LINES = {"file": 400, "class": 250, "function": 60}
 NAMES_THAT_SAY_NOTHING = {

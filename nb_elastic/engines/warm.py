@@ -1,0 +1,302 @@
+"""The kernel's handle on its warm launcher: asks it for supervisors, tells it what to import, knows when it is stale.
+
+Runs in: the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nb_elastic import installed
+from nb_elastic.lifeline import blocked_signals
+
+LAUNCHER_ENV = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
+"""The process that forks ranks has one thread and never touches CUDA; ranks get their own environment."""
+
+NATIVE = (
+    "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "DNNL_", "ONEDNN_", "ATEN_", "C10_", "TORCH_", "PYTORCH_",
+    "LD_", "PYTHON", "MALLOC_", "GLIBC_", "CUDA_MODULE_LOADING", "NUMBA_",
+)  # fmt: skip
+"""Variables that native code may read while it is loaded, where nobody sees it."""
+
+LATE = (
+    *LAUNCHER_ENV, "PYTHONPATH", "PYTHONUNBUFFERED", "TORCH_NCCL_", "TORCH_DISTRIBUTED_DEBUG", "TORCH_SHOW_CPP_STACKTRACES",
+)  # fmt: skip
+"""Those of them that are read late, or that each rank is given anew."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Mold:
+    """One state that supervisors are forked from.
+
+    Attributes:
+        modules: imported beside torch.
+        read: variables that its imports read.
+        roots: packages that it holds.
+        standby: socket of a supervisor that waits, or None.
+    """
+
+    sock: socket.socket
+    modules: frozenset[str] = frozenset()
+    is_ready: bool = False
+    read: frozenset[str] = frozenset()
+    roots: frozenset[str] = frozenset()
+    standby: socket.socket | None = None
+
+    def close(self) -> None:
+        """Let it end, and what stands by with it."""
+        self.sock.close()
+        if self.standby is not None:
+            self.standby.close()
+            self.standby = None
+
+    def fork(self, spares: int) -> socket.socket:
+        """Ask for a supervisor; its hello comes on the socket.
+
+        Raises:
+            OSError: if the mold is gone.
+        """
+        return _ask(self.sock, {"type": "fork", "spares": spares}, kind=socket.SOCK_SEQPACKET)
+
+
+@dataclass(slots=True)
+class WarmLauncher:
+    """The launcher of this kernel and its molds. Any thread may use it.
+
+    Attributes:
+        has_standby: keep a group like the last one waiting after each run.
+        news: what to tell the user with the next run.
+    """
+
+    has_standby: bool = True
+    news: list[str] = field(default_factory=list)
+    _molds: list[_Mold] = field(default_factory=list)
+    _unfit: dict[str, str] = field(default_factory=dict)
+    _wanted: frozenset[str] = frozenset()
+    _spares: int = 0
+    _env: dict[str, str] = field(default_factory=dict)
+    _path: tuple[str, ...] = ()
+    _stamp: tuple[tuple[str, int], ...] = ()
+    _process: subprocess.Popen[bytes] | None = None
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _owner: int = field(default_factory=os.getpid)
+
+    def start(self) -> None:
+        """Start the process; returns at once, while that imports torch."""
+        with self._lock:
+            self._env, self._path, self._stamp = dict(os.environ), tuple(sys.path), installed.stamp()
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            # A death signal follows the thread that starts the process: other threads than the main one end.
+            parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
+            env = {**self._env, **LAUNCHER_ENV}
+            root = str(Path(__file__).resolve().parents[2])
+            env["PYTHONPATH"] = os.pathsep.join(p for p in (env.get("PYTHONPATH", ""), root) if p)
+            try:
+                with blocked_signals():
+                    self._process = subprocess.Popen(
+                        [sys.executable, "-m", "nb_elastic.launcher", str(theirs.fileno()), str(parent)],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                        env=env,
+                        cwd="/",
+                        pass_fds=(theirs.fileno(),),
+                        start_new_session=True,
+                    )
+            except OSError:  # no process to be had: launches are cold, and tell their own troubles
+                ours.close()
+                return
+            finally:
+                theirs.close()
+            self._molds = [_Mold(sock=ours)]
+            self._remold()
+
+    def close(self) -> None:
+        """End the launcher and all that stands by; runs that live go on."""
+        with self._lock:
+            for mold in self._molds:
+                mold.close()
+            self._molds.clear()
+            if self._process is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(0.5)
+                if self._process.poll() is None:
+                    self._process.kill()
+                    self._process.wait()
+                self._process = None
+
+    def supervisor(self, *, spares: int, env: Mapping[str, str]) -> socket.socket | None:
+        """Socket of a supervisor that waits, or will as soon as the imports are done; None where a cold start is right.
+
+        Args:
+            spares: ranks of this node.
+            env: of the ranks: what was changed by ``--env`` may be needed by an import.
+        """
+        with self._lock:
+            self.look()
+            if self._is_stale():
+                self.close()
+                self.start()
+            for mold in reversed(self._molds):
+                if not (mold.is_ready or mold is self._molds[0]) or self._differs(mold, env):
+                    continue
+                if mold.standby is not None and not is_over(mold.standby):
+                    found, mold.standby = mold.standby, None
+                    return found
+                with contextlib.suppress(OSError):
+                    return mold.fork(spares)
+            return None
+
+    def stand_by(self, spares: int) -> None:
+        """Have a group of so many ranks wait for the next launch."""
+        with self._lock:
+            self._spares = spares if self.has_standby else 0
+            self.look()
+
+    def want(self, modules: Iterable[str]) -> None:
+        """Tell which installed modules the notebook uses; they are imported in the background."""
+        with self._lock:
+            self._wanted = frozenset(modules)
+            self.look()
+
+    def look(self) -> None:
+        """Take up what the launcher has said, and ask for what is missing. Never waits."""
+        with self._lock:
+            for mold in list(self._molds):
+                self._hear(mold)
+            self._remold()
+            self._refill()
+
+    @property
+    def is_owned(self) -> bool:
+        """False in a process that the kernel forked."""
+        return self._owner == os.getpid()
+
+    def _hear(self, mold: _Mold) -> None:
+        while (said := _receive(mold.sock)) is not None:
+            if said.get("type") == "ready":
+                mold.is_ready = True
+                mold.read, mold.roots = frozenset(said["read"]), frozenset(said["roots"])
+                for older in self._molds[1 : self._molds.index(mold)]:
+                    older.close()
+                    self._molds.remove(older)
+            elif said.get("type") == "covers":
+                mold.modules |= frozenset(said["modules"])
+            elif said.get("type") == "unfit":
+                self._unfit[said["module"]] = said["reason"]
+                self.news.append(f"{said['module']} is not imported ahead of the ranks: {said['reason']}.")
+        if is_over(mold.sock):
+            mold.close()
+            self._molds.remove(mold)
+
+    def _remold(self) -> None:
+        """Ask for a mold with all that is wanted, unless there is one, or one in the making."""
+        if not self._molds:
+            return
+        modules = self._wanted - self._unfit.keys()
+        if modules <= self._molds[-1].modules or not self._molds[-1].is_ready:
+            return
+        with contextlib.suppress(OSError):
+            sock = _ask(self._molds[0].sock, {"type": "mold", "modules": sorted(modules)}, kind=socket.SOCK_SEQPACKET)
+            self._molds.append(_Mold(sock=sock, modules=modules))
+
+    def _refill(self) -> None:
+        """Have a supervisor stand by in the newest state, if one is wanted."""
+        ready = [mold for mold in self._molds if mold.is_ready]
+        for mold in ready[:-1]:
+            if mold.standby is not None:
+                mold.standby.close()
+                mold.standby = None
+        if not ready or not self._spares or ready[-1].standby is not None:
+            return
+        with contextlib.suppress(OSError):
+            ready[-1].standby = ready[-1].fork(self._spares)
+
+    def _is_stale(self) -> bool:
+        """True if a fresh process would import other things, or in another environment."""
+        if not self._molds or self._stamp != installed.stamp():
+            return True
+        base = self._molds[0]
+        if self._differs(base, os.environ):
+            return True
+        return bool(installed.shadowed(base.roots | {"torch"}, before=self._path, now=sys.path))
+
+    def _differs(self, mold: _Mold, env: Mapping[str, str]) -> bool:
+        """True if an import of this mold would have seen another environment."""
+        changed = {
+            n for n in self._env.keys() | env.keys() if self._env.get(n) != env.get(n) and not n.startswith(LATE)
+        }
+        if not changed:
+            return False
+        return any(n in mold.read or n.startswith(NATIVE) for n in changed)
+
+
+def is_over(sock: socket.socket) -> bool:
+    """True if the other end is closed and nothing is left to read. Never waits."""
+    try:
+        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _receive(sock: socket.socket) -> dict[str, Any] | None:
+    """The next message, if one is there."""
+    try:
+        data = sock.recv(1 << 20, socket.MSG_DONTWAIT)
+        said = json.loads(data) if data else None
+    except (OSError, ValueError):
+        return None
+    return said if isinstance(said, dict) else None
+
+
+def _ask(sock: socket.socket, message: Mapping[str, Any], *, kind: int) -> socket.socket:
+    """Send a message with one end of a new socket; returns the other."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    try:
+        socket.send_fds(sock, [json.dumps(message).encode()], [theirs.fileno()], socket.MSG_DONTWAIT)
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return ours
+
+
+_current: list[WarmLauncher] = []
+
+
+def start(*, has_standby: bool = True) -> None:
+    """Start this kernel's launcher, unless it has one."""
+    if sys.platform == "linux" and current() is None:
+        launcher = WarmLauncher(has_standby=has_standby)
+        _current[:] = [launcher]
+        launcher.start()
+
+
+def current() -> WarmLauncher | None:
+    """This process's launcher, if it has one."""
+    return _current[0] if _current and _current[0].is_owned else None
+
+
+def stop() -> None:
+    """End this kernel's launcher."""
+    if launcher := current():
+        launcher.close()
+    _current.clear()

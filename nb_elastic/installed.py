@@ -1,0 +1,96 @@
+"""What of the modules in memory is installed, so that only an installation changes it, and what changed meanwhile.
+
+Runs in: the kernel and the launcher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+NOT_FOR_RANKS = frozenset({
+    "IPython", "ipykernel", "ipywidgets", "traitlets", "anywidget", "jupyter_client", "jupyter_core", "jupyterlab", "notebook",
+    "comm", "zmq", "tornado", "debugpy", "nb_elastic", "builtins",
+})  # fmt: skip
+"""Packages that make a notebook, not a training."""
+
+
+def is_installed(path: str) -> bool:
+    """True for a file in a site folder or the standard library."""
+    real = os.path.realpath(path)
+    return real.startswith(_folders())
+
+
+@functools.cache
+def _folders() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    found = {paths[name] for name in ("stdlib", "platstdlib")} | set(site_folders())
+    return tuple(os.path.realpath(folder) + os.sep for folder in found)
+
+
+@functools.cache
+def site_folders() -> tuple[str, ...]:
+    """Folders that packages are installed into."""
+    paths = sysconfig.get_paths()
+    found = {paths["purelib"], paths["platlib"], *site.getsitepackages()}
+    if site.ENABLE_USER_SITE:
+        found.add(site.getusersitepackages())
+    return tuple(sorted(found))
+
+
+def stamp() -> tuple[tuple[str, int], ...]:
+    """Changes whenever a package is installed, upgraded or removed."""
+    found: list[tuple[str, int]] = []
+    for folder in site_folders():
+        with contextlib.suppress(OSError):
+            found.append((folder, os.stat(folder).st_mtime_ns))
+    return tuple(found)
+
+
+def wanted(names: Mapping[str, Any]) -> list[str]:
+    """Installed modules that the notebook's own names come from, sorted.
+
+    Args:
+        names: the notebook's namespace.
+    """
+    found: set[str] = set()
+    for name, value in list(names.items()):
+        if name.startswith("_"):
+            continue
+        module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        if isinstance(module, str) and module.partition(".")[0] not in NOT_FOR_RANKS:
+            found.add(module)
+    return sorted(name for name in found if _is_installed_module(name))
+
+
+def _is_installed_module(name: str) -> bool:
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and os.path.realpath(file).startswith(
+        tuple(os.path.realpath(folder) + os.sep for folder in site_folders())
+    )
+
+
+def shadowed(roots: Iterable[str], *, before: Sequence[str], now: Sequence[str]) -> str:
+    """A package of ``roots`` that would be found elsewhere on the path of now than on that of before; "" if none.
+
+    Only what was added in front of a site folder can do that.
+    """
+    known, packages = set(before), set(roots)
+    sites = {os.path.realpath(folder) for folder in site_folders()}
+    for entry in now:
+        folder = os.path.realpath(entry or os.curdir)
+        if folder in sites:
+            return ""
+        if entry not in known:
+            with contextlib.suppress(OSError):
+                if found := packages.intersection(name.partition(".")[0] for name in os.listdir(folder)):
+                    return min(found)
+    return ""

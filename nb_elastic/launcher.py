@@ -1,0 +1,256 @@
+"""The warm launcher: has imported what ranks need, and forks supervisors from that state.
+
+Runs in: the launcher, ``python -m nb_elastic.launcher FD IS_BOUND``, one for each kernel, and its molds.
+
+The kernel holds the other end of a socket (SOCK_SEQPACKET, one JSON object a message) and passes descriptors:
+
+======== =============================================================================================
+message  asks for
+======== =============================================================================================
+fork     a supervisor that talks on the socket that comes along; ``spares`` ranks are forked ahead
+mold     a fork of this process that imports ``modules``, too, and then serves on the socket that comes along
+======== =============================================================================================
+
+A launcher answers ``ready`` once, with the variables its imports read (``read``) and the packages it holds (``roots``);
+one that has all the modules of a ``mold`` already answers ``covers``;
+a mold that met a module it must not keep answers ``unfit`` with ``module`` and ``reason``, and ends. The process keeps
+one thread, never touches CUDA, and checks both before each fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from nb_elastic import installed, lifeline
+from nb_elastic.supervisor import standby, starting
+from nb_elastic.worker import set_title
+
+TOO_LONG_S = 20.0
+"""A module that takes longer to import is left to the ranks that need it."""
+
+BEFOREHAND = ("torch.utils.data", "torch.optim", "torch.nn.parallel", "torch.distributed.distributed_c10d")
+"""What almost every training imports, of torch itself."""
+
+
+class Recorded(type(os.environ)):  # type: ignore[misc]
+    """``os.environ`` while modules are imported: notes which variables they ask for."""
+
+    names: set[str] = set()  # noqa: RUF012  one process, one environment
+
+    def __getitem__(self, key: str) -> str:
+        """Look a variable up and note it."""
+        self.names.add(key)
+        found: str = super().__getitem__(key)
+        return found
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[None]:
+    """Note what is read of the environment meanwhile."""
+    plain = type(os.environ)
+    os.environ.__class__ = Recorded
+    try:
+        yield
+    finally:
+        os.environ.__class__ = plain
+
+
+@contextlib.contextmanager
+def low_priority() -> Iterator[None]:
+    """Stand back behind the notebook's own work; unlike niceness this can be taken back without a privilege."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+class Launcher:
+    """Serves one kernel over one socket until that is gone.
+
+    Args:
+        sock: the kernel's.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._wake_r, self._wake_w = os.pipe()
+        for fd in (self._wake_r, self._wake_w):
+            os.set_blocking(fd, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
+
+    def run(self) -> None:
+        """Answer the kernel's messages, one after the other."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._wake_r, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poll.poll()}
+            if self._wake_r in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_r, 4096)
+                self._reap()
+            if self._sock.fileno() in ready:
+                data, fds, _, _ = socket.recv_fds(self._sock, 1 << 17, 1)
+                if not data:
+                    return
+                self._obey(json.loads(data), fds)
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Tell the kernel something."""
+        self._sock.sendall(json.dumps(message).encode())
+
+    def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
+        if not fds:
+            return
+        theirs = socket.socket(fileno=fds[0])
+        theirs.set_inheritable(False)
+        try:
+            if message["type"] == "fork" and not starting.why_not_fork({}, {}):
+                self._fork_supervisor(theirs, spares=int(message["spares"]))
+            elif message["type"] == "mold" and any(name not in sys.modules for name in message["modules"]):
+                self._fork_mold(theirs, [str(m) for m in message["modules"]])
+            elif message["type"] == "mold":
+                self.say({"type": "covers", "modules": message["modules"]})
+        except OSError:  # the system refuses a process: the socket's end tells the kernel
+            traceback.print_exc()
+        finally:
+            theirs.close()
+
+    def _fork_supervisor(self, theirs: socket.socket, *, spares: int) -> None:
+        parent = os.getpid()
+        with lifeline.blocked_signals(signal.SIGCHLD):
+            if os.fork() == 0:
+                standby.begin(theirs, spares=spares, parent=parent, leave=self._leave)
+
+    def _fork_mold(self, theirs: socket.socket, modules: Sequence[str]) -> None:
+        parent = os.getpid()
+        with lifeline.blocked_signals(signal.SIGCHLD):
+            if os.fork() != 0:
+                return
+            try:
+                self._leave()
+                lifeline.die_with_parent(parent=parent)
+                set_title("nb_elastic:launcher:mold")
+                mold = Launcher(theirs)
+            except BaseException:  # noqa: BLE001  the border of the process
+                os._exit(1)
+        _live(mold, modules)
+
+    def _leave(self) -> None:
+        """In a child: close what only this process needs, and take signals as a fresh process does."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._sock.close()
+        os.close(self._wake_r)
+        os.close(self._wake_w)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def hold(modules: Sequence[str]) -> tuple[str, str]:
+    """Import modules; returns the first that must not be kept, and why, or two empty texts."""
+    for name in modules:
+        started, files = time.monotonic(), _files()
+        try:
+            importlib.import_module(name)
+        except BaseException as e:  # noqa: BLE001  whatever a module does, SystemExit included: the ranks will tell it
+            return name, f"its import fails ({type(e).__name__}: {e})"
+        if reason := starting.why_not_fork({}, {}) or _other_trace():
+            return name, reason
+        if (took := time.monotonic() - started) > TOO_LONG_S:
+            return name, f"its import takes {took:.0f} s"
+        if own := [f for f in _files() - files if not installed.is_installed(f)]:
+            return name, f"it brings code that may still be edited ({own[0]})"
+    return "", ""
+
+
+def _files() -> set[str]:
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    return {file for file in files if isinstance(file, str)}
+
+
+def _other_trace() -> str:
+    """What an import left that a fork would share without being made for it; "" if nothing."""
+    if children := lifeline.descendants(os.getpid()):
+        return f"its import leaves {len(children)} processes"
+    tracker = sys.modules.get("multiprocessing.resource_tracker")
+    if tracker is not None and tracker._resource_tracker._fd is not None:  # noqa: SLF001
+        return "its import starts multiprocessing's resource tracker"
+    if signal.getitimer(signal.ITIMER_REAL)[0]:
+        return "its import starts a timer"
+    return ""
+
+
+def _roots() -> list[str]:
+    """Packages of site folders that are in memory."""
+    return sorted({name.partition(".")[0] for name, module in list(sys.modules.items()) if _is_of_site(module)})
+
+
+def _is_of_site(module: Any) -> bool:
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and file.startswith(installed.site_folders())
+
+
+def _live(launcher: Launcher, modules: Sequence[str]) -> NoReturn:
+    """Import, say so, and serve to the end; never returns."""
+    code = 1
+    try:
+        with low_priority(), recorded():
+            unfit, reason = hold(modules)
+        if unfit:
+            launcher.say({"type": "unfit", "module": unfit, "reason": reason})
+        else:
+            gc.collect()
+            gc.freeze()
+            launcher.say({"type": "ready", "read": sorted(Recorded.names), "roots": _roots()})
+            launcher.run()
+        code = 0
+    except (BrokenPipeError, ConnectionResetError):
+        code = 0
+    except BaseException:  # noqa: BLE001  the border of the process
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def main(fd: int, *, parent: int) -> NoReturn:
+    """Warm up and serve.
+
+    Args:
+        parent: pid of the kernel whose death ends this process at once; 0 where only the socket's end does.
+    """
+    if parent:
+        lifeline.die_with_parent(parent=parent)
+    gc.disable()
+    set_title("nb_elastic:launcher")
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    with low_priority(), recorded():
+        starting.import_own()
+        for name in BEFOREHAND:
+            importlib.import_module(name)
+    _live(Launcher(sock), ())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), parent=int(sys.argv[2]))

@@ -1,0 +1,102 @@
+"""A supervisor forked ahead of its launch: it has its forkserver and spare ranks, and waits.
+
+Runs in: the supervisor, forked from the launcher.
+
+It says hello over its socket (a JSON object with pid and start_ticks), then waits for one message with the launch's
+stdin, stdout and log as descriptors, and the payload's buffers where there are any. The socket stays open while
+the supervisor lives: its end tells the kernel that the supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from nb_elastic import lifeline
+from nb_elastic.lifeline import ProcessId
+from nb_elastic.supervisor import starting
+from nb_elastic.supervisor.crew import ForkServer
+from nb_elastic.worker import set_title
+
+IDLE_S = 600.0
+"""Nobody launches for so long: the memory goes back."""
+
+LOOK_S = 20.0
+"""How often a waiting supervisor looks whether memory is short."""
+
+SPARE_BYTES = 32 << 20
+"""What one spare process may come to cost."""
+
+ROOM_BYTES = 1 << 30
+"""Memory that must stay available to others for processes to wait in it."""
+
+
+def begin(sock: socket.socket, *, spares: int, parent: int, leave: Callable[[], None]) -> NoReturn:
+    """Make the process just forked a supervisor that waits; never returns. Signals are blocked.
+
+    Args:
+        spares: processes to fork ahead.
+        parent: pid of the launcher.
+        leave: closes what only the launcher needs.
+    """
+    code = starting.NOT_STARTED
+    try:
+        os.setsid()
+        leave()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        lifeline.die_with_parent(parent=parent)
+        lifeline.become_subreaper()
+        set_title("nb_elastic:standby")
+        server = ForkServer(
+            can_fork=True, title="nb_elastic:standby", spares=spares if has_room(spares) else 0, close=sock.close
+        )
+        code = _wait(sock, server, spares)
+    except BaseException:  # noqa: BLE001  the border of the process
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def has_room(spares: int) -> bool:
+    """True unless memory is short."""
+    import psutil
+
+    available: int = psutil.virtual_memory().available
+    return available >= ROOM_BYTES + spares * SPARE_BYTES
+
+
+def _wait(sock: socket.socket, server: ForkServer, spares: int) -> int:
+    identity = ProcessId.of(os.getpid())
+    hello = {"pid": os.getpid(), "start_ticks": identity.start_ticks if identity else 0}
+    try:
+        sock.sendall(json.dumps(hello).encode())
+    except OSError:  # whoever asked for us is gone
+        server.close()
+        return starting.NOT_STARTED
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    until = time.monotonic() + IDLE_S
+    while not poll.poll(LOOK_S * 1000 if spares else IDLE_S * 1000):
+        if time.monotonic() >= until or (spares and not has_room(0)):
+            server.close()
+            return starting.NOT_STARTED
+    data, fds, _, _ = socket.recv_fds(sock, 1 << 12, 4)
+    if not data:
+        server.close()
+        return starting.NOT_STARTED
+    lifeline.die_with_nobody()  # from here on the end of stdin tells, or, detached, nothing
+    for number, fd in enumerate(fds[:3]):
+        os.dup2(fd, number, inheritable=True)
+        os.close(fd)
+    buffers_fd = fds[3] if len(fds) > 3 else -1
+    signal.pthread_sigmask(signal.SIG_BLOCK, lifeline.DEATH_SIGNALS)
+    return starting.serve(starting.Warmth(server=server, buffers_fd=buffers_fd))

@@ -1,0 +1,153 @@
+"""From the launch frame on stdin to the run's end: imports what is missing, has a forkserver, runs.
+
+Runs in: the supervisor, started by itself or forked from the launcher.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import sys
+import time
+import traceback
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from nb_elastic import wire
+from nb_elastic.events import make
+from nb_elastic.model import LaunchSpec, from_json
+from nb_elastic.supervisor.vigil import Vigil, say
+
+if TYPE_CHECKING:
+    from nb_elastic.supervisor.crew import ForkServer
+
+NOT_STARTED = 3
+"""Exit code of a supervisor that never ran anything."""
+
+START_ONLY = (
+    "LD_PRELOAD",
+    "LD_LIBRARY_PATH",
+    "PYTHONHASHSEED",
+    "PYTHONOPTIMIZE",
+    "PYTHONDEVMODE",
+    "PYTHONMALLOC",
+    "TORCH_LOGS",
+)
+"""Variables that act only when a process starts: where ``--env`` changes one, ranks are started anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warmth:
+    """What a supervisor has that was forked from the launcher.
+
+    Attributes:
+        server: a forkserver that stands by.
+        buffers_fd: the payload's buffers in this process, or -1.
+    """
+
+    server: ForkServer
+    buffers_fd: int
+
+
+def serve(warmth: Warmth | None = None) -> int:
+    """Read the launch and run it; returns the supervisor's exit code."""
+    frame = wire.read(io.FileIO(0, "r", closefd=False))  # unbuffered: the next frames stay in the pipe
+    if frame is None:
+        return NOT_STARTED
+    started_at = time.monotonic()
+    spec, born = from_json(LaunchSpec, frame[0]["spec"]), dict(os.environ)
+    if warmth is not None:
+        spec = replace(spec, buffers_fd=warmth.buffers_fd)
+        os.environ.clear()
+        os.environ.update(frame[0]["env"])
+        os.chdir(spec.run_dir)
+    vigil = Vigil(spec, started_at=started_at)
+    try:
+        with vigil:
+            from nb_elastic.supervisor import supervisor
+            from nb_elastic.worker import set_title
+
+            set_title(f"nb_elastic:{spec.run_id}:supervisor")
+            known = set(sys.modules)
+            notes = _import_all(spec)
+            has_more = not known.issuperset(spec.options.preload)
+        reason = why_not_fork({**spec.env, **spec.options.env}, born)
+        if reason and spec.options.start_method != "spawn":
+            notes.append(("warning", f"Ranks are started with spawn instead of {spec.options.start_method}: {reason}."))
+        server = _server(spec, warmth, can_fork=not reason, has_more=has_more)
+        ground = supervisor.Ground(
+            server=server, can_fork=not reason, decoder=vigil.decoder, started_at=started_at, notes=tuple(notes)
+        )
+        return supervisor.run(spec, ground)
+    except Exception as e:  # noqa: BLE001  the border of the process: the run's folder must tell why nothing runs
+        traceback.print_exc()
+        text = f"The supervisor failed: {type(e).__name__}: {e}"
+        say(spec, make("run_finished", node=spec.node, state="failed", root_rank=None, text=text))
+        return NOT_STARTED
+
+
+def import_own() -> None:
+    """Import what every supervisor and every rank of a cell needs."""
+    for name in ("nb_elastic.supervisor.supervisor", "nb_elastic.supervisor.rendezvous", "nb_elastic.payload"):
+        importlib.import_module(name)
+
+
+def _import_all(spec: LaunchSpec) -> list[tuple[str, str]]:
+    """Import what ranks need; returns what to tell the user, as (level, text)."""
+    notes: list[tuple[str, str]] = []
+    if spec.sys_path:
+        sys.path[:] = spec.sys_path
+    importlib.import_module("nb_elastic.payload")  # every rank of a cell needs it
+    for name in spec.options.preload:
+        try:
+            importlib.import_module(name)
+        except Exception as e:  # noqa: BLE001  a user's module may raise anything
+            notes.append(("warning", f"--preload {name} failed ({type(e).__name__}: {e}); ranks import it themselves."))
+    return notes
+
+
+def _server(spec: LaunchSpec, warmth: Warmth | None, *, can_fork: bool, has_more: bool) -> ForkServer:
+    """The forkserver that stands by, where it fits; else one that is started now, before there is any thread."""
+    from nb_elastic.supervisor.crew import ForkServer
+
+    title = f"nb_elastic:{spec.run_id}:forkserver"
+    if warmth is not None:
+        if can_fork and not has_more:
+            warmth.server.adopt(title=title, buffers_fd=spec.buffers_fd)
+            return warmth.server
+        warmth.server.close()
+    fds = (spec.buffers_fd,) if spec.buffers_fd >= 0 else ()
+    return ForkServer(can_fork=can_fork, title=title, pass_fds=fds)
+
+
+def why_not_fork(env: dict[str, str], born: dict[str, str]) -> str:
+    """Why ranks can't be forked from this process's state; "" if they can.
+
+    Args:
+        env: of the ranks.
+        born: the environment this process's interpreter started with.
+    """
+    import torch
+
+    if sys.platform != "linux":
+        return "forking is safe on Linux only"
+    is_initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if is_initialized or _has_uvm():
+        return "CUDA was initialised by an import"
+    if (threads := len(os.listdir("/proc/self/task"))) > 1:
+        return f"imports left {threads} threads"
+    if changed := [n for n in START_ONLY if env.get(n) != born.get(n)]:
+        return f"{', '.join(changed)} act only when a process starts"
+    return ""
+
+
+def _has_uvm() -> bool:
+    """True if this process opened the device that every CUDA context needs; NVML does not open it."""
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{fd}").startswith("/dev/nvidia-uvm"):
+                return True
+        except OSError:
+            continue
+    return False
