@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from traitlets import TraitError, TraitType
+from traitlets import Bool, TraitError, TraitType
 from traitlets.config import Configurable
 
 from nb_elastic import option_help
@@ -70,5 +70,8 @@ else:
             "__doc__": _Base.__doc__,
             "__module__": __name__,
             **{flag.name: OptionTrait(flag).tag(config=True) for flag in FLAGS if flag.is_in_version},
+            "standby": Bool(True, help="After a run, keep a group like it waiting for the next launch.").tag(
+                config=True
+            ),
         },
     )

@@ -11,7 +11,7 @@ import os
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -78,19 +78,27 @@ def _is_installed_module(name: str) -> bool:
     )
 
 
-def shadowed(roots: Iterable[str], *, before: Sequence[str], now: Sequence[str]) -> str:
-    """A package of ``roots`` that would be found elsewhere on the path of now than on that of before; "" if none.
+def installed_path() -> list[str]:
+    """The part of ``sys.path`` that only an installation changes."""
+    return [entry for entry in sys.path if entry and is_installed(os.path.join(entry, "x"))]
 
-    Only what was added in front of a site folder can do that.
-    """
-    known, packages = set(before), set(roots)
+
+def shadowed(roots: Iterable[str]) -> str:
+    """A package of ``roots`` that ``sys.path`` would find in a folder of the user's own; "" if none."""
+    packages = set(roots)
     sites = {os.path.realpath(folder) for folder in site_folders()}
-    for entry in now:
+    for entry in sys.path:
         folder = os.path.realpath(entry or os.curdir)
         if folder in sites:
             return ""
-        if entry not in known:
+        if not is_installed(os.path.join(folder, "x")):
             with contextlib.suppress(OSError):
-                if found := packages.intersection(name.partition(".")[0] for name in os.listdir(folder)):
+                if found := packages & _names_in(folder, os.stat(folder).st_mtime_ns):
                     return min(found)
     return ""
+
+
+@functools.lru_cache(maxsize=64)
+def _names_in(folder: str, _mtime_ns: int) -> frozenset[str]:
+    """What could be imported from a folder, as it was then."""
+    return frozenset(name.partition(".")[0] for name in os.listdir(folder))

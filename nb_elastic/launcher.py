@@ -2,7 +2,8 @@
 
 Runs in: the launcher, ``python -m nb_elastic.launcher FD IS_BOUND``, one for each kernel, and its molds.
 
-The kernel holds the other end of a socket (SOCK_SEQPACKET, one JSON object a message) and passes descriptors:
+The kernel holds the other end of a socket (SOCK_SEQPACKET, one JSON object a message). It first sends the ``path`` to
+import from, then passes descriptors:
 
 ======== =============================================================================================
 message  asks for
@@ -245,6 +246,10 @@ def main(fd: int, *, parent: int) -> NoReturn:
     set_title("nb_elastic:launcher")
     sock = socket.socket(fileno=fd)
     sock.set_inheritable(False)
+    data = sock.recv(1 << 20)
+    if not data:
+        sys.exit(0)
+    sys.path[:] = [*json.loads(data)["path"], os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
     with low_priority(), recorded():
         starting.import_own()
         for name in BEFOREHAND:

@@ -132,7 +132,8 @@ def start(request: Request) -> Run:
         spec = _spec(folder, request, cwd, buffers_fd)
         _write_run_json(folder, request, spec, machine)
         journal = rundir.Journal(folder.journal)
-        journal.append(_created(request, spec, nproc))
+        for event in (_created(request, spec, nproc), *request.marks):
+            journal.append(event)
         channel = _open(engine, folder, spec, journal, nproc=nproc)
         buffers_fd = -1  # the channel's now
     except OSError as e:

@@ -16,6 +16,7 @@ from nb_elastic import options as opts
 from nb_elastic.config import Elastic
 from nb_elastic.engines import warm
 from nb_elastic.errors import ElasticError, OptionError, PayloadError
+from nb_elastic.events import Event, make
 from nb_elastic.model import Entrypoint, LaunchOptions
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class ElasticMagics(Magics):
     @line_cell_magic
     def elastic_launch(self, line: str, cell: str | None = None) -> None:
         """Run the cell, or TARGET, once in every rank under PyTorch's elastic agent."""
+        entered = make("mark", name="entered")
         try:
             parsed = opts.parse(
                 opts.split(line),
@@ -63,7 +65,7 @@ class ElasticMagics(Magics):
             print(asked)  # noqa: T201
             return
         if cell is not None:
-            request = self._cell_request(cell, parsed.options)
+            request = self._cell_request(cell, parsed.options, marks=(entered, make("mark", name="parsed")))
         else:
             request = self._target_request(parsed.target, parsed.argv, parsed.options)
         if parsed.options.dry_run:
@@ -86,7 +88,14 @@ class ElasticMagics(Magics):
         if status not in {0, None}:
             raise ElasticError(f"%elastic {line} ended with status {status}.")
 
-    def _cell_request(self, body: str, options: LaunchOptions) -> Request:
+    def after_cell(self, *_: object) -> None:
+        """What the notebook imports by now is imported ahead of the next launch's ranks."""
+        if launcher := warm.current():
+            chosen = self._elastic_config.as_mapping().get("preload")
+            launcher.has_standby = bool(getattr(self._elastic_config, "standby", True))
+            launcher.want(chosen or installed.wanted(self._ip.user_ns))
+
+    def _cell_request(self, body: str, options: LaunchOptions, *, marks: tuple[Event, ...] = ()) -> Request:
         from nb_elastic import cell as cells
         from nb_elastic import notebook, payload
         from nb_elastic.request import Request
@@ -110,6 +119,7 @@ class ElasticMagics(Magics):
         known = notebook.sources(ip)
         if missing := cells.missing_names(code, ip.user_ns):
             raise PayloadError(_missing_text(missing, label=here.label))
+        captured = make("mark", name="captured")
         packed = payload.dump_cell(code, ip.user_ns, sources=known.texts, labels=known.labels)
         return Request(
             entrypoint=Entrypoint(kind="cell", target=here.label),
@@ -117,6 +127,7 @@ class ElasticMagics(Magics):
             payload=packed,
             cell=body,
             sources=known,
+            marks=(*marks, captured, make("mark", name="pickled")),
         )
 
     def _target_request(self, target: str, argv: Sequence[str], options: LaunchOptions) -> Request:
@@ -177,7 +188,7 @@ def load(ip: InteractiveShell) -> None:
     configurables[:] = [*(c for c in configurables if not isinstance(c, Elastic)), config]
     completion.install(ip)
     warm.start()
-    ip.events.register("post_run_cell", _tell_launcher)
+    ip.events.register("post_run_cell", magics.after_cell)
 
 
 def unload(ip: InteractiveShell) -> None:
@@ -188,14 +199,6 @@ def unload(ip: InteractiveShell) -> None:
     configurables: list[Any] = ip.configurables
     configurables[:] = [c for c in configurables if not isinstance(c, Elastic)]
     completion.uninstall(ip)
-    ip.events.unregister("post_run_cell", _tell_launcher)
+    if magics := ip.magics_manager.registry.pop("ElasticMagics", None):
+        ip.events.unregister("post_run_cell", magics.after_cell)
     warm.stop()
-
-
-def _tell_launcher(*_: object) -> None:
-    """After a cell: what the notebook imports by now is imported ahead of the next launch's ranks."""
-    from IPython.core.getipython import get_ipython
-
-    launcher, ip = warm.current(), get_ipython()
-    if launcher is not None and ip is not None:
-        launcher.want(installed.wanted(ip.user_ns))

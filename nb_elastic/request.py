@@ -14,6 +14,7 @@ from typing import Any
 from nb_elastic import binding, notebook, payload
 from nb_elastic.binding import BindingPlan
 from nb_elastic.errors import OptionError
+from nb_elastic.events import Event
 from nb_elastic.model import Entrypoint, LaunchOptions
 from nb_elastic.notebook import Sources
 from nb_elastic.payload import Payload
@@ -27,6 +28,7 @@ class Request:
     Attributes:
         cell: source of the launching cell, or "".
         sources: sources of the notebook that the payload carries, for ``export``.
+        marks: moments on the way here, for measuring; they go into the journal.
     """
 
     entrypoint: Entrypoint
@@ -34,6 +36,7 @@ class Request:
     payload: Payload | None = None
     cell: str = ""
     sources: Sources | None = None
+    marks: tuple[Event, ...] = ()
 
 
 def request_for(

@@ -256,5 +256,5 @@ def _pipe(stack: contextlib.ExitStack, mode: str) -> tuple[int, BinaryIO]:
     r, w = os.pipe()
     theirs, own = (r, w) if mode == "wb" else (w, r)
     stack.callback(os.close, theirs)
-    file: Any = stack.enter_context(open(own, mode))
+    file: Any = stack.enter_context(open(own, mode))  # noqa: SIM115  the stack closes it
     return theirs, file

@@ -86,11 +86,11 @@ class WarmLauncher:
     has_standby: bool = True
     news: list[str] = field(default_factory=list)
     _molds: list[_Mold] = field(default_factory=list)
+    _told: set[str] = field(default_factory=set)
     _unfit: dict[str, str] = field(default_factory=dict)
     _wanted: frozenset[str] = frozenset()
     _spares: int = 0
     _env: dict[str, str] = field(default_factory=dict)
-    _path: tuple[str, ...] = ()
     _stamp: tuple[tuple[str, int], ...] = ()
     _process: subprocess.Popen[bytes] | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -99,7 +99,7 @@ class WarmLauncher:
     def start(self) -> None:
         """Start the process; returns at once, while that imports torch."""
         with self._lock:
-            self._env, self._path, self._stamp = dict(os.environ), tuple(sys.path), installed.stamp()
+            self._env, self._stamp = dict(os.environ), installed.stamp()
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             # A death signal follows the thread that starts the process: other threads than the main one end.
             parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
@@ -124,6 +124,8 @@ class WarmLauncher:
             finally:
                 theirs.close()
             self._molds = [_Mold(sock=ours)]
+            with contextlib.suppress(OSError):
+                ours.sendall(json.dumps({"path": installed.installed_path()}).encode())
             self._remold()
 
     def close(self) -> None:
@@ -154,6 +156,11 @@ class WarmLauncher:
                 self.start()
             for mold in reversed(self._molds):
                 if not (mold.is_ready or mold is self._molds[0]) or self._differs(mold, env):
+                    continue
+                if own := installed.shadowed(mold.roots | {"torch"}):
+                    self._tell(
+                        f"{own} is found in a folder of your own, so the ranks are not forked from the launcher's."
+                    )
                     continue
                 if mold.standby is not None and not is_over(mold.standby):
                     found, mold.standby = mold.standby, None
@@ -199,10 +206,16 @@ class WarmLauncher:
                 mold.modules |= frozenset(said["modules"])
             elif said.get("type") == "unfit":
                 self._unfit[said["module"]] = said["reason"]
-                self.news.append(f"{said['module']} is not imported ahead of the ranks: {said['reason']}.")
+                self._tell(f"{said['module']} is not imported ahead of the ranks: {said['reason']}.")
         if is_over(mold.sock):
             mold.close()
             self._molds.remove(mold)
+
+    def _tell(self, text: str) -> None:
+        """Have a sentence told with the next run, once."""
+        if text not in self._told:
+            self._told.add(text)
+            self.news.append(text)
 
     def _remold(self) -> None:
         """Ask for a mold with all that is wanted, unless there is one, or one in the making."""
@@ -231,10 +244,7 @@ class WarmLauncher:
         """True if a fresh process would import other things, or in another environment."""
         if not self._molds or self._stamp != installed.stamp():
             return True
-        base = self._molds[0]
-        if self._differs(base, os.environ):
-            return True
-        return bool(installed.shadowed(base.roots | {"torch"}, before=self._path, now=sys.path))
+        return self._differs(self._molds[0], os.environ)
 
     def _differs(self, mold: _Mold, env: Mapping[str, str]) -> bool:
         """True if an import of this mold would have seen another environment."""

@@ -55,7 +55,7 @@ def serve(warmth: Warmth | None = None) -> int:
     frame = wire.read(io.FileIO(0, "r", closefd=False))  # unbuffered: the next frames stay in the pipe
     if frame is None:
         return NOT_STARTED
-    started_at = time.monotonic()
+    started_at, received_ns = time.monotonic(), time.time_ns()
     spec, born = from_json(LaunchSpec, frame[0]["spec"]), dict(os.environ)
     if warmth is not None:
         spec = replace(spec, buffers_fd=warmth.buffers_fd)
@@ -77,7 +77,12 @@ def serve(warmth: Warmth | None = None) -> int:
             notes.append(("warning", f"Ranks are started with spawn instead of {spec.options.start_method}: {reason}."))
         server = _server(spec, warmth, can_fork=not reason, has_more=has_more)
         ground = supervisor.Ground(
-            server=server, can_fork=not reason, decoder=vigil.decoder, started_at=started_at, notes=tuple(notes)
+            server=server,
+            can_fork=not reason,
+            decoder=vigil.decoder,
+            started_at=started_at,
+            received_ns=received_ns,
+            notes=tuple(notes),
         )
         return supervisor.run(spec, ground)
     except Exception as e:  # noqa: BLE001  the border of the process: the run's folder must tell why nothing runs

@@ -48,6 +48,7 @@ class Ground:
         can_fork: ranks may be forked from the warm state.
         decoder: holds what was read of stdin already.
         started_at: when (``time.monotonic``) the launch came.
+        received_ns: the same in nanoseconds since the epoch.
         notes: (level, text) to tell the user once.
     """
 
@@ -55,6 +56,7 @@ class Ground:
     can_fork: bool
     decoder: FrameDecoder
     started_at: float
+    received_ns: int = 0
     notes: tuple[tuple[str, str], ...] = ()
 
 
@@ -70,6 +72,7 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
     """Run one node's share of a run to its end; returns the supervisor's exit code."""
     folder = RunDir(Path(spec.run_dir))
     log = EventLog(folder, node=spec.node)
+    log.tell("mark", time_ns=ground.received_ns, name="received")
     timeout_s = spec.options.timeout
     stopper = Stopper(
         folder,

@@ -71,7 +71,7 @@ def started_by(home: Path) -> set[ProcessId]:
                 found.add(ProcessId.of(int(entry.name)))
         except OSError:
             continue
-    return {p for p in found if p is not None}
+    return {p for p in found if p is not None and not leaks.stands_by(p.pid)}
 
 
 def goes(home: Path, *, save: Collection[ProcessId] = ()) -> None:

@@ -29,7 +29,7 @@ def test_the_journal_and_stdout_tell_the_same_story_in_order():
     done = supervise.run("all_reduces.py", nproc=2)
     assert done.run.journal.read_bytes() == b"".join(done.lines)
     kinds = [e.kind for e in done.events]
-    assert kinds[:3] == ["supervisor_started", "rendezvous_started", "rendezvous_finished"]
+    assert kinds[:4] == ["mark", "supervisor_started", "rendezvous_started", "rendezvous_finished"]
     assert kinds[-2:] == ["round_ended", "run_finished"]
     assert sorted(kinds[3:-2]) == ["worker_exited"] * 2 + ["worker_ready"] * 2 + ["worker_started"] * 2
     folded = snapshot.load(done.run)

@@ -14,14 +14,15 @@ import signal
 import threading
 from pathlib import Path
 
-from nb_elastic.lifeline import ProcessId, descendants
+from nb_elastic.lifeline import ProcessId, descendants, stat_fields
 
+STANDING_BY = ("nb_elastic:standby", "nb_elastic:launcher")
 MARK = "NBE_TEST_MARK"
 """Environment variable that carries the mark."""
 
 
 def processes(mark: str) -> set[ProcessId]:
-    """Every living process of this pytest or with ``mark`` in the environment it started with."""
+    """Every living process of this pytest or with ``mark`` in the environment it started with, but those that stand by."""
     pids = set(descendants(os.getpid()))
     needle = f"{MARK}={mark}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
@@ -31,7 +32,7 @@ def processes(mark: str) -> set[ProcessId]:
         except OSError:
             continue
     pids.discard(os.getpid())
-    found = {ProcessId.of(pid) for pid in pids if not _is_resource_tracker(pid)}
+    found = {ProcessId.of(pid) for pid in pids if not _is_resource_tracker(pid) and not stands_by(pid)}
     return {p for p in found if p is not None}
 
 
@@ -53,6 +54,23 @@ def end(left: set[ProcessId]) -> None:
     """Kill what was left, so that one leak fails one test and not all that follow."""
     for process in left:
         process.signal(signal.SIGKILL)
+
+
+def stands_by(pid: int) -> bool:
+    """True for a living kernel's launcher and what waits in it for a launch: they come and go, and end with the kernel."""
+    if not _words(pid).startswith(STANDING_BY):
+        return False
+    while _words(pid).startswith("nb_elastic:"):
+        fields = stat_fields(pid)
+        pid = int(fields[1]) if fields else 0
+    return pid > 1
+
+
+def _words(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _is_resource_tracker(pid: int) -> bool:
