@@ -8,7 +8,8 @@ import from, then passes descriptors:
 ======== =============================================================================================
 message  asks for
 ======== =============================================================================================
-fork     a supervisor that talks on the socket that comes along; ``spares`` ranks are forked ahead
+fork     a supervisor that talks on the socket that comes along; ``spares`` ranks are forked ahead, and rehearse where
+         it ``is_calm``
 mold     a fork of this process that imports ``modules``, too, and then serves on the socket that comes along
 ======== =============================================================================================
 
@@ -31,7 +32,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import ItemsView, Iterator, KeysView, Sequence
 from typing import Any, NoReturn
 
 from nb_elastic import installed, lifeline
@@ -46,15 +47,32 @@ BEFOREHAND = ("torch.utils.data", "torch.optim", "torch.nn.parallel", "torch.dis
 
 
 class Recorded(type(os.environ)):  # type: ignore[misc]
-    """``os.environ`` while modules are imported: notes which variables they ask for."""
+    """``os.environ`` while modules are imported: notes which variables they ask for, by name.
+
+    Whoever copies the whole environment (for a subprocess, say) asks for none.
+    """
 
     names: set[str] = set()  # noqa: RUF012  one process, one environment
+    copied: set[str] = set()  # noqa: RUF012
 
     def __getitem__(self, key: str) -> str:
         """Look a variable up and note it."""
-        self.names.add(key)
+        if key in self.copied:
+            self.copied.discard(key)
+        else:
+            self.names.add(key)
         found: str = super().__getitem__(key)
         return found
+
+    def keys(self) -> KeysView[str]:
+        """Names of all; ``dict(os.environ)`` asks for them, and then for each value."""
+        self.copied.update(self)
+        found: KeysView[str] = super().keys()
+        return found
+
+    def items(self) -> ItemsView[str, str]:
+        """All, of a copy."""
+        return {self.decodekey(k): self.decodevalue(v) for k, v in self._data.items()}.items()
 
 
 @contextlib.contextmanager
@@ -123,7 +141,7 @@ class Launcher:
         theirs.set_inheritable(False)
         try:
             if message["type"] == "fork" and not starting.why_not_fork({}, {}):
-                self._fork_supervisor(theirs, spares=int(message["spares"]))
+                self._fork_supervisor(theirs, spares=int(message["spares"]), is_calm=bool(message["is_calm"]))
             elif message["type"] == "mold" and any(name not in sys.modules for name in message["modules"]):
                 self._fork_mold(theirs, [str(m) for m in message["modules"]])
             elif message["type"] == "mold":
@@ -133,11 +151,11 @@ class Launcher:
         finally:
             theirs.close()
 
-    def _fork_supervisor(self, theirs: socket.socket, *, spares: int) -> None:
+    def _fork_supervisor(self, theirs: socket.socket, *, spares: int, is_calm: bool) -> None:
         parent = os.getpid()
         with lifeline.blocked_signals(signal.SIGCHLD):
             if os.fork() == 0:
-                standby.begin(theirs, spares=spares, parent=parent, leave=self._leave)
+                standby.begin(theirs, spares=spares, is_calm=is_calm, parent=parent, leave=self._leave)
 
     def _fork_mold(self, theirs: socket.socket, modules: Sequence[str]) -> None:
         parent = os.getpid()

@@ -6,6 +6,7 @@ Runs in: the kernel or the command line. Nothing is started before everything th
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import os
 import platform
@@ -16,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import events, notebook, payload, rundir, topology
+from nb_elastic import events, installed, notebook, payload, rundir, topology
 from nb_elastic import options as opts
 from nb_elastic.engines import base as engine_base
 from nb_elastic.engines.base import Channel, Engine
@@ -281,13 +282,16 @@ def _write_run_json(folder: rundir.RunDir, request: Request, spec: LaunchSpec, m
             "host": platform.node(),
             "cwd": spec.cwd,
             "python": platform.python_version(),
-            "versions": {name: _version(name) for name in ("torch", "nb-elastic", "ipykernel", "numpy")},
+            "versions": {
+                name: _version(name, installed.stamp()) for name in ("torch", "nb-elastic", "ipykernel", "numpy")
+            },
             "topology": topology.to_json(machine),
         },
     )
 
 
-def _version(name: str) -> str:
+@functools.lru_cache(maxsize=16)
+def _version(name: str, _stamp: object) -> str:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import installed
+from nb_elastic import birth, installed
 from nb_elastic.lifeline import blocked_signals
 
 LAUNCHER_ENV = {
@@ -27,17 +27,6 @@ LAUNCHER_ENV = {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
 """The process that forks ranks has one thread and never touches CUDA; ranks get their own environment."""
-
-NATIVE = (
-    "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "DNNL_", "ONEDNN_", "ATEN_", "C10_", "TORCH_", "PYTORCH_",
-    "LD_", "PYTHON", "MALLOC_", "GLIBC_", "CUDA_MODULE_LOADING", "NUMBA_",
-)  # fmt: skip
-"""Variables that native code may read while it is loaded, where nobody sees it."""
-
-LATE = (
-    *LAUNCHER_ENV, "PYTHONPATH", "PYTHONUNBUFFERED", "TORCH_NCCL_", "TORCH_DISTRIBUTED_DEBUG", "TORCH_SHOW_CPP_STACKTRACES",
-)  # fmt: skip
-"""Those of them that are read late, or that each rank is given anew."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,13 +54,16 @@ class _Mold:
             self.standby.close()
             self.standby = None
 
-    def fork(self, spares: int) -> socket.socket:
+    def fork(self, spares: int, *, is_calm: bool) -> socket.socket:
         """Ask for a supervisor; its hello comes on the socket.
+
+        Args:
+            is_calm: no launch is under way.
 
         Raises:
             OSError: if the mold is gone.
         """
-        return _ask(self.sock, {"type": "fork", "spares": spares}, kind=socket.SOCK_SEQPACKET)
+        return _ask(self.sock, {"type": "fork", "spares": spares, "is_calm": is_calm}, kind=socket.SOCK_SEQPACKET)
 
 
 @dataclass(slots=True)
@@ -166,7 +158,7 @@ class WarmLauncher:
                     found, mold.standby = mold.standby, None
                     return found
                 with contextlib.suppress(OSError):
-                    return mold.fork(spares)
+                    return mold.fork(spares, is_calm=False)
             return None
 
     def stand_by(self, spares: int) -> None:
@@ -238,7 +230,7 @@ class WarmLauncher:
         if not ready or not self._spares or ready[-1].standby is not None:
             return
         with contextlib.suppress(OSError):
-            ready[-1].standby = ready[-1].fork(self._spares)
+            ready[-1].standby = ready[-1].fork(self._spares, is_calm=True)
 
     def _is_stale(self) -> bool:
         """True if a fresh process would import other things, or in another environment."""
@@ -248,12 +240,7 @@ class WarmLauncher:
 
     def _differs(self, mold: _Mold, env: Mapping[str, str]) -> bool:
         """True if an import of this mold would have seen another environment."""
-        changed = {
-            n for n in self._env.keys() | env.keys() if self._env.get(n) != env.get(n) and not n.startswith(LATE)
-        }
-        if not changed:
-            return False
-        return any(n in mold.read or n.startswith(NATIVE) for n in changed)
+        return any(n in mold.read or birth.is_early(n) for n in birth.changed(self._env, env))
 
 
 def is_over(sock: socket.socket) -> bool:

@@ -69,6 +69,7 @@ class ForkServer:
         title: str = "",
         pass_fds: Sequence[int] = (),
         spares: int = 0,
+        is_calm: bool = False,
         close: Callable[[], None] = lambda: None,
     ) -> None:
         """Start the forkserver.
@@ -78,6 +79,7 @@ class ForkServer:
             title: what ps shows.
             pass_fds: descriptors that the ranks need.
             spares: processes to fork ahead, of which the first round's ranks are made.
+            is_calm: no launch is under way yet.
             close: called in the forkserver: closes what only the supervisor needs.
         """
         ours, theirs = socket.socketpair()
@@ -89,7 +91,7 @@ class ForkServer:
                 try:
                     ours.close()
                     close()
-                    forkserver.serve(theirs, can_fork=True, title=title, spares=spares)
+                    forkserver.serve(theirs, can_fork=True, title=title, spares=spares, is_calm=is_calm)
                 finally:
                     os._exit(1)
         else:

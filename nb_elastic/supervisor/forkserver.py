@@ -32,13 +32,14 @@ class _Exit:
     time_ns: int
 
 
-def serve(sock: socket.socket, *, can_fork: bool, title: str = "", spares: int = 0) -> NoReturn:
+def serve(sock: socket.socket, *, can_fork: bool, title: str = "", spares: int = 0, is_calm: bool = False) -> NoReturn:
     """Serve the supervisor at the other end of ``sock`` until it is gone; then end everything.
 
     Args:
         title: what ps shows.
         can_fork: False where forking this process's state is not safe; every rank is then executed anew.
         spares: how many processes to fork ahead of the launch.
+        is_calm: no launch is under way yet.
     """
     lifeline.become_subreaper()
     if title:
@@ -51,7 +52,7 @@ def serve(sock: socket.socket, *, can_fork: bool, title: str = "", spares: int =
     os.close(null)
     code = 1
     try:
-        _Server(sock, can_fork=can_fork, spares=spares).run()
+        _Server(sock, can_fork=can_fork, spares=spares, is_calm=is_calm).run()
         code = 0
     finally:
         os._exit(code)
@@ -60,7 +61,7 @@ def serve(sock: socket.socket, *, can_fork: bool, title: str = "", spares: int =
 class _Server:
     """The forkserver's loop. Every pid in ``_alive`` is a child that was not reaped yet, so it is safe to signal."""
 
-    def __init__(self, sock: socket.socket, *, can_fork: bool, spares: int) -> None:
+    def __init__(self, sock: socket.socket, *, can_fork: bool, spares: int, is_calm: bool) -> None:
         self._sock = sock
         self._buffers_fd = -1
         self._can_fork = can_fork
@@ -72,7 +73,7 @@ class _Server:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
         self._spares = Spares(leave=self._leave, can_fork=can_fork)
-        self._spares.fork(spares)
+        self._spares.fork(spares, is_calm=is_calm)
 
     def run(self) -> None:
         """Serve until the supervisor says goodbye or is gone."""

@@ -16,6 +16,7 @@ from typing import NoReturn
 from nb_elastic import lifeline, wire, worker
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import WorkerSpec, from_json, to_json
+from nb_elastic.supervisor import rehearsal
 from nb_elastic.supervisor.channel import FrameDecoder
 
 
@@ -43,8 +44,12 @@ class Spares:
         """Pids of those that wait."""
         return {one.identity.pid for one in self._waiting}
 
-    def fork(self, count: int) -> None:
-        """Fork so many; where the system refuses one, those there are must do."""
+    def fork(self, count: int, *, is_calm: bool) -> None:
+        """Fork so many; where the system refuses one, those there are must do.
+
+        Args:
+            is_calm: no launch is under way: there is time to rehearse.
+        """
         parent = os.getpid()
         for _ in range(count):
             ours, theirs = socket.socketpair()
@@ -52,7 +57,7 @@ class Spares:
                 with lifeline.blocked_signals(signal.SIGCHLD):
                     pid = os.fork()
                     if pid == 0:
-                        self._become_spare(theirs, parent)
+                        self._become_spare(theirs, parent, is_calm=is_calm)
             except OSError:
                 ours.close()
                 return
@@ -90,11 +95,13 @@ class Spares:
                 return True
         return False
 
-    def _become_spare(self, sock: socket.socket, parent: int) -> NoReturn:
+    def _become_spare(self, sock: socket.socket, parent: int, *, is_calm: bool) -> NoReturn:
         try:
             self.dismiss()  # here: the other ends of those before us
             self._leave()
             lifeline.die_with_parent(parent=parent)
+            if is_calm:
+                rehearsal.play(rehearsal.rank(), sock)
             if spec := _receive(sock):
                 sock.close()
                 worker.begin(spec, can_fork=self._can_fork)

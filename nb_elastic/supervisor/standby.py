@@ -20,9 +20,11 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+import psutil
+
 from nb_elastic import lifeline
 from nb_elastic.lifeline import ProcessId
-from nb_elastic.supervisor import starting
+from nb_elastic.supervisor import rehearsal, starting
 from nb_elastic.supervisor.crew import ForkServer
 from nb_elastic.worker import set_title
 
@@ -39,11 +41,12 @@ ROOM_BYTES = 1 << 30
 """Memory that must stay available to others for processes to wait in it."""
 
 
-def begin(sock: socket.socket, *, spares: int, parent: int, leave: Callable[[], None]) -> NoReturn:
+def begin(sock: socket.socket, *, spares: int, is_calm: bool, parent: int, leave: Callable[[], None]) -> NoReturn:
     """Make the process just forked a supervisor that waits; never returns. Signals are blocked.
 
     Args:
         spares: processes to fork ahead.
+        is_calm: no launch is under way: there is time to rehearse.
         parent: pid of the launcher.
         leave: closes what only the launcher needs.
     """
@@ -55,10 +58,9 @@ def begin(sock: socket.socket, *, spares: int, parent: int, leave: Callable[[], 
         lifeline.die_with_parent(parent=parent)
         lifeline.become_subreaper()
         set_title("nb_elastic:standby")
-        server = ForkServer(
-            can_fork=True, title="nb_elastic:standby", spares=spares if has_room(spares) else 0, close=sock.close
-        )
-        code = _wait(sock, server, spares)
+        spares = spares if has_room(spares) else 0
+        server = ForkServer(can_fork=True, title="nb_elastic:standby", spares=spares, is_calm=is_calm, close=sock.close)
+        code = _wait(sock, server, spares, is_calm=is_calm)
     except BaseException:  # noqa: BLE001  the border of the process
         traceback.print_exc()
     finally:
@@ -68,13 +70,11 @@ def begin(sock: socket.socket, *, spares: int, parent: int, leave: Callable[[], 
 
 def has_room(spares: int) -> bool:
     """True unless memory is short."""
-    import psutil
-
     available: int = psutil.virtual_memory().available
     return available >= ROOM_BYTES + spares * SPARE_BYTES
 
 
-def _wait(sock: socket.socket, server: ForkServer, spares: int) -> int:
+def _wait(sock: socket.socket, server: ForkServer, spares: int, *, is_calm: bool) -> int:
     identity = ProcessId.of(os.getpid())
     hello = {"pid": os.getpid(), "start_ticks": identity.start_ticks if identity else 0}
     try:
@@ -82,6 +82,8 @@ def _wait(sock: socket.socket, server: ForkServer, spares: int) -> int:
     except OSError:  # whoever asked for us is gone
         server.close()
         return starting.NOT_STARTED
+    if is_calm:
+        rehearsal.play(rehearsal.supervisor(spares), sock)
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     until = time.monotonic() + IDLE_S

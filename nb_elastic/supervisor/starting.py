@@ -14,7 +14,7 @@ import traceback
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nb_elastic import wire
+from nb_elastic import birth, wire
 from nb_elastic.events import make
 from nb_elastic.model import LaunchSpec, from_json
 from nb_elastic.supervisor.vigil import Vigil, say
@@ -24,17 +24,6 @@ if TYPE_CHECKING:
 
 NOT_STARTED = 3
 """Exit code of a supervisor that never ran anything."""
-
-START_ONLY = (
-    "LD_PRELOAD",
-    "LD_LIBRARY_PATH",
-    "PYTHONHASHSEED",
-    "PYTHONOPTIMIZE",
-    "PYTHONDEVMODE",
-    "PYTHONMALLOC",
-    "TORCH_LOGS",
-)
-"""Variables that act only when a process starts: where ``--env`` changes one, ranks are started anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +131,7 @@ def why_not_fork(env: dict[str, str], born: dict[str, str]) -> str:
         return "CUDA was initialised by an import"
     if (threads := len(os.listdir("/proc/self/task"))) > 1:
         return f"imports left {threads} threads"
-    if changed := [n for n in START_ONLY if env.get(n) != born.get(n)]:
+    if changed := sorted(filter(birth.is_early, birth.changed(born, env))):
         return f"{', '.join(changed)} act only when a process starts"
     return ""
 
