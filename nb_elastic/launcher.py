@@ -204,7 +204,7 @@ def hold(modules: Sequence[str]) -> tuple[str, str]:
 
 def _files() -> set[str]:
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return {file for file in files if isinstance(file, str)}
+    return {file for file in files if isinstance(file, str) and os.path.isabs(file)}
 
 
 def _other_trace() -> str:

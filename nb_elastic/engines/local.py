@@ -55,6 +55,7 @@ class LocalChannel:
         ends: of the supervisor; closed here once it has them, unless it can't be started.
         offered: socket of a supervisor of the launcher, or None to start one at once.
         on_close: called when an attached run is over.
+        on_silence: called when the launcher had no supervisor ready in time.
 
     Raises:
         OSError: if the process can't be started.
@@ -69,12 +70,13 @@ class LocalChannel:
         stdout: BinaryIO | None,
         offered: socket.socket | None,
         on_close: Callable[[], None],
+        on_silence: Callable[[], None],
     ) -> None:
         self._placement = placement
         self._ends: _Ends | None = ends
         self._stdin, self._stdout = stdin, stdout
         self._offered = offered
-        self._on_close = on_close
+        self._on_close, self._on_silence = on_close, on_silence
         self._lock = threading.RLock()
         self.process: subprocess.Popen[bytes] | None = None
         self.identity: ProcessId | None = None
@@ -157,6 +159,8 @@ class LocalChannel:
                         self._offered.shutdown(socket.SHUT_RDWR)  # wakes whoever waits for its hello
                     self._offered = None
                 self._start_cold()
+                if timeout_s:
+                    self._on_silence()
 
     def _hand_over(self, offered: socket.socket, ends: _Ends) -> bool:
         """Give a supervisor that has said hello what it needs; False if it has not, or is gone."""
@@ -240,6 +244,7 @@ class LocalEngine:
                     stdout=stdout,
                     offered=launcher.supervisor(spares=placement.nproc, env=placement.rank_env) if launcher else None,
                     on_close=lambda: launcher.stand_by(placement.nproc) if launcher else None,
+                    on_silence=lambda: launcher.renew() if launcher else None,
                 )
             except OSError as e:
                 raise EngineError(

@@ -120,6 +120,12 @@ class WarmLauncher:
                 ours.sendall(json.dumps({"path": installed.installed_path()}).encode())
             self._remold()
 
+    def renew(self) -> None:
+        """Start anew: this one is stale, dead, or does not answer."""
+        with self._lock:
+            self.close()
+            self.start()
+
     def close(self) -> None:
         """End the launcher and all that stands by; runs that live go on."""
         with self._lock:
@@ -144,8 +150,7 @@ class WarmLauncher:
         with self._lock:
             self.look()
             if self._is_stale():
-                self.close()
-                self.start()
+                self.renew()
             for mold in reversed(self._molds):
                 if not (mold.is_ready or mold is self._molds[0]) or self._differs(mold, env):
                     continue

@@ -22,9 +22,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import distributed as dist
-
 from nb_elastic import entry, events, payload, rundir, wire
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import Entrypoint, LaunchOptions, LaunchSpec, WorkerSpec, from_json, to_json
@@ -107,6 +104,9 @@ def supervisor(nproc: int) -> Iterator[None]:
 
 def _collective() -> None:
     """An all-reduce of one rank with itself, over nothing but memory and the loopback interface."""
+    import torch
+    from torch import distributed as dist
+
     before = os.environ.get("GLOO_SOCKET_IFNAME")
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     try:

@@ -233,3 +233,10 @@ def test_importing_the_package_stays_cheap():
     code = "import sys, nb_elastic; print(sorted({'torch', 'IPython', 'ipywidgets', 'rich', 'numpy', 'cloudpickle'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n"
+
+
+def test_the_launcher_imports_torch_only_when_it_is_told_to():
+    """Else it would do so at full priority, and nobody would know which variables that read."""
+    code = "import sys, nb_elastic.launcher, nb_elastic.supervisor.forkserver\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "False\n"
