@@ -29,6 +29,10 @@ LAUNCHER_ENV = {
 """The process that forks ranks has one thread and never touches CUDA; ranks get their own environment."""
 
 
+USUAL = frozenset({"torch", "numpy", "cloudpickle", "psutil", "setproctitle", "sympy", "tqdm", "typing_extensions"})
+"""Packages that a launcher holds for sure or probably, before it has told."""
+
+
 @dataclass(slots=True, kw_only=True)
 class _Mold:
     """One state that supervisors are forked from.
@@ -154,7 +158,7 @@ class WarmLauncher:
             for mold in reversed(self._molds):
                 if not (mold.is_ready or mold is self._molds[0]) or self._differs(mold, env):
                     continue
-                if own := installed.shadowed(mold.roots | {"torch"}):
+                if own := installed.shadowed(mold.roots or USUAL):
                     self._tell(
                         f"{own} is found in a folder of your own, so the ranks are not forked from the launcher's."
                     )
