@@ -5,13 +5,12 @@ Runs in: the benchmarks.
 Moments are the journal's events and its marks (by their names; of several the last), the ``..._ns`` of the ranks' worker.json
 (the latest rank's), when the first rank printed, and when the line and the end of the cell came to the front end. All are
 relative to the sending of the cell, by the same clock of the same machine. Rows are in order of time; a note tells the
-median milliseconds since the row before. What a run does not tell is not there.
+milliseconds since the row before, by their medians. What a run does not tell is not there.
 """
 
 from __future__ import annotations
 
 import re
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from nb_elastic import rundir
@@ -52,13 +51,10 @@ def rows_of(runs: Sequence[Mapping[str, float]]) -> list[Row]:
     names = {name for run in runs for name in run}
     rows = [Row(what, name, unit="ms", samples=[run[name] for run in runs if name in run]) for name in names]
     rows.sort(key=lambda row: (row.median, row.who))
-    before = ""
+    before = 0.0
     for row in rows:
-        steps = [
-            run[row.who] - run.get(before, 0.0) for run in runs if row.who in run and (not before or before in run)
-        ]
-        row.note = f"step {statistics.median(steps):8.2f}" if steps else ""
-        before = row.who
+        row.note = f"step {row.median - before:8.2f}"
+        before = row.median
     return rows
 
 

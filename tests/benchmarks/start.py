@@ -4,8 +4,9 @@ Runs in: the benchmarks.
 
 Times are those of the statement itself, in a fresh interpreter and in a fresh kernel that has run one cell. The kernel's
 memory is what no other process shares (USS), before `%load_ext` and once it is idle again. The launcher's is taken after
-five idle seconds, beyond that of a process that only imported torch: pages that no file holds, of the launcher and of all
-that it has forked (each page once), and mapped pages of files, of the launcher.
+five idle seconds, all of its pages in memory (RSS), beyond those of a process that only imported torch. PSS would not do: it
+shrinks with every fork, and with every other process on the machine that has torch loaded. A last row adds what the
+launcher's forks hold of their own, each page once.
 """
 
 from __future__ import annotations
@@ -47,8 +48,13 @@ def settled(kernel_pid: int) -> tuple[int, int | None]:
     return Memory.of(kernel_pid).own, proc.launcher_of(kernel_pid)
 
 
+def alone(pid: int) -> float:
+    """Memory of a process, shared or not, in MB."""
+    return Memory.of(pid).resident / MB
+
+
 def family(pid: int) -> float:
-    """Memory of a process and all that it forked, in MB."""
+    """Memory of a process and of what its forks hold beside it, in MB."""
     return (Memory.of(pid).files + proc.family_anonymous(pid)) / MB
 
 
@@ -59,7 +65,7 @@ def of_torch_alone() -> float:
         assert process.stdin is not None and process.stdout is not None
         process.stdout.readline()
         try:
-            return family(process.pid)
+            return alone(process.pid)
         finally:
             process.stdin.close()
 
@@ -89,11 +95,12 @@ def _memory(tell: Callable[[str], None]) -> list[Row]:
     at_most(grown, 5.0)
     what = "memory of an idle launcher"
     torch_row = Row(what, f"python -c '{IMPORT_TORCH}'", unit="MB", is_reference=True)
-    launcher = Row(what, "nb_elastic:launcher and its forks", unit="MB")
+    launcher = Row(what, "nb_elastic:launcher", unit="MB")
+    forked = Row(what, "nb_elastic:launcher and its forks", unit="MB")
     more_at_most(launcher, 30.0, torch_row, "MB beyond torch's import")
     forks: list[int] = []
 
-    def of_launcher() -> float:
+    def look() -> None:
         with Notebook(is_loaded=False) as notebook:
             pid = notebook.kernel.pid
             notebook.kernel.ok(TIMED.format("pass"))
@@ -101,16 +108,15 @@ def _memory(tell: Callable[[str], None]) -> list[Row]:
             load(notebook)
             after, launcher_pid = settled(pid)
             grown.samples.append((after - before) / MB)
-            tell(f"  %load_ext adds {(after - before) / MB:.2f} MB to the kernel")
-            if launcher_pid is None:
-                return 0.0
-            forks.append(len(descendants(launcher_pid)))
-            return family(launcher_pid)
+            if launcher_pid is not None:
+                launcher.samples.append(alone(launcher_pid))
+                forked.samples.append(family(launcher_pid))
+                forks.append(len(descendants(launcher_pid)))
 
     for _ in range(MEMORY_ROUNDS):
         torch_row.samples.append(of_torch_alone())
-        if (found := of_launcher()) > 0:
-            launcher.samples.append(found)
-    launcher.note = f"{statistics.median(forks):g} forks of it" if forks else "no launcher"
-    tell(f"  launcher: {launcher.samples or 'no launcher'}")
-    return [grown, torch_row, launcher]
+        look()
+    forked.note = f"{statistics.median(forks):g} forks" if forks else ""
+    launcher.note = "" if forks else "no launcher"
+    tell(f"  %load_ext adds {grown.median:.2f} MB to the kernel; launcher: {launcher.samples or 'no launcher'}")
+    return [grown, torch_row, launcher, forked]

@@ -46,7 +46,7 @@ class Reach:
     Attributes:
         limit: the most it may be, or with ``is_least`` the least.
         got: the figure; asked for when all is measured.
-        of: the figure in words, as "ours / torchrun".
+        of: the figure in words, as "ours / torchrun"; empty where it is the row's own median.
         rows: what it is made of: without samples of all of them there is no verdict.
     """
 
@@ -70,15 +70,16 @@ class Reach:
     def verdict(self) -> str:
         """One phrase, as the table prints it."""
         bound = "at least " if self.is_least else ""
+        told = f"{self.of}: " if self.of else ""
         if not self.is_measured:
-            return f"{self.of}: reach {bound}{self.limit:.2f}, not measured"
+            return f"{told}reach {bound}{self.limit:.2f}, not measured"
         outcome = "reached" if self.is_reached else "MISSED"
-        return f"{self.of}: reach {bound}{self.limit:.2f}, got {self.got():.2f}: {outcome}"
+        return f"{told}reach {bound}{self.limit:.2f}, got {self.got():.2f}: {outcome}"
 
 
 def at_most(row: Row, limit: float, of: str = "") -> None:
     """The row's median may be at most ``limit``, in its unit."""
-    row.reaches.append(Reach(limit, lambda: row.median, of or row.unit, (row,)))
+    row.reaches.append(Reach(limit, lambda: row.median, of, (row,)))
 
 
 def ratio_at_most(row: Row, limit: float, other: Row, of: str) -> None:

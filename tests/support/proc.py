@@ -66,11 +66,13 @@ class Memory:
         anonymous: its share (PSS) of pages that no file holds; over a process and all its forks the shares add up
             to what the family takes, whatever else runs.
         files: mapped pages of files that are in memory, shared or not.
+        resident: all its pages in memory, shared or not (RSS).
     """
 
     own: int
     anonymous: int
     files: int
+    resident: int
 
     @classmethod
     def of(cls, pid: int) -> Memory:
@@ -87,7 +89,10 @@ class Memory:
         if "Pss_Anon" not in rollup or "RssFile" not in status:
             raise ProcessLookupError(f"no process {pid}")
         return cls(
-            own=rollup["Private_Clean"] + rollup["Private_Dirty"], anonymous=rollup["Pss_Anon"], files=status["RssFile"]
+            own=rollup["Private_Clean"] + rollup["Private_Dirty"],
+            anonymous=rollup["Pss_Anon"],
+            files=status["RssFile"],
+            resident=rollup["Rss"],
         )
 
 
