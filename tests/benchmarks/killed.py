@@ -29,7 +29,8 @@ QUICK = 2
 """How often in a round the cell is measured."""
 
 LIMIT_S = 0.3
-SLEEP = "import os, time\nprint(f'UP {os.getpid()} {os.environ[\"RANK\"]}', flush=True)\ntime.sleep(600)"
+SLEEP = "import os, time\nos.write(1, f'UP {os.getpid()} {os.environ[\"RANK\"]}\\n'.encode())\ntime.sleep(600)"
+"""Written whole: torchrun's ranks share one pipe, and print in pieces."""
 
 
 def by_cell(notebook: Notebook) -> float:
