@@ -5,7 +5,8 @@ Runs in: the benchmarks.
 A launch of four ranks, sent at once after `%load_ext nb_elastic` or three seconds later, from its sending to the first line
 after the first all-reduce and to the cell's end, against what nobody can do without: a fresh `python -c "import torch,
 torch.distributed"`, in the same turn. That one's time includes half a second in which the interpreter takes torch down again,
-which no launch waits for: it is told without, too, and the reach is judged by both. notebook_launcher has to import torch (into the kernel) and itself, too.
+which no launch waits for: it is told without, too, and the reach is judged by both. notebook_launcher has to import torch
+(into the kernel) and itself, too.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Footprint:
         """Look at a kernel whose runs and temporary files lie in a folder.
 
         Args:
-            is_alone: nobody else works on this machine: count the files in /dev/shm, too.
+            is_alone: nobody else works on this machine, so what appears in /dev/shm is this kernel's: count it, too.
 
         Raises:
             FileNotFoundError, ProcessLookupError: if a process ended while it was looked at.
@@ -52,7 +52,8 @@ class Footprint:
                 "kernel threads": proc.threads(kernel),
                 "launcher fds": proc.descriptors(launcher) if launcher else 0,
                 "launcher threads": proc.threads(launcher) if launcher else 0,
-                "stray files": len(stray_files(folder, is_alone=is_alone)),
+                "stray files": len(stray_files(folder)),
+                **({"shm files": len(list(Path("/dev/shm").glob("*")))} if is_alone else {}),
             },
             kernel_bytes=Memory.of(kernel).own,
             launcher_bytes=proc.family_anonymous(launcher) if launcher else 0,
@@ -74,12 +75,11 @@ class Footprint:
         return "  ".join([*cells, f"{self.kernel_bytes / 1e6:9.2f}", f"{self.launcher_bytes / 1e6:11.2f}"])
 
 
-def stray_files(folder: Path, *, is_alone: bool = False) -> list[Path]:
-    """Files that no run needs: in the kernel's temporary folder, half written, beside the runs, or in /dev/shm."""
+def stray_files(folder: Path) -> list[Path]:
+    """Files that no run needs: in the kernel's temporary folder, half written, or beside the runs."""
     home = folder / "home"
     beside = [path for path in home.glob("*") if not (path / "run.json").exists()]
-    shared = list(Path("/dev/shm").glob("*")) if is_alone else []
-    return [*(folder / "tmp").glob("*"), *beside, *home.rglob(".*"), *shared]
+    return [*(folder / "tmp").glob("*"), *beside, *home.rglob(".*")]
 
 
 def look(kernel: int, folder: Path, *, is_alone: bool = False) -> Footprint | None:
