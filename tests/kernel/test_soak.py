@@ -12,6 +12,9 @@ from tests.support.until import until
 
 WARM_UP = 4
 LAUNCHES = 8
+REST_S = 3.0
+"""Long enough that ranks made ready after a run, on a busy machine too, are there to be counted."""
+
 CELL = "%%elastic_launch --nproc 2\nimport os\nprint('rank', os.environ['RANK'])\nlen(data)"
 
 
@@ -24,7 +27,7 @@ def test_launch_after_launch_the_kernel_keeps_no_process_descriptor_or_thread(tm
         kernel.ok("%load_ext nb_elastic\nimport nb_elastic\ndata = list(range(100))")
         for _ in range(WARM_UP):
             kernel.ok(CELL)
-        before = settled(kernel.pid, tmp_path)
+        before = settled(kernel.pid, tmp_path, rest_s=REST_S)
         for _ in range(LAUNCHES):
             kernel.ok(CELL)
         assert kernel.ok("print(nb_elastic.last_run().results)").stdout == "{0: 100, 1: 100}\n"

@@ -90,8 +90,8 @@ def look(kernel: int, folder: Path, *, is_alone: bool = False) -> Footprint | No
         return None
 
 
-def settled(kernel: int, folder: Path, *, is_alone: bool = False) -> Footprint:
-    """The counts once they have not changed for a while."""
+def settled(kernel: int, folder: Path, *, rest_s: float = REST_S, is_alone: bool = False) -> Footprint:
+    """The counts once they have not changed for ``rest_s``."""
     last: Mapping[str, int] = {}
     since = time.monotonic()
 
@@ -101,6 +101,6 @@ def settled(kernel: int, folder: Path, *, is_alone: bool = False) -> Footprint:
         counts = now.counts if now else {}
         if counts != last:
             last, since = counts, time.monotonic()
-        return now if time.monotonic() - since >= REST_S else None
+        return now if time.monotonic() - since >= rest_s else None
 
     return until(at_rest, 60, "a kernel at rest")
