@@ -144,9 +144,7 @@ def measure(tell: Callable[[str], None]) -> list[Row]:
 
         quick = {"ours": ours, "paused": lambda: by_cell("paused", PAUSE_S), "forking": by_forking}
         names = ["torchrun", *(list(quick) * QUICK)]
-        take_turns(
-            ROUNDS, [line[n] for n in names], [by_torchrun, *(quick[n] for n in names[1:])], tell
-        )  # fmt: skip
+        take_turns(ROUNDS, [line[n] for n in names], [by_torchrun, *(quick[n] for n in names[1:])], tell)
         end["ours"].note = f"ranks alive at the cell's end: {max(left, default=0)}"
         results = notebook.kernel.ok("print(sorted(nb_elastic.last_run().results))").stdout.strip()
         assert results == str(list(range(NPROC))), f"results did not come back: {results}"
