@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test check format bench matrix build clean
+.PHONY: help setup demo notebook test check format bench soak matrix build clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -48,6 +48,9 @@ format: $(READY) ## put the code into its form
 
 bench: $(READY) ## measure against torchrun and notebook_launcher, in one table
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+soak: $(READY) ## make 300 launches in one kernel and tell what grows
+	@$(BIN)/python -m tests.benchmarks.soak $(ARGS)
 
 matrix: ## run the tests on the oldest and newest Python and torch (downloads several GB)
 	@bash tests/support/matrix.sh $(ARGS)

@@ -45,10 +45,16 @@ class Message:
 
 @dataclass
 class Cell:
-    """A cell that was sent: what came back so far, and, once it ended, how and after how many seconds."""
+    """A cell that was sent: what came back so far, and, once it ended, how and after how many seconds.
+
+    Attributes:
+        sent: when, by ``time.monotonic``.
+        sent_ns: the same moment in nanoseconds since the epoch, as journals tell time.
+    """
 
     msg_id: str
     sent: float
+    sent_ns: int = 0
     messages: list[Message] = field(default_factory=list)
     is_idle: bool = False
     seconds: float = 0.0
@@ -130,8 +136,8 @@ class Kernel:
 
     def start(self, code: str) -> Cell:
         """Send a cell and return at once."""
-        sent = time.monotonic()
-        return Cell(self._client.execute(code, allow_stdin=False), sent)
+        sent, sent_ns = time.monotonic(), time.time_ns()
+        return Cell(self._client.execute(code, allow_stdin=False), sent, sent_ns)
 
     def wait(self, cell: Cell, timeout_s: float = 180.0) -> Cell:
         """Wait until a cell has ended and its last message is here."""
