@@ -11,7 +11,8 @@ import pytest
 
 from nb_elastic import events, rundir
 from nb_elastic.errors import ElasticError, OptionError
-from nb_elastic.rundir import Journal, JournalReader, LogFollower, RunDir
+from nb_elastic.logreader import LogFollower
+from nb_elastic.rundir import Journal, JournalReader, RunDir
 
 
 @pytest.fixture
