@@ -26,8 +26,8 @@ LINES_SHOWN = 1_000
 LAST_LINES = 10
 """Of a rank that wrote more, so many of its last lines are shown at the end."""
 LAST_BYTES = 16_000
-WINDOW_S = 0.05
-"""Equal lines of several ranks are folded if they come within this time."""
+WINDOW_S = 0.045
+"""Equal lines of several ranks are folded if they come within this time: in one look at the logs, or in two that follow."""
 FIRST_S = 0.008
 """The same for the first line of a rank, which should be seen at once: a little less than the follower's short tick."""
 WINDOW_LINES = 2_000

@@ -58,7 +58,7 @@ class WidgetRenderer:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._hurry = threading.Event()  # a rank's first bytes, or the end: no pause between two drawings
-        self._is_closing = False
+        self._closing = threading.Event()
         self._snapshot: RunSnapshot = EMPTY
         self._tails = Tails()
         self._stale: dict[int, None] = {}  # ranks whose tab is behind, the longest waiting first
@@ -90,7 +90,7 @@ class WidgetRenderer:
 
     def close(self, snapshot: RunSnapshot) -> None:
         """Replace the widgets by the saved dashboard."""
-        self._is_closing = True
+        self._closing.set()
         self._hurry.set()
         self._wake.set()
         self._thread.join()
@@ -126,17 +126,17 @@ class WidgetRenderer:
             self._on_stop()
 
     def _draw_until_closed(self) -> None:
-        while not self._is_closing:
+        while not self._closing.is_set():
             self._wake.wait(CLOCK_S)
             self._wake.clear()
             self._hurry.clear()
-            if self._is_closing:
+            if self._closing.is_set():
                 return
             started_s = time.monotonic()
             try:
                 self._draw()
             except Exception:  # noqa: BLE001  a thread's border: a face that can't be drawn must not end the run
-                if self._is_closing:
+                if self._closing.is_set():
                     return
             self._hurry.wait(max(0.0, started_s + DRAW_S - time.monotonic()))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.benchmarks.table import Row, render
 
-ALL = ("start", "first_line", "lines", "capture")
+ALL = ("start", "first_line", "lines", "answers", "capture")
 
 
 def main(chosen: list[str]) -> int:
