@@ -6,8 +6,10 @@ Runs in: the kernel or the command line.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,20 +42,24 @@ class Follower:
     Args:
         channel: pipes to the supervisor, where this process started it; its lines only wake the
             follower earlier, for the folder has everything already.
+        clock: seconds, by which logs are paced.
     """
 
-    def __init__(self, folder: RunDir, *, channel: Channel | None = None) -> None:
+    def __init__(
+        self, folder: RunDir, *, channel: Channel | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._folder = folder
         self._channel = channel
+        self._clock = clock
         self._journal = JournalReader(folder.journal)
-        self._logs = LogFollower(folder, watch=self._watch)
+        self._logs = LogFollower(folder, watch=self._watch, clock=clock)
         self._snapshot = snapshot.EMPTY
         self._lock = threading.RLock()
         self._wakes: Wakes | None = None  # made at the first pause: many a run is only looked at
         self._is_closed = False
         self._is_channel_over = False
-        self._heard_s = -MOMENT_S
-        self._next_s = 0.0
+        self._heard_s = -math.inf
+        self._next_s = -math.inf
         self._checked_alive_s = 0.0
         self._thread: threading.Thread | None = None
         if channel is not None:
@@ -81,13 +87,13 @@ class Follower:
     def logs(self) -> list[LogChunk]:
         """New bytes of all ranks' logs; none when it is too early for a look. Of a run that is over, empty when all are read."""
         with self._lock:
-            now_s = time.monotonic()
+            now_s = self._clock()
             is_due = now_s >= self._next_s or self._snapshot.state.is_final
             chunks = self._logs.read(is_first=not is_due)
             if is_due and chunks:
                 # Far behind: half of the time is for reading, the other half is the kernel's.
                 pause_s = min(BATCH_S, self._logs.took_s) if self._logs.has_more else BATCH_S
-                self._next_s = time.monotonic() + pause_s
+                self._next_s = self._clock() + pause_s
             if chunks:
                 self._heard_s = now_s
         return chunks
@@ -99,7 +105,7 @@ class Follower:
             return  # what is watched from now on must be looked at once more
         if self._snapshot.state.is_final:
             return
-        now_s = time.monotonic()
+        now_s = self._clock()
         if now_s - self._heard_s < MOMENT_S or self._is_channel_over:
             tick_s = SHORT_TICK_S
         else:
@@ -139,7 +145,7 @@ class Follower:
     def _read_journal(self) -> None:
         self._watch(self._folder.journal)
         for event in self._journal.read():
-            self._next_s = 0.0  # news of the ranks is told in order with what they wrote
+            self._next_s = -math.inf  # news of the ranks is told in order with what they wrote
             self._snapshot = snapshot.fold(self._snapshot, event)
             if event.kind == "worker_started":
                 self._logs.add(
@@ -150,9 +156,9 @@ class Follower:
                 )
 
     def _is_time_to_look(self) -> bool:
-        if self._channel is None and time.monotonic() - self._checked_alive_s < ALIVE_CHECK_S:
+        if self._channel is None and self._clock() - self._checked_alive_s < ALIVE_CHECK_S:
             return False
-        self._checked_alive_s = time.monotonic()
+        self._checked_alive_s = self._clock()
         return True
 
     def _gone(self) -> str:

@@ -90,17 +90,16 @@ class LogFollower:
         room = LOOK_BYTES
         has_more = False
         chunks: list[LogChunk] = []
-        # Each look begins with another file, so that no rank is always the one for which no room is left.
         for n in range(len(files)):
             share = min(max_bytes, max(LEAST_BYTES, LOOK_BYTES // len(files)), room)
             if share <= 0:
                 has_more = True
+                self._turn += n  # the next look begins with the file for which no room was left
                 break
             if chunk := self._read(files[(self._turn + n) % len(files)], share):
                 chunks.append(chunk)
                 room -= len(chunk.data)
                 has_more = has_more or len(chunk.data) + chunk.skipped >= share
-        self._turn += has_more
         if not is_first:
             self.has_more, self.took_s = has_more, self._clock() - began_s
         return chunks

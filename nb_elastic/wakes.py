@@ -81,9 +81,11 @@ class Wakes:
 
     def close(self) -> None:
         """End every wait; the descriptors are closed when nobody waits on them any more."""
-        self.wake()
         with self._lock:
             self._is_closed = True
+            if self._in >= 0:
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._in, b"c")
             self._close_if_unused()
 
     def _poll(self, timeout_s: float) -> bool:
@@ -92,9 +94,9 @@ class Wakes:
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
         ready = [fd for fd, _ in poll.poll(max(0, timeout_s) * 1000)]
-        for fd in ready:
-            if fd != self._out or not self._is_closed:  # a closing wake is for everybody
-                with contextlib.suppress(BlockingIOError):
+        with self._lock:
+            for fd in ready if not self._is_closed else ():  # the closing wake is for everybody who waits
+                with contextlib.suppress(BlockingIOError):  # another waiter was first
                     os.read(fd, DRAIN_BYTES)
         return bool(ready)
 
