@@ -99,7 +99,11 @@ def _interrupted(kernel: Kernel, cell: Cell, run: Path) -> float:
 
 def _journal(run: Path) -> list[dict[str, Any]]:
     with contextlib.suppress(FileNotFoundError):
-        return [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return [
+            json.loads(line)
+            for line in (run / "journal.jsonl").read_text().splitlines(keepends=True)
+            if line.endswith("\n")
+        ]
     return []
 
 
