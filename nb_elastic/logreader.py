@@ -21,6 +21,8 @@ LOOK_BYTES = 8 << 20
 """Most bytes that one look at all files reads: what a reader holds in memory, however many ranks there are."""
 LEAST_BYTES = 64 << 10
 """A file's share is no less, so that many ranks don't make the looks too small to be worth their while."""
+FIRST_BYTES = 4 << 10
+"""A first line is no longer than this; what is longer is no line that somebody waits for."""
 BEHIND_BYTES = 64 << 20
 """A reader so far behind goes on at the end of the file: it would never catch up, and nobody could read what it missed.
 The beginning of a file is always read."""
@@ -28,7 +30,11 @@ The beginning of a file is always read."""
 
 @dataclass(slots=True)
 class _File:
-    """One log file, and how far it was read."""
+    """One log file, and how far it was read.
+
+    Attributes:
+        has_begun: its first line was read whole: a print is two writes, the text and the line's end.
+    """
 
     rank: int
     local_rank: int
@@ -37,13 +43,14 @@ class _File:
     stream: Stream
     path: Path
     offset: int = 0
+    has_begun: bool = False
 
 
 class LogFollower:
     """Reads every log file of a run and follows them; keeps a byte offset for each.
 
     Args:
-        watch: called with a file that has nothing new, before it is read once more: whoever watches can then sleep.
+        watch: called with a file that has nothing new (or no line yet), before it is read once more: whoever watches can then sleep.
         clock: seconds, for ``took_s``.
 
     Attributes:
@@ -83,10 +90,10 @@ class LogFollower:
         """Return new bytes, at most ``max_bytes`` of each file; empty when all are caught up.
 
         Args:
-            is_first: only of files of which nothing was read so far.
+            is_first: only of files of which no line was read so far.
         """
         began_s = self._clock()
-        files = [f for f in self._files if not f.offset] if is_first else self._files
+        files = [f for f in self._files if not f.has_begun] if is_first else self._files
         room = LOOK_BYTES
         has_more = False
         chunks: list[LogChunk] = []
@@ -105,10 +112,13 @@ class LogFollower:
         return chunks
 
     def _read(self, file: _File, size: int) -> LogChunk | None:
+        if file.round < self._round and _size_of(file.path) == file.offset:
+            return None  # cheaper than a read: after many restarts most files are of this kind
         data = rundir.read_at(file.path, file.offset, size)
-        if not data and self._watch is not None and file.round == self._round:
+        if self._watch is not None and file.round == self._round and not (data and _has_line(file, data)):
             self._watch(file.path)
             data = rundir.read_at(file.path, file.offset, size)  # it may have grown just before
+        file.has_begun = _has_line(file, data)
         skipped = 0
         if file.offset and len(data) == size and (behind := _size_of(file.path) - file.offset) > BEHIND_BYTES:
             data = rundir.read_at(file.path, file.offset + behind - size, size)
@@ -128,6 +138,11 @@ class LogFollower:
         )
         file.offset += skipped + len(data)
         return chunk
+
+
+def _has_line(file: _File, data: bytes) -> bool:
+    """True if a line of the file was read, or with these bytes is."""
+    return file.has_begun or b"\n" in data or b"\r" in data or file.offset + len(data) > FIRST_BYTES
 
 
 def _size_of(path: Path) -> int:

@@ -2,7 +2,7 @@
 
 Runs in: the kernel; the only module that imports ipywidgets.
 
-The caller's thread only notes what is new; one thread draws it, at most ten times a second (the first bytes of a rank at
+The caller's thread only notes what is new; one thread draws it, at most ten times a second (the first line of a rank at
 once), the tab in view first. At the end the widgets give way to the saved dashboard, which needs no kernel.
 """
 
@@ -57,7 +57,7 @@ class WidgetRenderer:
         self._has_report = has_report
         self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._hurry = threading.Event()  # a rank's first bytes, or the end: no pause between two drawings
+        self._hurry = threading.Event()  # a rank's first line, or the end: no pause between two drawings
         self._closing = threading.Event()
         self._snapshot: RunSnapshot = EMPTY
         self._tails = Tails()
@@ -81,9 +81,9 @@ class WidgetRenderer:
         if not shown:
             return
         with self._lock:
-            known = self._tails.ranks()
+            silent = {chunk.rank for chunk in shown if not self._tails.count(chunk.rank)}
             self._tails.append(shown)
-            if any(chunk.rank not in known for chunk in shown):
+            if any(self._tails.count(rank) for rank in silent):
                 self._hurry.set()
             self._stale.update(dict.fromkeys(chunk.rank for chunk in shown))
         self._wake.set()

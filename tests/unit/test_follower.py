@@ -20,6 +20,7 @@ from nb_elastic.errors import OptionError
 from nb_elastic.follower import BATCH_S, Follower
 from nb_elastic.run import attach
 from nb_elastic.rundir import Journal, RunDir
+from tests.support.until import until
 
 MINUTE_NS = 60 * 10**9
 
@@ -138,6 +139,25 @@ def test_first_bytes_of_each_rank_come_at_once_and_later_ones_in_batches(live: F
     assert live.look() == [(0, "second of 0\nthird of 0\n"), (1, "second of 1\n")]
 
 
+def test_a_first_line_that_comes_in_two_writes_is_read_at_once_to_its_end(live: Followed):
+    """As print writes it: the text, then the line's end. Half a line is seen by nobody."""
+    live.write(0, "first of 0")
+    assert live.look() == [(0, "first of 0")]
+    live.write(0, "\n")
+    assert live.look() == [(0, "\n")]
+    live.write(0, "second\n")
+    assert live.look() == []
+
+
+def test_a_first_line_without_an_end_is_not_waited_for_long(live: Followed):
+    live.write(0, "." * 3_000)
+    assert live.look()
+    live.write(0, "." * 3_000)
+    assert live.look()
+    live.write(0, ".")
+    assert live.look() == []
+
+
 def test_a_line_after_a_silence_comes_at_once(live: Followed):
     live.write(0, "a\n")
     live.look()
@@ -181,7 +201,8 @@ def test_what_a_rank_writes_ends_the_pause(live: Followed, monkeypatch: pytest.M
         monkeypatch.setattr(follower, name, 60.0)
     began = time.monotonic()
     acts = [
-        lambda: live.write(0, "first\n"),
+        lambda: live.write(0, "fir"),
+        lambda: live.write(0, "st\n"),
         lambda: live.write(0, "more\n"),
         lambda: live.write(1, "first\n"),
         lambda: live.tell("note", level="info", text="news"),
@@ -227,6 +248,7 @@ class _Child:
     """A channel to a real process that says one line and dies when it is told to."""
 
     def __init__(self) -> None:
+        self.said: list[bytes] = []
         self.process = subprocess.Popen(
             [sys.executable, "-c", "print('{}', flush=True); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -237,7 +259,9 @@ class _Child:
     def lines(self) -> Iterator[bytes]:
         """What it says."""
         assert self.process.stdout is not None
-        yield from self.process.stdout
+        for line in self.process.stdout:
+            self.said.append(line)
+            yield line
 
     @property
     def is_alive(self) -> bool:
@@ -259,6 +283,7 @@ def test_a_supervisor_that_dies_without_a_word_ends_the_pause(has_inotify: bool,
     began = time.monotonic()
     child = _Child()
     live = Followed(channel=child)
+    until(lambda: child.said)
     threading.Thread(target=child.process.kill).start()
     while not live.follower.look().state.is_final:
         live.follower.pause()

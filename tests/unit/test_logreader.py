@@ -65,6 +65,17 @@ def test_what_is_written_while_the_watch_is_set_up_is_read(tmp_path: Path):
     assert follower.read() == []
 
 
+def test_late_words_of_an_earlier_round_are_read(tmp_path: Path):
+    follower, (folder,) = followed(tmp_path)
+    folder.stdout.write_bytes(b"a\n")
+    follower.read()
+    follower.add(rank=0, local_rank=0, round_number=1)
+    assert follower.read() == []
+    with folder.stdout.open("ab") as f:
+        f.write(b"late\n")
+    assert [(c.round, c.data) for c in follower.read()] == [(0, b"late\n")]
+
+
 def test_first_bytes_only(tmp_path: Path):
     follower, (one, two) = followed(tmp_path, ranks=2)
     one.stdout.write_bytes(b"a\n")
