@@ -6,20 +6,32 @@ Runs in: the kernel or the command line.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nb_elastic import events, rundir, snapshot
+from nb_elastic.logreader import LogFollower
 from nb_elastic.model import LogChunk
-from nb_elastic.rundir import JournalReader, LogFollower, RunDir
+from nb_elastic.rundir import JournalReader, RunDir
 from nb_elastic.snapshot import RunSnapshot
+from nb_elastic.wakes import Wakes
 
 if TYPE_CHECKING:
     from nb_elastic.engines.base import Channel
 
+BATCH_S = 0.05
+"""Time between two looks at logs that grow. What a rank writes first, or after a silence, is read at once."""
 TICK_S = 0.05
-"""Longest wait between two looks at the folder: the dashboard may lag 200 ms."""
+"""Longest wait between two looks at the folder where nothing tells of its growth: the dashboard may lag 200 ms."""
+LONG_TICK_S = 0.2
+"""The same where growth ends the wait: a supervisor that dies without a word must be missed soon."""
+SHORT_TICK_S = 0.01
+"""The same for a moment after new bytes came: renderers hold lines for a few such ticks, to fold equal ones."""
+MOMENT_S = 0.07
 ALIVE_CHECK_S = 1.0
 """Time between two looks for the supervisor of a run that somebody else started."""
 
@@ -30,16 +42,24 @@ class Follower:
     Args:
         channel: pipes to the supervisor, where this process started it; its lines only wake the
             follower earlier, for the folder has everything already.
+        clock: seconds, by which logs are paced.
     """
 
-    def __init__(self, folder: RunDir, *, channel: Channel | None = None) -> None:
+    def __init__(
+        self, folder: RunDir, *, channel: Channel | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._folder = folder
         self._channel = channel
+        self._clock = clock
         self._journal = JournalReader(folder.journal)
-        self._logs = LogFollower(folder)
+        self._logs = LogFollower(folder, watch=self._watch, clock=clock)
         self._snapshot = snapshot.EMPTY
         self._lock = threading.RLock()
-        self._wake = threading.Event()
+        self._wakes: Wakes | None = None  # made at the first pause: many a run is only looked at
+        self._is_closed = False
+        self._is_channel_over = False
+        self._heard_s = -math.inf
+        self._next_s = -math.inf
         self._checked_alive_s = 0.0
         self._thread: threading.Thread | None = None
         if channel is not None:
@@ -65,17 +85,32 @@ class Follower:
             return self._snapshot
 
     def logs(self) -> list[LogChunk]:
-        """New bytes of all ranks' logs; empty when all are caught up."""
+        """New bytes of all ranks' logs; none when it is too early for a look. Of a run that is over, empty when all are read."""
         with self._lock:
-            chunks = self._logs.read()
-        if chunks:
-            self._wake.set()  # there may be more at once
+            now_s = self._clock()
+            is_due = now_s >= self._next_s or self._snapshot.state.is_final
+            chunks = self._logs.read(is_first=not is_due)
+            if is_due and chunks:
+                # Far behind: half of the time is for reading, the other half is the kernel's.
+                pause_s = min(BATCH_S, self._logs.took_s) if self._logs.has_more else BATCH_S
+                self._next_s = self._clock() + pause_s
+            if chunks:
+                self._heard_s = now_s
         return chunks
 
     def pause(self) -> None:
         """Wait until something may be new, a tick at the longest."""
-        self._wake.wait(TICK_S)
-        self._wake.clear()
+        if self._wakes is None:
+            self._open_wakes()
+            return  # what is watched from now on must be looked at once more
+        if self._snapshot.state.is_final:
+            return
+        now_s = self._clock()
+        if now_s - self._heard_s < MOMENT_S or self._is_channel_over:
+            tick_s = SHORT_TICK_S
+        else:
+            tick_s = LONG_TICK_S if self._channel is not None and self._wakes.is_sure else TICK_S
+        self._wakes.wait(min(tick_s, self._next_s - now_s) if self._next_s > now_s else tick_s)
 
     def close(self) -> None:
         """End the channel, if there is one; the folder can still be read."""
@@ -83,13 +118,34 @@ class Follower:
             self._channel.close()
         if self._thread is not None:
             self._thread.join(timeout=5)
+        with self._lock:
+            self._is_closed = True
+            if self._wakes is not None:
+                self._wakes.close()
 
     def node_of(self, node: int) -> int | None:
         """The node's number where the folder has a level for nodes, else None."""
         return node if (self._folder.path / f"node_{node}").is_dir() else None
 
+    def _open_wakes(self) -> None:
+        with self._lock:
+            if self._wakes is None:
+                self._wakes = Wakes()
+                if self._is_closed:
+                    self._wakes.close()
+
+    def _watch(self, path: Path) -> None:
+        if self._wakes is not None:
+            self._wakes.watch(path)
+
+    def _wake(self) -> None:
+        if self._wakes is not None:
+            self._wakes.wake()
+
     def _read_journal(self) -> None:
+        self._watch(self._folder.journal)
         for event in self._journal.read():
+            self._next_s = -math.inf  # news of the ranks is told in order with what they wrote
             self._snapshot = snapshot.fold(self._snapshot, event)
             if event.kind == "worker_started":
                 self._logs.add(
@@ -100,9 +156,9 @@ class Follower:
                 )
 
     def _is_time_to_look(self) -> bool:
-        if self._channel is None and time.monotonic() - self._checked_alive_s < ALIVE_CHECK_S:
+        if self._channel is None and self._clock() - self._checked_alive_s < ALIVE_CHECK_S:
             return False
-        self._checked_alive_s = time.monotonic()
+        self._checked_alive_s = self._clock()
         return True
 
     def _gone(self) -> str:
@@ -128,8 +184,11 @@ class Follower:
             self._snapshot = snapshot.fold(self._snapshot, event)
 
     def _drain_channel(self) -> None:
+        has_spoken = False
         if self._channel is not None:
             with contextlib.suppress(ValueError, OSError):  # the pipe was closed under the reader
                 for _ in self._channel.lines():
-                    self._wake.set()
-        self._wake.set()
+                    has_spoken = True
+                    self._wake()
+        self._is_channel_over = has_spoken  # a detached supervisor has no pipe and says nothing from the start
+        self._wake()

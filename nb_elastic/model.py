@@ -264,6 +264,8 @@ class LogChunk:
 
     Attributes:
         offset: position of ``data`` in the log file, bytes.
+        skipped: bytes right before ``offset`` that were not read, because the rank writes faster than anybody reads;
+            ``data`` then begins with a line, if there is one.
     """
 
     rank: int
@@ -273,6 +275,7 @@ class LogChunk:
     offset: int
     data: bytes
     node: int = 0
+    skipped: int = 0
 
 
 def to_json(value: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 from nb_elastic import events
 from nb_elastic.errors import ElasticError, OptionError
 from nb_elastic.events import Event
-from nb_elastic.model import STREAMS, LogChunk, Stream
+from nb_elastic.model import Stream
 
 READ_BYTES = 1 << 20
 """Most bytes that one look at one log file reads."""
@@ -334,42 +334,6 @@ class JournalReader:
             if len(data) < READ_BYTES:
                 break
         return found
-
-
-class LogFollower:
-    """Reads every log file of a run and follows them; keeps a byte offset for each."""
-
-    def __init__(self, run: RunDir) -> None:
-        self._run = run
-        self._known: dict[tuple[int, int, int], tuple[int, RankDir]] = {}
-        self._offsets: dict[tuple[int, int, int, str], int] = {}
-
-    def add(self, *, rank: int, local_rank: int, round_number: int, node: int | None = None) -> None:
-        """Follow one more worker, known from a ``worker_started`` event."""
-        folder = self._run.rank(round_number, local_rank, node=node)
-        self._known[(node or 0, round_number, local_rank)] = (rank, folder)
-
-    def read(self, *, max_bytes: int = READ_BYTES) -> list[LogChunk]:
-        """Return new bytes, at most ``max_bytes`` of each file; empty when all are caught up."""
-        chunks: list[LogChunk] = []
-        for (node, round_number, local_rank), (rank, folder) in self._known.items():
-            for stream in STREAMS:
-                key = (node, round_number, local_rank, stream)
-                offset = self._offsets.get(key, 0)
-                if data := read_at(folder.stream(stream), offset, max_bytes):
-                    self._offsets[key] = offset + len(data)
-                    chunks.append(
-                        LogChunk(
-                            rank=rank,
-                            local_rank=local_rank,
-                            round=round_number,
-                            stream=stream,
-                            offset=offset,
-                            data=data,
-                            node=node,
-                        )
-                    )
-        return chunks
 
 
 def read_at(path: Path, offset: int, size: int = READ_BYTES) -> bytes:

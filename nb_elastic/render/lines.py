@@ -134,6 +134,11 @@ class LogLines:
             lines += _lines_of(chunk, self._splitters[key][1].feed(chunk.data))
         return lines
 
+    def cut(self, chunk: LogChunk) -> list[LogLine]:
+        """Return the unfinished line of this chunk's stream: its rest was passed over."""
+        key = (chunk.node, chunk.round, chunk.local_rank, chunk.stream)
+        return _lines_of(chunk, self._splitters[key][1].flush()) if key in self._splitters else []
+
     def flush(self) -> list[LogLine]:
         """Return every unfinished line: nothing more will come."""
         return [line for chunk, splitter in self._splitters.values() for line in _lines_of(chunk, splitter.flush())]

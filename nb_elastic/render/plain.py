@@ -62,6 +62,7 @@ class PlainRenderer:
     def update(self, snapshot: RunSnapshot) -> None:
         """Tell what is new about the run; the end of a round waits for the round's last lines."""
         self._round = snapshot.round
+        self._feed.update(snapshot)
         self._has_prefix = max(snapshot.world_size, len(snapshot.workers)) > 1
         now, later = self._news.of(snapshot)
         self._waiting += later

@@ -13,8 +13,8 @@ from nb_elastic.model import LogChunk, Stream
 from nb_elastic.render.lines import LineSplitter
 
 TAIL_LINES = 500
-LOOK_BYTES = 128 << 10
-"""Of a larger piece only so much at its end is split into lines: the rest would scroll by unseen."""
+LOOK_BYTES = 64 << 10
+"""Of a larger piece only so much at its end, and no more lines than are kept, is split: the rest would scroll by unseen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,17 +84,28 @@ class Tails:
         if chunk.round > tail.round:
             tail.lines.append(TailLine(rank=chunk.rank, stream="stdout", text=f"--- round {chunk.round} ---"))
             tail.round, tail.count, tail.splitters = chunk.round, 0, {}
-        splitter = tail.splitters.setdefault(chunk.stream, LineSplitter(has_colour=self._has_colour))
         data = chunk.data
-        if len(data) > LOOK_BYTES:
-            start = data.find(b"\n", len(data) - LOOK_BYTES) + 1
-            tail.count += data.count(b"\n", 0, start)
-            if start:
-                splitter = tail.splitters[chunk.stream] = LineSplitter(has_colour=self._has_colour)
-                data = data[start:]
+        start = _tail_start(data, self._limit)
+        if start or chunk.skipped:
+            tail.splitters.pop(chunk.stream, None)  # what it holds of an unfinished line has no end in view
+        tail.count += data.count(b"\n", 0, start)
+        data = data[start:]
+        splitter = tail.splitters.setdefault(chunk.stream, LineSplitter(has_colour=self._has_colour))
         texts = splitter.feed(data)
         tail.count += len(texts)
         tail.last = next((t for t in reversed(texts) if t.strip()), tail.last)
         new = [TailLine(rank=chunk.rank, stream=chunk.stream, text=text) for text in texts]
         tail.lines.extend(new)
         return new
+
+
+def _tail_start(data: bytes, lines: int) -> int:
+    """Where the last lines of a piece begin: a line's beginning, or 0 where the piece is short (or one long line)."""
+    least = max(0, len(data) - LOOK_BYTES)
+    end = start = len(data)
+    for _ in range(lines + 1):  # one more for what stands after the last line end
+        end = data.rfind(b"\n", least, end)
+        if end < 0:
+            return start if least and start < len(data) else 0
+        start = end + 1
+    return start

@@ -84,6 +84,7 @@ class TerminalRenderer:
     def update(self, snapshot: RunSnapshot) -> None:
         """Draw a new state, and tell above what happened."""
         self._snapshot = snapshot
+        self._feed.update(snapshot)
         now, later = self._news.of(snapshot)
         self._waiting += later
         self._print([Text(line, style="bold") for line in now])

@@ -2,8 +2,8 @@
 
 Runs in: the kernel; the only module that imports ipywidgets.
 
-The caller's thread only notes what is new; one thread draws it, at most ten times a second, the tab
-in view first. At the end the widgets give way to the saved dashboard, which needs no kernel.
+The caller's thread only notes what is new; one thread draws it, at most ten times a second (the first line of a rank at
+once), the tab in view first. At the end the widgets give way to the saved dashboard, which needs no kernel.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class WidgetRenderer:
         self._has_report = has_report
         self._lock = threading.Lock()
         self._wake = threading.Event()
+        self._hurry = threading.Event()  # a rank's first line, or the end: no pause between two drawings
         self._closing = threading.Event()
         self._snapshot: RunSnapshot = EMPTY
         self._tails = Tails()
@@ -80,13 +81,17 @@ class WidgetRenderer:
         if not shown:
             return
         with self._lock:
+            silent = {chunk.rank for chunk in shown if not self._tails.count(chunk.rank)}
             self._tails.append(shown)
+            if any(self._tails.count(rank) for rank in silent):
+                self._hurry.set()
             self._stale.update(dict.fromkeys(chunk.rank for chunk in shown))
         self._wake.set()
 
     def close(self, snapshot: RunSnapshot) -> None:
         """Replace the widgets by the saved dashboard."""
         self._closing.set()
+        self._hurry.set()
         self._wake.set()
         self._thread.join()
         data = html.bundle(snapshot, self._run, now_ns=time.time_ns(), has_report=self._has_report)
@@ -124,13 +129,16 @@ class WidgetRenderer:
         while not self._closing.is_set():
             self._wake.wait(CLOCK_S)
             self._wake.clear()
+            self._hurry.clear()
+            if self._closing.is_set():
+                return
             started_s = time.monotonic()
             try:
                 self._draw()
             except Exception:  # noqa: BLE001  a thread's border: a face that can't be drawn must not end the run
                 if self._closing.is_set():
                     return
-            self._closing.wait(max(0.0, started_s + DRAW_S - time.monotonic()))
+            self._hurry.wait(max(0.0, started_s + DRAW_S - time.monotonic()))
 
     def _draw(self) -> None:
         """Draw header and table if they changed, the tab in view, and one tab that is not in view."""

@@ -90,6 +90,27 @@ def test_the_dashboard_is_live_and_then_gives_way_to_one_that_needs_no_kernel(br
     assert {m.content["comm_id"] for m in cell.messages if m.kind == "comm_close"} == opened
 
 
+@pytest.fixture
+def _slow_pace(notebook: Kernel) -> Iterator[None]:
+    """Minutes between two drawings: only those that do not wait are seen."""
+    notebook.ok("from nb_elastic.render import widget\npace = widget.DRAW_S\nwidget.DRAW_S = widget.CLOCK_S = 300.0")
+    yield
+    notebook.ok("widget.DRAW_S, widget.CLOCK_S = pace, 1.0")
+
+
+@pytest.mark.usefixtures("_slow_pace")
+def test_the_first_line_of_each_rank_is_drawn_at_once(browser: Browser) -> None:
+    cell = browser.start(
+        "%%elastic_launch -n 2\nimport os, time\ntime.sleep(2 * int(os.environ['RANK']))\n"
+        "os.write(1, b'first of ')\ntime.sleep(0.2)\nprint(os.environ['RANK'], flush=True)\ntime.sleep(600)"
+    )
+    for rank in (0, 1):
+        wait_for(browser, cell, "HTMLView", f"[rank {rank}] first of {rank}")
+    browser.kernel.interrupt()
+    browser.kernel.wait(cell, timeout_s=60)
+    assert cell.reply["ename"] == "RunStoppedError"
+
+
 def test_stop_works_while_the_cell_is_busy(browser: Browser) -> None:
     subshell = browser.subshell()
     cell = browser.start("%%elastic_launch -n 2\nimport time\nprint('in the loop', flush=True)\ntime.sleep(600)")

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import zmq
 from jupyter_client.manager import KernelManager
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -112,6 +113,7 @@ class Kernel:
         self._client = self._manager.client()
         self._client.start_channels()
         self._client.wait_for_ready(timeout=120)
+        self._replies: dict[str, Mapping[str, Any]] = {}
 
     def __enter__(self) -> Kernel:
         return self
@@ -144,10 +146,9 @@ class Kernel:
         deadline = time.monotonic() + timeout_s
         while not cell.is_idle:
             self._receive(cell, deadline)
-        while not cell.reply:
-            message = self._client.get_shell_msg(timeout=max(0.1, deadline - time.monotonic()))
-            if message["parent_header"].get("msg_id") == cell.msg_id:
-                cell.reply = message["content"]
+        while cell.msg_id not in self._replies:
+            self._take_reply(max(0.1, deadline - time.monotonic()))
+        cell.reply = self._replies.pop(cell.msg_id)
         return cell
 
     def wait_for(self, cell: Cell, needle: str, timeout_s: float = 60.0) -> Cell:
@@ -161,6 +162,32 @@ class Kernel:
             assert not cell.is_idle, f"the cell ended without {needle!r}:\n{cell.text}"
             self._receive(cell, deadline)
         return cell
+
+    def subshell(self) -> str:
+        """Make a subshell: where front ends ask what should be answered while a cell runs (ipykernel 7 or newer)."""
+        self._client.control_channel.send(self._client.session.msg("create_subshell_request", {}))
+        return str(self._client.get_control_msg(timeout=60)["content"]["subshell_id"])
+
+    def complete(self, code: str, cell: Cell, *, subshell: str, timeout_s: float = 60.0) -> float:
+        """Ask for completions while a cell runs, reading what the cell publishes meanwhile; seconds until the answer."""
+        request = self._client.session.msg("complete_request", {"code": code, "cursor_pos": len(code)})
+        request["header"]["subshell_id"] = subshell
+        poller = zmq.Poller()
+        for channel in (self._client.shell_channel, self._client.iopub_channel):
+            poller.register(channel.socket, zmq.POLLIN)
+        sent = time.monotonic()
+        self._client.shell_channel.send(request)
+        while request["header"]["msg_id"] not in self._replies:
+            left = sent + timeout_s - time.monotonic()
+            assert left > 0, f"no answer within {timeout_s:g} s"
+            ready = dict(poller.poll(left * 1000))
+            if self._client.shell_channel.socket in ready:
+                self._take_reply(1.0)
+            elif ready:
+                self._receive(cell, time.monotonic() + 1)
+        seconds = time.monotonic() - sent
+        assert self._replies.pop(request["header"]["msg_id"])["status"] == "ok"
+        return seconds
 
     def interrupt(self) -> None:
         """What the stop button does."""
@@ -176,6 +203,10 @@ class Kernel:
         self._manager.shutdown_kernel(now=not self._manager.is_alive())
         self._client.context.destroy(linger=0)
         shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def _take_reply(self, timeout_s: float) -> None:
+        message = self._client.get_shell_msg(timeout=timeout_s)
+        self._replies[message["parent_header"].get("msg_id", "")] = message["content"]
 
     def _receive(self, cell: Cell, deadline: float) -> None:
         try:

@@ -25,7 +25,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 # Which floor a module stands on; it may use modules of its own floor and of those below.
 FLOORS = {
     0: "errors model lifeline sysfs nvml",
-    1: "events rundir untrusted wire snapshot topology installed birth",
+    1: "birth events installed logreader rundir snapshot topology untrusted wakes wire",
     2: "payload cell frames binding report",
     3: "worker entry rankshell supervisor launcher",
     4: "options option config export doctor notebook engines render report_text",

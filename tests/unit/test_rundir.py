@@ -11,7 +11,7 @@ import pytest
 
 from nb_elastic import events, rundir
 from nb_elastic.errors import ElasticError, OptionError
-from nb_elastic.rundir import Journal, JournalReader, LogFollower, RunDir
+from nb_elastic.rundir import Journal, JournalReader, RunDir
 
 
 @pytest.fixture
@@ -86,36 +86,6 @@ def test_a_torn_last_line_waits_for_its_rest(tmp_path: Path):
             f.write(piece)
         found.append(reader.read())
     assert [[e["text"] for e in part] for part in found] == [[], ["whole"], [], ["whole"]]
-
-
-def test_logs_are_followed_by_offset_and_no_byte_is_lost(tmp_path: Path):
-    run = RunDir(tmp_path)
-    folder = run.rank(0, 1)
-    folder.path.mkdir(parents=True)
-    follower = LogFollower(run)
-    follower.add(rank=5, local_rank=1, round_number=0)
-    sent, got = b"", b""
-    for n in range(5):
-        piece = os.urandom(70_000 * n)
-        with folder.stdout.open("ab") as f:
-            f.write(piece)
-        sent += piece
-        while chunks := follower.read(max_bytes=50_000):
-            assert [(c.rank, c.stream, c.offset) for c in chunks] == [(5, "stdout", len(got))]
-            got += chunks[0].data
-    assert got == sent
-
-
-def test_a_log_replaced_by_a_link_or_a_pipe_is_not_followed(tmp_path: Path):
-    run = RunDir(tmp_path)
-    folder = run.rank(0, 0)
-    folder.path.mkdir(parents=True)
-    folder.stdout.symlink_to("/etc/passwd")
-    os.mkfifo(folder.stderr)
-    follower = LogFollower(run)
-    follower.add(rank=0, local_rank=0, round_number=0)
-    assert follower.read() == []
-    assert rundir.read_json(folder.stderr) == {}
 
 
 def test_ranks_are_listed_over_nodes_and_rounds(tmp_path: Path):
