@@ -11,7 +11,8 @@ import os
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any
 
@@ -83,22 +84,28 @@ def installed_path() -> list[str]:
     return [entry for entry in sys.path if entry and is_installed(os.path.join(entry, "x"))]
 
 
-def shadowed(roots: Iterable[str]) -> str:
-    """A package of ``roots`` that ``sys.path`` would find in a folder of the user's own; "" if none."""
-    packages = set(roots)
+def shadowed() -> str:
+    """File of a user's own that ``sys.path`` would find in place of an installed package in memory; "" if none."""
     sites = {os.path.realpath(folder) for folder in site_folders()}
+    packages: set[str] | None = None
     for entry in sys.path:
         folder = os.path.realpath(entry or os.curdir)
         if folder in sites:
             return ""
-        if not is_installed(os.path.join(folder, "x")):
-            with contextlib.suppress(OSError):
-                if found := packages & _names_in(folder, os.stat(folder).st_mtime_ns):
-                    return min(found)
+        if is_installed(os.path.join(folder, "x")):
+            continue
+        packages = _packages() if packages is None else packages
+        with contextlib.suppress(OSError):
+            for name in sorted(packages.intersection(n.partition(".")[0] for n in os.listdir(folder))):
+                found = PathFinder.find_spec(name, [folder])
+                if found is not None and found.origin:  # a folder without __init__.py hides nothing
+                    return found.origin
     return ""
 
 
-@functools.lru_cache(maxsize=64)
-def _names_in(folder: str, _mtime_ns: int) -> frozenset[str]:
-    """What could be imported from a folder, as it was then."""
-    return frozenset(name.partition(".")[0] for name in os.listdir(folder))
+def _packages() -> set[str]:
+    """Names of what was imported from site folders."""
+    files = ((name, getattr(module, "__file__", None)) for name, module in list(sys.modules.items()))
+    return {
+        name for name, file in files if "." not in name and isinstance(file, str) and file.startswith(site_folders())
+    }

@@ -13,7 +13,7 @@ fork     a supervisor that talks on the socket that comes along; ``spares`` rank
 mold     a fork of this process that imports ``modules``, too, and then serves on the socket that comes along
 ======== =============================================================================================
 
-A launcher answers ``ready`` once, with the variables its imports read (``read``) and the packages it holds (``roots``);
+A launcher answers ``ready`` once, with the variables its imports read (``read``);
 one that has all the modules of a ``mold`` already answers ``covers``;
 a mold that met a module it must not keep answers ``unfit`` with ``module`` and ``reason``, and ends. The process keeps
 one thread, never touches CUDA, and checks both before each fork.
@@ -32,7 +32,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import ItemsView, Iterator, KeysView, Sequence
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence
 from typing import Any, NoReturn
 
 from nb_elastic import installed, lifeline
@@ -103,10 +103,12 @@ class Launcher:
 
     Args:
         sock: the kernel's.
+        born: the environment that this interpreter started with.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, born: Mapping[str, str]) -> None:
         self._sock = sock
+        self._born = born
         self._wake_r, self._wake_w = os.pipe()
         for fd in (self._wake_r, self._wake_w):
             os.set_blocking(fd, False)
@@ -155,7 +157,7 @@ class Launcher:
         parent = os.getpid()
         with lifeline.blocked_signals(signal.SIGCHLD):
             if os.fork() == 0:
-                standby.begin(theirs, spares=spares, is_calm=is_calm, parent=parent, leave=self._leave)
+                standby.begin(theirs, spares=spares, is_calm=is_calm, parent=parent, born=self._born, leave=self._leave)
 
     def _fork_mold(self, theirs: socket.socket, modules: Sequence[str]) -> None:
         parent = os.getpid()
@@ -166,7 +168,7 @@ class Launcher:
                 self._leave()
                 lifeline.die_with_parent(parent=parent)
                 set_title("nb_elastic:launcher:mold")
-                mold = Launcher(theirs)
+                mold = Launcher(theirs, self._born)
             except BaseException:  # noqa: BLE001  the border of the process
                 os._exit(1)
         _live(mold, modules)
@@ -219,16 +221,6 @@ def _other_trace() -> str:
     return ""
 
 
-def _roots() -> list[str]:
-    """Packages of site folders that are in memory."""
-    return sorted({name.partition(".")[0] for name, module in list(sys.modules.items()) if _is_of_site(module)})
-
-
-def _is_of_site(module: Any) -> bool:
-    file = getattr(module, "__file__", None)
-    return isinstance(file, str) and file.startswith(installed.site_folders())
-
-
 def _live(launcher: Launcher, modules: Sequence[str]) -> NoReturn:
     """Import, say so, and serve to the end; never returns."""
     code = 1
@@ -240,7 +232,7 @@ def _live(launcher: Launcher, modules: Sequence[str]) -> NoReturn:
         else:
             gc.collect()
             gc.freeze()
-            launcher.say({"type": "ready", "read": sorted(Recorded.names), "roots": _roots()})
+            launcher.say({"type": "ready", "read": sorted(Recorded.names)})
             launcher.run()
         code = 0
     except (BrokenPipeError, ConnectionResetError):
@@ -261,6 +253,7 @@ def main(fd: int, *, parent: int) -> NoReturn:
     if parent:
         lifeline.die_with_parent(parent=parent)
     gc.disable()
+    born = dict(os.environ)
     set_title("nb_elastic:launcher")
     sock = socket.socket(fileno=fd)
     sock.set_inheritable(False)
@@ -272,7 +265,7 @@ def main(fd: int, *, parent: int) -> NoReturn:
         starting.import_own()
         for name in BEFOREHAND:
             importlib.import_module(name)
-    _live(Launcher(sock), ())
+    _live(Launcher(sock, born), ())
 
 
 if __name__ == "__main__":

@@ -29,10 +29,6 @@ LAUNCHER_ENV = {
 """The process that forks ranks has one thread and never touches CUDA; ranks get their own environment."""
 
 
-USUAL = frozenset({"torch", "numpy", "cloudpickle", "psutil", "setproctitle", "sympy", "tqdm", "typing_extensions"})
-"""Packages that a launcher holds for sure or probably, before it has told."""
-
-
 @dataclass(slots=True, kw_only=True)
 class _Mold:
     """One state that supervisors are forked from.
@@ -40,7 +36,6 @@ class _Mold:
     Attributes:
         modules: imported beside torch.
         read: variables that its imports read.
-        roots: packages that it holds.
         standby: socket of a supervisor that waits, or None.
     """
 
@@ -48,7 +43,6 @@ class _Mold:
     modules: frozenset[str] = frozenset()
     is_ready: bool = False
     read: frozenset[str] = frozenset()
-    roots: frozenset[str] = frozenset()
     standby: socket.socket | None = None
 
     def close(self) -> None:
@@ -158,11 +152,6 @@ class WarmLauncher:
             for mold in reversed(self._molds):
                 if not (mold.is_ready or mold is self._molds[0]) or self._differs(mold, env):
                     continue
-                if own := installed.shadowed(mold.roots or USUAL):
-                    self._tell(
-                        f"{own} is found in a folder of your own, so the ranks are not forked from the launcher's."
-                    )
-                    continue
                 if mold.standby is not None and not is_over(mold.standby):
                     found, mold.standby = mold.standby, None
                     return found
@@ -199,7 +188,7 @@ class WarmLauncher:
         while (said := _receive(mold.sock)) is not None:
             if said.get("type") == "ready":
                 mold.is_ready = True
-                mold.read, mold.roots = frozenset(said["read"]), frozenset(said["roots"])
+                mold.read = frozenset(said["read"])
                 for older in self._molds[1 : self._molds.index(mold)]:
                     older.close()
                     self._molds.remove(older)

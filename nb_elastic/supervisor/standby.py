@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import psutil
@@ -41,13 +41,16 @@ ROOM_BYTES = 1 << 30
 """Memory that must stay available to others for processes to wait in it."""
 
 
-def begin(sock: socket.socket, *, spares: int, is_calm: bool, parent: int, leave: Callable[[], None]) -> NoReturn:
+def begin(
+    sock: socket.socket, *, spares: int, is_calm: bool, parent: int, born: Mapping[str, str], leave: Callable[[], None]
+) -> NoReturn:
     """Make the process just forked a supervisor that waits; never returns. Signals are blocked.
 
     Args:
         spares: processes to fork ahead.
         is_calm: no launch is under way: there is time to rehearse.
         parent: pid of the launcher.
+        born: the environment that the launcher's interpreter started with.
         leave: closes what only the launcher needs.
     """
     code = starting.NOT_STARTED
@@ -60,7 +63,8 @@ def begin(sock: socket.socket, *, spares: int, is_calm: bool, parent: int, leave
         set_title("nb_elastic:standby")
         spares = spares if has_room(spares) else 0
         server = ForkServer(can_fork=True, title="nb_elastic:standby", spares=spares, is_calm=is_calm, close=sock.close)
-        code = _wait(sock, server, spares, is_calm=is_calm)
+        if (buffers_fd := _wait(sock, server, spares, is_calm=is_calm)) is not None:
+            code = starting.serve(starting.Warmth(server=server, buffers_fd=buffers_fd, born=born))
     except BaseException:  # noqa: BLE001  the border of the process
         traceback.print_exc()
     finally:
@@ -74,14 +78,15 @@ def has_room(spares: int) -> bool:
     return available >= ROOM_BYTES + spares * SPARE_BYTES
 
 
-def _wait(sock: socket.socket, server: ForkServer, spares: int, *, is_calm: bool) -> int:
+def _wait(sock: socket.socket, server: ForkServer, spares: int, *, is_calm: bool) -> int | None:
+    """Wait for the launch and take its pipes; returns the descriptor of its buffers (-1 without), None if there is none."""
     identity = ProcessId.of(os.getpid())
     hello = {"pid": os.getpid(), "start_ticks": identity.start_ticks if identity else 0}
     try:
         sock.sendall(json.dumps(hello).encode())
     except OSError:  # whoever asked for us is gone
         server.close()
-        return starting.NOT_STARTED
+        return None
     if is_calm:
         rehearsal.play(rehearsal.supervisor(spares), sock)
     poll = select.poll()
@@ -90,15 +95,15 @@ def _wait(sock: socket.socket, server: ForkServer, spares: int, *, is_calm: bool
     while not poll.poll(LOOK_S * 1000 if spares else IDLE_S * 1000):
         if time.monotonic() >= until or (spares and not has_room(0)):
             server.close()
-            return starting.NOT_STARTED
+            return None
     data, fds, _, _ = socket.recv_fds(sock, 1 << 12, 4)
     if not data:
         server.close()
-        return starting.NOT_STARTED
+        return None
     lifeline.die_with_nobody()  # from here on the end of stdin tells, or, detached, nothing
     for number, fd in enumerate(fds[:3]):
         os.dup2(fd, number, inheritable=True)
         os.close(fd)
     buffers_fd = fds[3] if len(fds) > 3 else -1
     signal.pthread_sigmask(signal.SIG_BLOCK, lifeline.DEATH_SIGNALS)
-    return starting.serve(starting.Warmth(server=server, buffers_fd=buffers_fd))
+    return buffers_fd

@@ -11,10 +11,11 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nb_elastic import birth, wire
+from nb_elastic import birth, installed, wire
 from nb_elastic.events import make
 from nb_elastic.model import LaunchSpec, from_json
 from nb_elastic.supervisor.vigil import Vigil, say
@@ -33,10 +34,12 @@ class Warmth:
     Attributes:
         server: a forkserver that stands by.
         buffers_fd: the payload's buffers in this process, or -1.
+        born: the environment that the launcher's interpreter started with.
     """
 
     server: ForkServer
     buffers_fd: int
+    born: Mapping[str, str]
 
 
 def serve(warmth: Warmth | None = None) -> int:
@@ -45,9 +48,11 @@ def serve(warmth: Warmth | None = None) -> int:
     if frame is None:
         return NOT_STARTED
     started_at, received_ns = time.monotonic(), time.time_ns()
-    spec, born = from_json(LaunchSpec, frame[0]["spec"]), dict(os.environ)
+    spec, born = from_json(LaunchSpec, frame[0]["spec"]), warmth.born if warmth else dict(os.environ)
     if warmth is not None:
-        spec = replace(spec, buffers_fd=warmth.buffers_fd)
+        # What an import set in the environment, it would have set in the rank, too.
+        left = {name: value for name, value in os.environ.items() if born.get(name) != value}
+        spec = replace(spec, buffers_fd=warmth.buffers_fd, env={**left, **spec.env})
         os.environ.clear()
         os.environ.update(frame[0]["env"])
         os.chdir(spec.run_dir)
@@ -61,7 +66,7 @@ def serve(warmth: Warmth | None = None) -> int:
             known = set(sys.modules)
             notes = _import_all(spec)
             has_more = not known.issuperset(spec.options.preload)
-        reason = why_not_fork({**spec.env, **spec.options.env}, born)
+        reason = why_not_fork({**frame[0]["spec"]["env"], **spec.options.env}, born)
         if reason and spec.options.start_method != "spawn":
             notes.append(("warning", f"Ranks are started with spawn instead of {spec.options.start_method}: {reason}."))
         server = _server(spec, warmth, can_fork=not reason, has_more=has_more)
@@ -115,7 +120,7 @@ def _server(spec: LaunchSpec, warmth: Warmth | None, *, can_fork: bool, has_more
     return ForkServer(can_fork=can_fork, title=title, pass_fds=fds)
 
 
-def why_not_fork(env: dict[str, str], born: dict[str, str]) -> str:
+def why_not_fork(env: Mapping[str, str], born: Mapping[str, str]) -> str:
     """Why ranks can't be forked from this process's state; "" if they can.
 
     Args:
@@ -133,6 +138,8 @@ def why_not_fork(env: dict[str, str], born: dict[str, str]) -> str:
         return f"imports left {threads} threads"
     if changed := sorted(filter(birth.is_early, birth.changed(born, env))):
         return f"{', '.join(changed)} act only when a process starts"
+    if own := installed.shadowed():
+        return f"{own} hides an installed package"
     return ""
 
 

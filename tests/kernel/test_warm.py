@@ -165,7 +165,7 @@ def test_a_package_of_the_users_own_hides_an_installed_one_as_it_does_in_the_not
     cell = "%%elastic_launch --nproc 1\nimport tqdm\nprint('found', tqdm.__version__)"
     (tmp_path / "work" / "tqdm.py").write_text("__version__ = 'my own'\n")
     shown = kernel.ok(cell).text
-    assert "found my own" in shown and "tqdm is found in a folder of your own" in shown
+    assert "found my own" in shown and "tqdm.py hides an installed package" in shown
     (tmp_path / "work" / "tqdm.py").unlink()
     assert "found my own" not in kernel.ok(cell).text
 

@@ -153,7 +153,7 @@ def test_what_stands_by_goes_when_it_is_idle_or_memory_is_short(why: str):
         "standby.has_room = lambda spares: True if spares else room(0)\n"
         f"sock = socket.socket(fileno={theirs.fileno()})\n"
         "with blocked_signals(signal.SIGCHLD):\n    pid = os.fork()\n    if pid == 0:\n"
-        "        standby.begin(sock, spares=1, is_calm=True, parent=os.getppid(), leave=lambda: None)\n"
+        "        standby.begin(sock, spares=1, is_calm=True, parent=os.getppid(), born={}, leave=lambda: None)\n"
         "sock.close()\nos.waitpid(pid, 0)\nprint('gone')\n"
     )
     env = {**os.environ, **warm.LAUNCHER_ENV}
