@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 
 import pytest
 
@@ -123,3 +124,32 @@ def test_only_installed_packages_are_there_before_they_are_imported(told):
 def test_loggers_of_imported_libraries_write_to_the_ranks_own_stderr(told, method):
     for rank in range(2):
         assert "torch's own logger speaks" in told[method][rank, 1]["err"]
+
+
+@pytest.mark.parametrize("entry", ["tests.programs.returns_things:allowances", "!sh"])
+@pytest.mark.parametrize("method", ["warm", "spawn"])
+def test_limits_priority_and_cpus_that_the_notebook_has_by_now_reach_the_ranks(method, entry):
+    """The warm process was started before `resource.setrlimit`, `os.nice` or `taskset` in a cell."""
+    cpu = max(os.sched_getaffinity(0))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    nice = os.getpriority(os.PRIO_PROCESS, 0) + 3
+    ambient = {"rlimits": {"NOFILE": (123, hard)}, "niceness": nice, "affinity": (cpu,)}
+    script = "ulimit -n; nice; grep Cpus_allowed_list /proc/self/status | cut -f2"
+    argv = ["-c", script] if entry == "!sh" else []
+    done = supervise.run(entry, *argv, nproc=1, start_method=method, ambient=ambient)
+    assert done.state == "succeeded", done.end["text"] + done.err(0)
+    assert (done.out(0).decode().split(), done.err(0)) == (["123", str(nice), str(cpu)], "")
+    assert done.worker(0)["cpus"] == [cpu]
+
+
+def test_a_limit_that_a_rank_may_not_have_is_told_once(tmp_path):
+    """The launch goes on, and the first rank's log says what is short."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard < 0 or os.getuid() == 0:
+        name, far = "NOFILE", 2**40  # above the kernel's own highest, so refused to root, too
+    else:
+        name, far = "NOFILE", hard + 1
+    done = supervise.run("tests.programs.returns_things:nothing", nproc=2, ambient={"rlimits": {name: (far, far)}})
+    assert done.state == "succeeded", done.end["text"]
+    told = f"nb_elastic: a limit of the notebook can't be had in the ranks: NOFILE is {hard} at most {hard}, not {far} at most {far}.\n"
+    assert (done.err(0), done.err(1)) == (told, "")
