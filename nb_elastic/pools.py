@@ -148,9 +148,10 @@ def _core_count() -> int:
 
 
 def _size_numexpr(count: int) -> None:
-    if (numexpr := sys.modules.get("numexpr")) and numexpr.nthreads != count:
+    if (numexpr := sys.modules.get("numexpr")) and numexpr.get_num_threads() != count:
         with contextlib.suppress(Exception):  # more than the most that it was compiled or told to allow
             numexpr.set_num_threads(count)
+            numexpr.nthreads = count
 
 
 def _size_numba(env: Mapping[str, str], cpus: int) -> None:
@@ -159,3 +160,5 @@ def _size_numba(env: Mapping[str, str], cpus: int) -> None:
         wanted = _number(env.get("NUMBA_NUM_THREADS", "")) or cpus
         if wanted != config.NUMBA_NUM_THREADS:
             config.reload_config()
+            if parallel := sys.modules.get("numba.np.ufunc.parallel"):
+                parallel.NUM_THREADS = wanted

@@ -147,8 +147,10 @@ def _take_signals() -> None:
 
 def _prepare(spec: WorkerSpec) -> dict[str, Any]:
     """Environment, folder, affinity: what an executed program keeps. Returns what ``worker.json`` says."""
-    os.environ.clear()
-    os.environ.update(spec.env)
+    before = dict(os.environ)
+    for name in before.keys() - spec.env.keys():
+        del os.environ[name]
+    os.environ.update({n: v for n, v in spec.env.items() if before.get(n) != v})  # each costs a call of putenv
     os.umask(spec.umask)
     os.chdir(spec.cwd)
     short = ambient.take_rlimits(spec.rlimits)
