@@ -151,7 +151,7 @@ def _size_numexpr(count: int) -> None:
     if (numexpr := sys.modules.get("numexpr")) and numexpr.get_num_threads() != count:
         with contextlib.suppress(Exception):  # more than the most that it was compiled or told to allow
             numexpr.set_num_threads(count)
-            numexpr.nthreads = count
+            numexpr.nthreads = count  # type: ignore[attr-defined]
 
 
 def _size_numba(env: Mapping[str, str], cpus: int) -> None:
@@ -161,4 +161,4 @@ def _size_numba(env: Mapping[str, str], cpus: int) -> None:
         if wanted != config.NUMBA_NUM_THREADS:
             config.reload_config()
             if parallel := sys.modules.get("numba.np.ufunc.parallel"):
-                parallel.NUM_THREADS = wanted
+                parallel.NUM_THREADS = wanted  # type: ignore[attr-defined]
