@@ -127,7 +127,6 @@ def uses_signals():
     os.kill(os.getpid(), signal.SIGUSR2)
     told.append(os.read(r, 9) == bytes([signal.SIGUSR2]))
     signal.set_wakeup_fd(-1)
-    signal.setitimer(signal.ITIMER_REAL, 0.01)
     signal.signal(signal.SIGALRM, lambda *_: told.append("alarm"))
     signal.siginterrupt(signal.SIGALRM, False)
     signal.setitimer(signal.ITIMER_REAL, 0.01)
