@@ -17,10 +17,11 @@ import threading
 import types
 import zipfile
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
-from nb_elastic.model import WorkerSpec
+from nb_elastic.model import Entrypoint, WorkerSpec
 
 
 def open_entry(spec: WorkerSpec, main: types.ModuleType) -> Callable[[], Any]:
@@ -32,6 +33,7 @@ def open_entry(spec: WorkerSpec, main: types.ModuleType) -> Callable[[], Any]:
     entry = spec.entrypoint
     importlib.invalidate_caches()
     sys.argv = [entry.argv0 or entry.target, *entry.argv]
+    sys.orig_argv = [sys.executable, "-u", *_command(entry)]
     if entry.kind in {"cell", "function"}:
         from nb_elastic import payload
 
@@ -39,6 +41,7 @@ def open_entry(spec: WorkerSpec, main: types.ModuleType) -> Callable[[], Any]:
         stub = Path(spec.rank_dir) / "main.py"
         payload.write_stub(stub, payload=spec.payload, buffers_fd=spec.buffers_fd)
         main.__file__ = str(stub)
+        sys.orig_argv = [*sys.orig_argv[:2], str(stub)]
         return payload.load(spec.payload, spec.buffers_fd, main)
     if entry.kind == "import":
         return lambda: _import(entry.target)(*entry.argv)
@@ -48,6 +51,16 @@ def open_entry(spec: WorkerSpec, main: types.ModuleType) -> Callable[[], Any]:
         _put_first(os.getcwd())
         return lambda: _module(entry.target)
     raise ValueError(f"An entrypoint of kind {entry.kind!r} can't run inside a rank.")
+
+
+def _command(entry: Entrypoint) -> list[str]:
+    """What follows ``python`` where the same is run without us."""
+    if entry.kind == "module":
+        return ["-m", entry.target, *entry.argv]
+    if entry.kind == "import":
+        module, _, name = entry.target.partition(":")
+        return ["-c", f"import {module}; {module}.{name}(*{list(entry.argv)!r})"]
+    return [entry.argv0 or entry.target, *entry.argv]
 
 
 def _import(target: str) -> Callable[..., Any]:
@@ -62,13 +75,18 @@ def _import(target: str) -> Callable[..., Any]:
 
 def _script(path: str, main: types.ModuleType) -> None:
     """Run a file as ``python path`` does: in ``__main__``, its folder first on ``sys.path``."""
+    path = os.path.abspath(path)
     if os.path.isdir(path) or zipfile.is_zipfile(path):
-        runpy.run_path(path, run_name="__main__")
+        _put_first(path)
+        runpy._run_module_as_main("__main__", alter_argv=False)  # type: ignore[attr-defined]  # noqa: SLF001  see _module
         return
-    with io.open_code(os.path.abspath(path)) as f:
+    with io.open_code(path) as f:
         source = f.read()
     _put_first(os.path.dirname(os.path.realpath(path)))
-    main.__dict__.update(__file__=path, __cached__=None, __spec__=None, __loader__=None)
+    loader = SourceFileLoader("__main__", path)
+    main.__dict__.update(__file__=path, __cached__=None, __spec__=None, __loader__=loader)
+    if sys.version_info < (3, 14):  # later ones make it when it is asked for
+        main.__annotations__ = {}
     code = compile(source, path, "exec", dont_inherit=True)
     exec(code, main.__dict__)  # noqa: S102
 

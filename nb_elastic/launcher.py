@@ -35,7 +35,7 @@ import traceback
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence
 from typing import Any, NoReturn
 
-from nb_elastic import installed, lifeline
+from nb_elastic import installed, lifeline, pools
 from nb_elastic.supervisor import standby, starting
 from nb_elastic.worker import set_title
 
@@ -230,6 +230,7 @@ def _live(launcher: Launcher, modules: Sequence[str]) -> NoReturn:
         if unfit:
             launcher.say({"type": "unfit", "module": unfit, "reason": reason})
         else:
+            pools.find()
             gc.collect()
             gc.freeze()
             launcher.say({"type": "ready", "read": sorted(Recorded.names)})

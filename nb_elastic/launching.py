@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import events, installed, notebook, payload, rundir, topology
+from nb_elastic import ambient, events, installed, notebook, payload, rundir, topology
 from nb_elastic import options as opts
 from nb_elastic.engines import base as engine_base
 from nb_elastic.engines.base import Channel, Engine
@@ -216,6 +216,9 @@ def _spec(folder: rundir.RunDir, request: Request, cwd: str, buffers_fd: int) ->
         buffers_fd=buffers_fd,
         key_hex=os.urandom(32).hex(),
         is_detached=options.detach,
+        rlimits=ambient.rlimits(),
+        niceness=ambient.niceness(),
+        affinity=ambient.affinity(),
     )
 
 

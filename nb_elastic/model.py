@@ -164,6 +164,9 @@ class LaunchSpec:
         payload: absolute path of the payload file, or "".
         buffers_fd: inherited descriptor with the payload's out-of-band buffers, or -1.
         key_hex: key of the run that seals the rendezvous state.
+        rlimits: resource limits of the ranks, name -> (soft, hard), -1 for none; those not named stay as they are.
+        niceness: nice value of the ranks; None leaves it alone.
+        affinity: logical CPUs that the notebook itself may use; empty leaves it alone.
     """
 
     run_id: str
@@ -180,6 +183,9 @@ class LaunchSpec:
     key_hex: str = ""
     is_detached: bool = False
     node: int = 0
+    rlimits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    niceness: int | None = None
+    affinity: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +195,9 @@ class WorkerSpec:
     Attributes:
         env: the complete environment of the process.
         cpus: logical CPUs to bind to; empty leaves the affinity alone.
+        rlimits: resource limits, name -> (soft, hard), -1 for none; those not named stay as they are.
+        niceness: nice value; None leaves it alone.
+        affinity: CPUs to be allowed where ``cpus`` names none.
         binding: how ``cpus`` came to be, in words, for ``worker.json``.
         rank_dir: absolute path of the folder with this worker's files.
         argv: full command line for ``program``, else ``sys.argv[1:]``.
@@ -214,6 +223,9 @@ class WorkerSpec:
     stdout: str = ""
     stderr: str = ""
     is_exec: bool = False
+    rlimits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    niceness: int | None = None
+    affinity: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,13 +6,13 @@ program) is to run, it prepares the process and executes that.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
-import ctypes
 import faulthandler
 import io
 import json
+import logging
 import os
-import random
 import reprlib
 import signal
 import socket
@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nb_elastic import entry, frames, rundir
+from nb_elastic import afresh, ambient, entry, frames, rundir
 from nb_elastic.errors import PayloadError
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import WorkerFailure, WorkerSpec, from_json, to_json
@@ -43,12 +43,16 @@ def begin(spec: WorkerSpec, *, can_fork: bool) -> NoReturn:
         can_fork: run in this process's own state; else, or where the spec says so, execute anew.
     """
     code = 1
+    before = dict(os.environ)
     try:
         _take_stdio(spec)
         _take_signals()
         is_exec = spec.is_exec or not can_fork or spec.entrypoint.kind == "program"
         report = _prepare(spec)
-        code = _exec(spec) if is_exec else _run(spec, report)
+        if is_exec:
+            _exec(spec)
+        afresh.begin(before)
+        code = _run(spec, report)
     except KeyboardInterrupt:
         code = STOPPED_CODE
     except BaseException as e:  # noqa: BLE001  the border of the process: whatever it is, it is told
@@ -95,24 +99,37 @@ def _take_stdio(spec: WorkerSpec) -> None:
 
 def _open_texts() -> None:
     """New text streams over fds 0 to 2, unbuffered as with ``python -u``: a killed rank's last words are kept."""
-    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, "r", closefd=False)), encoding="utf-8")  # type: ignore[misc]
+    before = sys.stdout, sys.stderr
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(_raw(0, "r", "<stdin>")), encoding="utf-8")  # type: ignore[misc]
     out = io.TextIOWrapper(
-        io.FileIO(1, "w", closefd=False),
+        _raw(1, "w", "<stdout>"),
         encoding="utf-8",
         errors="strict",
         line_buffering=True,
         write_through=True,
     )
     err = io.TextIOWrapper(
-        io.FileIO(2, "w", closefd=False),
+        _raw(2, "w", "<stderr>"),
         encoding="utf-8",
         errors="backslashreplace",
         line_buffering=True,
         write_through=True,
     )
+    for text, mode in ((sys.stdin, "r"), (out, "w"), (err, "w")):
+        text.mode = mode  # type: ignore[misc]  # as the interpreter sets it
     sys.stdout = sys.__stdout__ = out  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = err  # type: ignore[misc]
+    for handler in filter(None, (ref() for ref in logging._handlerList)):  # type: ignore[attr-defined]  # noqa: SLF001
+        for old, new in zip(before, (out, err), strict=True):
+            if getattr(handler, "stream", None) is old:
+                handler.stream = new
     faulthandler.enable(2)
+
+
+def _raw(fd: int, mode: str, name: str) -> io.FileIO:
+    raw = io.FileIO(fd, mode, closefd=False)
+    raw.name = name
+    return raw
 
 
 def _take_signals() -> None:
@@ -120,15 +137,25 @@ def _take_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in SIGNALS[1:]:
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    for number in signal.valid_signals() - set(SIGNALS):
+        if callable(signal.getsignal(number)):  # of an import in the process that forked this one
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _prepare(spec: WorkerSpec) -> dict[str, Any]:
     """Environment, folder, affinity: what an executed program keeps. Returns what ``worker.json`` says."""
-    os.environ.clear()
-    os.environ.update(spec.env)
+    before = dict(os.environ)
+    for name in before.keys() - spec.env.keys():
+        del os.environ[name]
+    os.environ.update({n: v for n, v in spec.env.items() if before.get(n) != v})  # each costs a call of putenv
     os.umask(spec.umask)
     os.chdir(spec.cwd)
+    short = ambient.take_rlimits(spec.rlimits)
+    if short and spec.local_rank == 0 and spec.round == 0:
+        _say(f"nb_elastic: a limit of the notebook can't be had in the ranks: {'; '.join(short)}.\n")
+    ambient.take_niceness(spec.niceness)
+    ambient.take_affinity(spec.affinity)
     cpus: tuple[int, ...] = ()
     bound = spec.binding
     if spec.cpus:
@@ -187,8 +214,8 @@ def _run(spec: WorkerSpec, report: dict[str, Any]) -> int:
     """Run the entrypoint in a fresh ``__main__`` and end as an interpreter ends; returns the exit code."""
     _settle_in(spec)
     main_module = types.ModuleType("__main__")
-    main_module.__dict__["__builtins__"] = __builtins__
-    sys.modules["__main__"] = main_module
+    main_module.__dict__["__builtins__"] = builtins
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = main_module  # the second as multiprocessing has it
     try:
         call = entry.open_entry(spec, main_module)
         code = _call(spec, call, main_module, report)
@@ -216,36 +243,12 @@ def _call(
 
 
 def _settle_in(spec: WorkerSpec) -> None:
-    """What a forked rank must not share with its siblings, and what the notebook expects to find."""
+    """What the notebook expects to find."""
     set_title(f"nb_elastic:{spec.run_id}:rank{spec.rank}")
     if spec.sys_path:
         sys.path[:] = spec.sys_path
-    for module in ("multiprocessing.process",):
-        if module in sys.modules:
-            sys.modules[module].ORIGINAL_DIR = spec.cwd  # type: ignore[attr-defined]
-    random.seed()
-    if numpy_random := sys.modules.get("numpy.random"):  # importing it here could swallow an interrupt, and takes time
-        numpy_random.seed()
-    threads = spec.env.get("OMP_NUM_THREADS", "")
-    count = int(threads) if threads.isdecimal() else 0
-    if torch := sys.modules.get("torch"):
-        torch.default_generator.seed()
-        if count:
-            torch.set_num_threads(count)
-    if count and "numpy" in sys.modules:
-        _set_blas_threads(int(spec.env.get("OPENBLAS_NUM_THREADS") or count))
-
-
-def _set_blas_threads(count: int) -> None:
-    """Give OpenBLAS, which a forked rank inherits with one thread, as many as a fresh rank would have."""
-    with open("/proc/self/maps", "rb") as maps:
-        found = {line.split(maxsplit=5)[5].strip() for line in maps if b"openblas" in line}
-    for path in found:
-        library = ctypes.CDLL(os.fsdecode(path))
-        for name in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_", "openblas_set_num_threads"):
-            if hasattr(library, name):
-                getattr(library, name)(count)
-                break
+    if process := sys.modules.get("multiprocessing.process"):
+        process.ORIGINAL_DIR = spec.cwd  # type: ignore[attr-defined]
 
 
 def set_title(title: str) -> None:

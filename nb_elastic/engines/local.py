@@ -9,10 +9,8 @@ it does not (the launcher died, or takes for ever), or where a stop comes before
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import select
-import socket
+import signal
 import subprocess
 import sys
 import threading
@@ -25,8 +23,9 @@ from typing import Any, BinaryIO
 from nb_elastic import wire
 from nb_elastic.engines import warm
 from nb_elastic.engines.base import Channel, Placement
+from nb_elastic.engines.warm import Offer
 from nb_elastic.errors import EngineError
-from nb_elastic.lifeline import ProcessId, blocked_signals
+from nb_elastic.lifeline import blocked_signals
 
 COMMAND = ("-m", "nb_elastic.supervisor")
 HELLO_S = 60.0
@@ -42,9 +41,14 @@ class _Ends:
     log: int
     buffers: tuple[int, ...] = ()
 
+    @property
+    def fds(self) -> list[int]:
+        """All, in the order in which a supervisor of the launcher takes them."""
+        return [self.stdin, self.stdout, self.log, *self.buffers]
+
     def close(self) -> None:
         """Close what the supervisor has by now, or will never have."""
-        for fd in (self.stdin, self.stdout, self.log, *self.buffers):
+        for fd in self.fds:
             os.close(fd)
 
 
@@ -53,7 +57,7 @@ class LocalChannel:
 
     Args:
         ends: of the supervisor; closed here once it has them, unless it can't be started.
-        offered: socket of a supervisor of the launcher, or None to start one at once.
+        offer: a supervisor of the launcher, or None to start one at once.
         on_close: called when an attached run is over.
         on_silence: called when the launcher had no supervisor ready in time.
 
@@ -68,20 +72,19 @@ class LocalChannel:
         ends: _Ends,
         stdin: BinaryIO,
         stdout: BinaryIO | None,
-        offered: socket.socket | None,
+        offer: Offer | None,
         on_close: Callable[[], None],
         on_silence: Callable[[], None],
     ) -> None:
         self._placement = placement
         self._ends: _Ends | None = ends
         self._stdin, self._stdout = stdin, stdout
-        self._offered = offered
+        self._offer = offer
         self._on_close, self._on_silence = on_close, on_silence
         self._lock = threading.RLock()
         self.process: subprocess.Popen[bytes] | None = None
-        self.identity: ProcessId | None = None
         self.notes: tuple[str, ...] = ()
-        if offered is None:
+        if offer is None:
             self._start_cold()
         else:
             self._settle(HELLO_S if placement.is_detached else 0.0, is_last=placement.is_detached)
@@ -110,7 +113,7 @@ class LocalChannel:
                 return True
             if self.process is not None:
                 return self.process.poll() is None
-            return self._offered is not None and not warm.is_over(self._offered)
+            return self._offer is not None and not self._offer.is_over
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Close stdin (which ends an attached supervisor) and wait for its end."""
@@ -124,55 +127,40 @@ class LocalChannel:
             return
         if self.process is not None:
             _end(self.process, timeout_s)
-        elif self._offered is not None:
-            self._await_end(self._offered, timeout_s)
-            self._offered.close()
-            self._offered = None
+        elif self._offer is not None:
+            _await_end(self._offer, timeout_s)
+            self._offer.close()
         if self._stdout is not None:
             self._stdout.close()
         self._on_close()
-
-    @property
-    def _is_settled(self) -> bool:
-        return self._ends is None
 
     def _settle(self, timeout_s: float, *, is_last: bool) -> None:
         """Hand the pipes to the launcher's supervisor when it has said hello.
 
         Args:
-            is_last: start one without the launcher if it does not in time.
+            is_last: start one without the launcher if it has not said hello in time.
         """
-        if self._is_settled:
-            return
-        if self._offered is not None and timeout_s:
-            poll = select.poll()
-            poll.register(self._offered, select.POLLIN)
-            poll.poll(timeout_s * 1000)
-        with self._lock:
-            if self._ends is None:
-                return
-            if self._offered is not None and self._hand_over(self._offered, self._ends):
-                return
-            if is_last or (self._offered is not None and warm.is_over(self._offered)):
-                if self._offered is not None:
-                    with contextlib.suppress(OSError):
-                        self._offered.shutdown(socket.SHUT_RDWR)  # wakes whoever waits for its hello
-                    self._offered = None
-                self._start_cold()
-                if timeout_s:
-                    self._on_silence()
-
-    def _hand_over(self, offered: socket.socket, ends: _Ends) -> bool:
-        """Give a supervisor that has said hello what it needs; False if it has not, or is gone."""
-        try:
-            hello = json.loads(offered.recv(1 << 12, socket.MSG_DONTWAIT))
-            socket.send_fds(offered, [b"go"], [ends.stdin, ends.stdout, ends.log, *ends.buffers])
-        except (OSError, ValueError):
-            return False
-        self.identity = ProcessId(int(hello["pid"]), int(hello["start_ticks"]))
-        ends.close()
-        self._ends = None
-        return True
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self._lock:
+                if self._ends is None or self._offer is None:
+                    return
+                answer, offer = self._offer.advance(self._ends.fds), self._offer
+                is_late = is_last and time.monotonic() >= deadline and (timeout_s > 0 or not offer.is_handed)
+                if is_late and answer is None:
+                    offer.withdraw()
+                    answer = bool(offer.advance(self._ends.fds))  # it may have taken them just now
+                if answer:
+                    self._ends.close()
+                    self._ends = None
+                elif answer is False:
+                    self._offer = None
+                    self._start_cold()
+            if answer is not None or not timeout_s:
+                break
+            offer.wait(deadline - time.monotonic())
+        if answer is False and timeout_s and is_late:
+            self._on_silence()
 
     def _start_cold(self) -> None:
         ends = self._ends
@@ -195,17 +183,13 @@ class LocalChannel:
         ends.close()
         self._ends = None
 
-    def _await_end(self, offered: socket.socket, timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
-        poll = select.poll()
-        poll.register(offered, select.POLLIN)
-        while not warm.is_over(offered):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                if self.identity is not None:
-                    self.identity.signal(9)
-                return
-            poll.poll(left * 1000)
+
+def _await_end(offer: Offer, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not offer.is_over and offer.wait(deadline - time.monotonic()):
+        pass
+    if not offer.is_over and offer.identity is not None:
+        offer.identity.signal(signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
@@ -242,7 +226,7 @@ class LocalEngine:
                     ends=_Ends(stdin=stdin_r, stdout=stdout_w, log=log, buffers=placement.pass_fds),
                     stdin=stdin,
                     stdout=stdout,
-                    offered=launcher.supervisor(spares=placement.nproc, env=placement.rank_env) if launcher else None,
+                    offer=launcher.supervisor(spares=placement.nproc, env=placement.rank_env) if launcher else None,
                     on_close=lambda: launcher.stand_by(placement.nproc) if launcher else None,
                     on_silence=lambda: launcher.renew() if launcher else None,
                 )

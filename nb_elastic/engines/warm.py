@@ -8,17 +8,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nb_elastic import birth, installed
-from nb_elastic.lifeline import blocked_signals
+from nb_elastic.lifeline import ProcessId, blocked_signals
 
 LAUNCHER_ENV = {
     "OMP_NUM_THREADS": "1",
@@ -138,8 +139,8 @@ class WarmLauncher:
                     self._process.wait()
                 self._process = None
 
-    def supervisor(self, *, spares: int, env: Mapping[str, str]) -> socket.socket | None:
-        """Socket of a supervisor that waits, or will as soon as the imports are done; None where a cold start is right.
+    def supervisor(self, *, spares: int, env: Mapping[str, str]) -> Offer | None:
+        """A supervisor that waits, or will as soon as the imports are done; None where a cold start is right.
 
         Args:
             spares: ranks of this node.
@@ -154,9 +155,9 @@ class WarmLauncher:
                     continue
                 if mold.standby is not None and not is_over(mold.standby):
                     found, mold.standby = mold.standby, None
-                    return found
+                    return Offer(found)
                 with contextlib.suppress(OSError):
-                    return mold.fork(spares, is_calm=False)
+                    return Offer(mold.fork(spares, is_calm=False))
             return None
 
     def stand_by(self, spares: int) -> None:
@@ -239,6 +240,56 @@ class WarmLauncher:
     def _differs(self, mold: _Mold, env: Mapping[str, str]) -> bool:
         """True if an import of this mold would have seen another environment."""
         return any(n in mold.read or birth.is_early(n) for n in birth.changed(self._env, env))
+
+
+class Offer:
+    """A supervisor of the launcher that is to take a launch's pipes: it says hello, gets them, and says that it has them.
+
+    Args:
+        sock: of the supervisor, which may not be there yet.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.identity: ProcessId | None = None
+
+    @property
+    def is_handed(self) -> bool:
+        """True when the pipes are on their way."""
+        return self.identity is not None
+
+    @property
+    def is_over(self) -> bool:
+        """True when the supervisor is gone, or will never be there."""
+        return is_over(self._sock)
+
+    def advance(self, fds: Sequence[int]) -> bool | None:
+        """Go on with what has been said; True when the pipes are taken, False if they never will be, None in between."""
+        try:
+            if self.identity is None:
+                hello = json.loads(self._sock.recv(1 << 12, socket.MSG_DONTWAIT))
+                self.identity = ProcessId(int(hello["pid"]), int(hello["start_ticks"]))
+                socket.send_fds(self._sock, [b"go"], fds)
+            return bool(self._sock.recv(1 << 12, socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return None
+        except (OSError, ValueError):
+            return False
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until something was said or the other end is gone; False if the time passed."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(max(0, int(timeout_s * 1000))))
+
+    def withdraw(self) -> None:
+        """Take it back: whoever says hello later gets nothing. Wakes whoever waits."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._sock.close()
 
 
 def is_over(sock: socket.socket) -> bool:

@@ -114,4 +114,7 @@ def worker_spec(
         stdout=stdout,
         stderr=stderr,
         is_exec=is_exec,
+        rlimits=launch.rlimits,
+        niceness=launch.niceness,
+        affinity=launch.affinity,
     )

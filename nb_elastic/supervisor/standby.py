@@ -97,6 +97,10 @@ def _wait(sock: socket.socket, server: ForkServer, spares: int, *, is_calm: bool
             server.close()
             return None
     data, fds, _, _ = socket.recv_fds(sock, 1 << 12, 4)
+    try:
+        sock.sendall(b"taken" if data else b"")
+    except OSError:  # it was taken back, and somebody else has the pipes
+        data = b""
     if not data:
         server.close()
         return None

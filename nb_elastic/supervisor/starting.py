@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nb_elastic import birth, installed, wire
+from nb_elastic import ambient, birth, installed, wire
 from nb_elastic.events import make
 from nb_elastic.model import LaunchSpec, from_json
 from nb_elastic.supervisor.vigil import Vigil, say
@@ -55,6 +55,9 @@ def serve(warmth: Warmth | None = None) -> int:
         spec = replace(spec, buffers_fd=warmth.buffers_fd, env={**left, **spec.env})
         os.environ.clear()
         os.environ.update(frame[0]["env"])
+        ambient.take_rlimits(spec.rlimits)
+        ambient.take_niceness(spec.niceness)
+        ambient.take_affinity(spec.affinity)
         os.chdir(spec.run_dir)
     vigil = Vigil(spec, started_at=started_at)
     try:

@@ -191,12 +191,12 @@ def test_a_launcher_that_is_killed_under_a_run_does_not_end_it(kernel: Kernel, t
     assert kernel.ok("print(r.results, r.state.value)").stdout == "{0: 0, 1: 1} succeeded\n"
 
 
-def test_a_stop_does_not_wait_for_a_launcher_that_does_not_answer(kernel: Kernel):
+def test_a_stop_does_not_wait_for_a_launcher_that_does_not_answer(kernel: Kernel, home: Path):
     pid = launcher(kernel)
     os.kill(pid, signal.SIGSTOP)
     try:
         cell = kernel.start("%%elastic_launch --nproc 2\nimport time\ntime.sleep(600)")
-        kernel.wait_for(cell, "2 ranks")
+        until(lambda: [p for p in home.glob("*/journal.jsonl") if '"sent"' in p.read_text()], 60)
         kernel.interrupt()
         kernel.wait(cell, 45)
         assert cell.reply["ename"] == "RunStoppedError", cell.text

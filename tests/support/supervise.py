@@ -170,6 +170,7 @@ def start(
     sys_path: tuple[str, ...] = (),
     max_processes: int = 0,
     stop: Mapping[str, Any] | None = None,
+    ambient: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Supervised:
     """Start a supervisor on a fresh run folder and hand it the launch.
@@ -177,6 +178,7 @@ def start(
     Args:
         max_processes: run as a user of no name, who may have so many processes (root has no limit).
         stop: what another process asks for in ``stop.json`` before the supervisor is there.
+        ambient: the notebook's limits and priority, as fields of the launch.
     """
     run = rundir.create(log_dir=options.get("log_dir"))
     settings = LaunchOptions(nproc_per_node=nproc, **{"numa_binding": "none", **options})
@@ -193,6 +195,7 @@ def start(
         buffers_fd=buffers_fd,
         key_hex="00" * 32,
         is_detached=is_detached,
+        **(ambient or {}),
     )
     rundir.write_json(run.run_json, {"run_id": run.run_id})
     if stop:
