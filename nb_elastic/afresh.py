@@ -9,6 +9,7 @@ import os
 import random
 import sys
 import threading
+import weakref
 from collections.abc import Mapping
 
 from nb_elastic import ambient, pools
@@ -23,6 +24,7 @@ def begin(before: Mapping[str, str]) -> None:
     ambient.heed(before)
     _draw_seeds()
     _take_identity()
+    _leave_the_dead_to_others()
     pools.find().size(os.environ)
     if torch_distributed := sys.modules.get("torch.distributed"):
         if torch_distributed.is_available() and before.get("TORCH_DISTRIBUTED_DEBUG") != os.environ.get(
@@ -40,6 +42,15 @@ def _draw_seeds() -> None:
         torch.default_generator.seed()
     if process := sys.modules.get("multiprocessing.process"):
         process.current_process().authkey = os.urandom(32)
+
+
+def _leave_the_dead_to_others() -> None:
+    """What libraries want done at the exit of the process that imported them is not for its children to do.
+
+    It may delete that process's files; and torch takes 30 ms to take back its operators one by one.
+    """
+    for one in list(weakref.finalize._registry):  # type: ignore[attr-defined]  # noqa: SLF001
+        one.atexit = False
 
 
 def _take_identity() -> None:

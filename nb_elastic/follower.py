@@ -29,7 +29,7 @@ TICK_S = 0.05
 """Longest wait between two looks at the folder where nothing tells of its growth: the dashboard may lag 200 ms."""
 LONG_TICK_S = 0.2
 """The same where growth ends the wait: a supervisor that dies without a word must be missed soon."""
-SHORT_TICK_S = 0.01
+SHORT_TICK_S = 0.005
 """The same for a moment after new bytes came: renderers hold lines for a few such ticks, to fold equal ones."""
 MOMENT_S = 0.07
 ALIVE_CHECK_S = 1.0

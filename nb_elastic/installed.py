@@ -87,14 +87,14 @@ def installed_path() -> list[str]:
 def shadowed() -> str:
     """File of a user's own that ``sys.path`` would find in place of an installed package in memory; "" if none."""
     sites = {os.path.realpath(folder) for folder in site_folders()}
-    packages: set[str] | None = None
+    packages: frozenset[str] | None = None
     for entry in sys.path:
         folder = os.path.realpath(entry or os.curdir)
         if folder in sites:
             return ""
         if is_installed(os.path.join(folder, "x")):
             continue
-        packages = _packages() if packages is None else packages
+        packages = packages_held(len(sys.modules)) if packages is None else packages
         with contextlib.suppress(OSError):
             for name in sorted(packages.intersection(n.partition(".")[0] for n in os.listdir(folder))):
                 found = PathFinder.find_spec(name, [folder])
@@ -103,9 +103,14 @@ def shadowed() -> str:
     return ""
 
 
-def _packages() -> set[str]:
-    """Names of what was imported from site folders."""
+@functools.lru_cache(maxsize=1)
+def packages_held(_count: int) -> frozenset[str]:
+    """Names of what was imported from site folders.
+
+    To look at every module copies pages in a process that was forked, so the answer of the process it comes from is kept.
+
+    Args:
+        _count: of all modules; another one is a reason to look again.
+    """
     files = ((name, getattr(module, "__file__", None)) for name, module in list(sys.modules.items()))
-    return {
-        name for name, file in files if "." not in name and isinstance(file, str) and file.startswith(site_folders())
-    }
+    return frozenset(n for n, f in files if "." not in n and isinstance(f, str) and f.startswith(site_folders()))

@@ -231,6 +231,7 @@ def _live(launcher: Launcher, modules: Sequence[str]) -> NoReturn:
             launcher.say({"type": "unfit", "module": unfit, "reason": reason})
         else:
             pools.find()
+            installed.packages_held(len(sys.modules))
             gc.collect()
             gc.freeze()
             launcher.say({"type": "ready", "read": sorted(Recorded.names)})

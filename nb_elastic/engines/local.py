@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -59,6 +58,7 @@ class LocalChannel:
         ends: of the supervisor; closed here once it has them, unless it can't be started.
         offer: a supervisor of the launcher, or None to start one at once.
         on_close: called when an attached run is over.
+        on_leave: told of a supervisor of the launcher that has nothing left to do, and ends.
         on_silence: called when the launcher had no supervisor ready in time.
 
     Raises:
@@ -74,13 +74,14 @@ class LocalChannel:
         stdout: BinaryIO | None,
         offer: Offer | None,
         on_close: Callable[[], None],
+        on_leave: Callable[[Offer], None],
         on_silence: Callable[[], None],
     ) -> None:
         self._placement = placement
         self._ends: _Ends | None = ends
         self._stdin, self._stdout = stdin, stdout
         self._offer = offer
-        self._on_close, self._on_silence = on_close, on_silence
+        self._on_close, self._on_leave, self._on_silence = on_close, on_leave, on_silence
         self._lock = threading.RLock()
         self.process: subprocess.Popen[bytes] | None = None
         self.notes: tuple[str, ...] = ()
@@ -116,7 +117,7 @@ class LocalChannel:
             return self._offer is not None and not self._offer.is_over
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Close stdin (which ends an attached supervisor) and wait for its end."""
+        """Close stdin, which ends an attached supervisor, and see to its end."""
         with self._lock:
             if self._ends is not None:
                 self._ends.close()
@@ -128,8 +129,7 @@ class LocalChannel:
         if self.process is not None:
             _end(self.process, timeout_s)
         elif self._offer is not None:
-            _await_end(self._offer, timeout_s)
-            self._offer.close()
+            self._on_leave(self._offer)
         if self._stdout is not None:
             self._stdout.close()
         self._on_close()
@@ -184,14 +184,6 @@ class LocalChannel:
         self._ends = None
 
 
-def _await_end(offer: Offer, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not offer.is_over and offer.wait(deadline - time.monotonic()):
-        pass
-    if not offer.is_over and offer.identity is not None:
-        offer.identity.signal(signal.SIGKILL)
-
-
 def _end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
     try:
         process.wait(timeout_s)
@@ -228,6 +220,7 @@ class LocalEngine:
                     stdout=stdout,
                     offer=launcher.supervisor(spares=placement.nproc, env=placement.rank_env) if launcher else None,
                     on_close=lambda: launcher.stand_by(placement.nproc) if launcher else None,
+                    on_leave=lambda offer: launcher.leave(offer) if launcher else offer.close(),
                     on_silence=lambda: launcher.renew() if launcher else None,
                 )
             except OSError as e:

@@ -9,10 +9,12 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +30,10 @@ LAUNCHER_ENV = {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
 """The process that forks ranks has one thread and never touches CUDA; ranks get their own environment."""
+
+
+LEAVE_S = 30.0
+"""A supervisor that has said its last word and still lives after so long is killed."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,6 +89,7 @@ class WarmLauncher:
     _spares: int = 0
     _env: dict[str, str] = field(default_factory=dict)
     _stamp: tuple[tuple[str, int], ...] = ()
+    _leaving: list[tuple[Offer, float]] = field(default_factory=list)
     _process: subprocess.Popen[bytes] | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _owner: int = field(default_factory=os.getpid)
@@ -166,6 +173,11 @@ class WarmLauncher:
             self._spares = spares if self.has_standby else 0
             self.look()
 
+    def leave(self, offer: Offer) -> None:
+        """Keep an eye on a supervisor that should end by itself now; it is killed if it has not in time."""
+        with self._lock:
+            self._leaving.append((offer, time.monotonic() + LEAVE_S))
+
     def want(self, modules: Iterable[str]) -> None:
         """Tell which installed modules the notebook uses; they are imported in the background."""
         with self._lock:
@@ -179,6 +191,7 @@ class WarmLauncher:
                 self._hear(mold)
             self._remold()
             self._refill()
+            self._leaving = [one for one in self._leaving if not one[0].has_left(until=one[1])]
 
     @property
     def is_owned(self) -> bool:
@@ -281,6 +294,15 @@ class Offer:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         return bool(poll.poll(max(0, int(timeout_s * 1000))))
+
+    def has_left(self, *, until: float) -> bool:
+        """True when the supervisor is gone; it is killed where it is not at a time (``time.monotonic``)."""
+        if not self.is_over and time.monotonic() < until:
+            return False
+        if not self.is_over and self.identity is not None:
+            self.identity.signal(signal.SIGKILL)
+        self.close()
+        return True
 
     def withdraw(self) -> None:
         """Take it back: whoever says hello later gets nothing. Wakes whoever waits."""

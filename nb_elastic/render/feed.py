@@ -28,7 +28,7 @@ LAST_LINES = 10
 LAST_BYTES = 16_000
 WINDOW_S = 0.045
 """Equal lines of several ranks are folded if they come within this time: in one look at the logs, or in two that follow."""
-FIRST_S = 0.008
+FIRST_S = 0.004
 """The same for the first line of a rank, which should be seen at once: a little less than the follower's short tick."""
 WINDOW_LINES = 2_000
 """So many lines are held at most."""

@@ -104,7 +104,7 @@ class _Server:
 
     def _obey(self, message: dict[str, Any]) -> None:
         if message["type"] == "start":
-            self._start([self._spec(w) for w in message["workers"]])
+            self._start(message["workers"])
         elif message["type"] == "adopt":
             worker.set_title(message["title"])
         elif message["type"] == "signal":
@@ -128,20 +128,23 @@ class _Server:
         spec = from_json(WorkerSpec, told)
         return replace(spec, buffers_fd=self._buffers_fd) if self._buffers_fd >= 0 else spec
 
-    def _start(self, specs: list[WorkerSpec]) -> None:
+    def _start(self, specs: list[dict[str, Any]]) -> None:
         started: list[dict[str, int]] = []
-        for spec in specs:
+        for told in specs:
+            fd = self._buffers_fd if self._buffers_fd >= 0 else int(told["buffers_fd"])
             try:
-                identity = self._spares.take(spec) or self._fork(spec)
+                identity = self._spares.take(told, buffers_fd=fd) or self._fork(self._spec(told))
             except OSError as e:
                 for one in started:
                     self._signal(one["pid"], signal.SIGKILL, has_session=True)
-                self._send({"type": "refused", "local_rank": spec.local_rank, "errno": e.errno, "text": e.strerror})
-                return
-            self._alive[identity.pid] = spec
-            started.append({"local_rank": spec.local_rank, "pid": identity.pid, "start_ticks": identity.start_ticks})
-        self._spares.dismiss()
-        self._send({"type": "started", "workers": started})
+                self._send({"type": "refused", "local_rank": told["local_rank"], "errno": e.errno, "text": e.strerror})
+                break
+            started.append({"local_rank": told["local_rank"], "pid": identity.pid, "start_ticks": identity.start_ticks})
+        else:
+            self._spares.dismiss()
+            self._send({"type": "started", "workers": started})
+        for told, one in zip(specs, started, strict=False):
+            self._alive[one["pid"]] = self._spec(told)
 
     def _fork(self, spec: WorkerSpec) -> ProcessId:
         """Fork one rank; signals wait until it can take them, so that none is lost."""

@@ -9,13 +9,13 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nb_elastic import lifeline, wire, worker
 from nb_elastic.lifeline import ProcessId
-from nb_elastic.model import WorkerSpec, from_json, to_json
+from nb_elastic.model import WorkerSpec, from_json
 from nb_elastic.supervisor import rehearsal
 from nb_elastic.supervisor.channel import FrameDecoder
 
@@ -66,13 +66,12 @@ class Spares:
             if identity := ProcessId.of(pid):
                 self._waiting.append(_Spare(identity, ours))
 
-    def take(self, spec: WorkerSpec) -> ProcessId | None:
+    def take(self, spec: Mapping[str, Any], *, buffers_fd: int) -> ProcessId | None:
         """Make one of them the rank of this spec; None where there is none left."""
         while self._waiting:
             one = self._waiting.pop(0)
-            fds = [spec.buffers_fd] if spec.buffers_fd >= 0 else []
             try:
-                wire.send(one.sock, {"spec": to_json(spec)}, fds)
+                wire.send(one.sock, {"spec": spec}, [buffers_fd] if buffers_fd >= 0 else [])
             except OSError:  # it is dead
                 continue
             finally:

@@ -66,9 +66,8 @@ def serve(warmth: Warmth | None = None) -> int:
             from nb_elastic.worker import set_title
 
             set_title(f"nb_elastic:{spec.run_id}:supervisor")
-            known = set(sys.modules)
+            has_more = any(name not in sys.modules for name in spec.options.preload)
             notes = _import_all(spec)
-            has_more = not known.issuperset(spec.options.preload)
         reason = why_not_fork({**frame[0]["spec"]["env"], **spec.options.env}, born)
         if reason and spec.options.start_method != "spawn":
             notes.append(("warning", f"Ranks are started with spawn instead of {spec.options.start_method}: {reason}."))

@@ -97,10 +97,14 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
         stopper.heed()  # whoever comes later knows our pid
         try:
             end = _run_agent(spec, ground, stopper, log)
+            if end.code == SUCCEEDED:  # every rank is gone and what it left was swept: nobody need wait for our own end
+                stopper.close()
+                log.tell("run_finished", state=end.state, root_rank=end.root_rank, text=end.text)
         finally:
             ground.server.close()
             stopper.close()
-        log.tell("run_finished", state=end.state, root_rank=end.root_rank, text=end.text)
+        if end.code != SUCCEEDED:
+            log.tell("run_finished", state=end.state, root_rank=end.root_rank, text=end.text)
     log.flush(timeout_s=1.0)
     return end.code
 
