@@ -44,8 +44,8 @@ class Wakes:
     def __del__(self) -> None:
         """Close what nobody closed: a run that was waited for a while and then forgotten."""
         if hasattr(self, "_inotify"):
-            self._waiting = 0
-            self.close()
+            self._waiting, self._is_closed = 0, True
+            self._close_if_unused(in_background=False)  # the interpreter may be ending, and start no thread any more
 
     @property
     def is_sure(self) -> bool:
@@ -108,13 +108,18 @@ class Wakes:
             self._missed = True
         return False
 
-    def _close_if_unused(self) -> None:
+    def _close_if_unused(self, *, in_background: bool = True) -> None:
         if not self._is_closed or self._waiting:
             return
-        fds = [fd for fd in (self._inotify, self._in, self._out) if fd >= 0]
+        for fd in (self._in, self._out):
+            if fd >= 0:
+                os.close(fd)
+        if self._inotify >= 0 and not in_background:
+            os.close(self._inotify)
+        elif self._inotify >= 0:
+            # Linux takes 10 to 20 ms for this one, which nobody need wait for: the thread ends by itself.
+            threading.Thread(target=os.close, args=(self._inotify,), name="nb-elastic-wakes", daemon=True).start()
         self._inotify = self._in = self._out = -1
-        for fd in fds:
-            os.close(fd)
 
 
 def _open_inotify() -> tuple[Any, int]:

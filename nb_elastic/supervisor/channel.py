@@ -99,6 +99,13 @@ class EventLog:
                 return
             select.select([], [self._stdout_fd], [], min(left, 0.1))
 
+    def hang_up(self, timeout_s: float) -> None:
+        """End stdout after the last word, so that whoever reads it need not wait for this process's end."""
+        self.flush(timeout_s)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._stdout_fd)
+        os.close(null)
+
     def _drain(self) -> None:
         while self._pending:
             line = self._pending[0]

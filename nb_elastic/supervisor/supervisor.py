@@ -100,6 +100,7 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
             if end.code == SUCCEEDED:  # every rank is gone and what it left was swept: nobody need wait for our own end
                 stopper.close()
                 log.tell("run_finished", state=end.state, root_rank=end.root_rank, text=end.text)
+                log.hang_up(timeout_s=1.0)
         finally:
             ground.server.close()
             stopper.close()
