@@ -174,7 +174,7 @@ def test_a_launcher_that_was_killed_costs_nothing_but_its_warmth(kernel: Kernel)
     kernel.ok(ABOVE)
     before = launcher(kernel)
     os.kill(before, signal.SIGKILL)
-    until(lambda: not words(before), 30)
+    until(lambda: ProcessId.of(before) is None, 30)
     assert result(kernel, ABOVE) == str(WARM)
     assert launcher(kernel) != before
 

@@ -31,7 +31,7 @@ def test_the_journal_and_stdout_tell_the_same_story_in_order():
     kinds = [e.kind for e in done.events]
     assert kinds[:4] == ["mark", "supervisor_started", "rendezvous_started", "rendezvous_finished"]
     assert kinds[-2:] == ["round_ended", "run_finished"]
-    assert sorted(kinds[3:-2]) == ["worker_exited"] * 2 + ["worker_ready"] * 2 + ["worker_started"] * 2
+    assert sorted(kinds[4:-2]) == ["worker_exited"] * 2 + ["worker_ready"] * 2 + ["worker_started"] * 2
     folded = snapshot.load(done.run)
     assert (folded.state.value, [w.state for w in folded.workers]) == ("succeeded", [WorkerState.SUCCEEDED] * 2)
     assert oct(done.run.rank(0, 0).stdout.stat().st_mode)[-3:] == "600"
