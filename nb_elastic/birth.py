@@ -17,9 +17,9 @@ LATE = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONASYNCIODEBUG", "PYTHONBREAKPOINT",
     "PYTHONFAULTHANDLER", "PYTHONIOENCODING", "PYTHONSTARTUP", "PYTHONWARNINGS", "PYTORCH_NVML_BASED_CUDA_CHECK",
     "TORCH_NCCL_", "TORCH_DISTRIBUTED_DEBUG", "TORCH_SHOW_CPP_STACKTRACES", "TORCH_HOME", "TORCH_EXTENSIONS_DIR",
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE",
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK",
 )  # fmt: skip
-"""Those of them that are read when they are needed, or that each rank heeds anew."""
+"""Those of them that are read when they are needed, that each rank heeds anew, or that libraries set when it is too late."""
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> set[str]:

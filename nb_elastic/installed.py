@@ -56,27 +56,30 @@ def stamp() -> tuple[tuple[str, int], ...]:
 
 
 def wanted(names: Mapping[str, Any]) -> list[str]:
-    """Installed modules that the notebook's own names come from, sorted.
+    """Installed modules that the notebook has imported, sorted: those its own names come from, with their packages' parts.
 
     Args:
         names: the notebook's namespace.
     """
     found: set[str] = set()
     for name, value in list(names.items()):
-        if name.startswith("_"):
-            continue
         module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-        if isinstance(module, str) and module.partition(".")[0] not in NOT_FOR_RANKS:
+        if not name.startswith("_") and isinstance(module, str):
             found.add(module)
-    return sorted(name for name in found if _is_installed_module(name))
+    roots = {module.partition(".")[0] for module in found} - NOT_FOR_RANKS
+    parts = (name for name in list(sys.modules) if name.count(".") < 2 and name.partition(".")[0] in roots)
+    found = {module for module in found if module.partition(".")[0] in roots}
+    return sorted(name for name in found.union(parts) if _is_installed_module(name))
 
 
 def _is_installed_module(name: str) -> bool:
-    module = sys.modules.get(name)
-    file = getattr(module, "__file__", None)
-    return isinstance(file, str) and os.path.realpath(file).startswith(
-        tuple(os.path.realpath(folder) + os.sep for folder in site_folders())
-    )
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return isinstance(file, str) and os.path.isabs(file) and file.startswith(_real_site_folders())
+
+
+@functools.cache
+def _real_site_folders() -> tuple[str, ...]:
+    return tuple({f + os.sep for folder in site_folders() for f in (folder, os.path.realpath(folder))})
 
 
 def installed_path() -> list[str]:

@@ -13,7 +13,7 @@ fork     a supervisor that talks on the socket that comes along; ``spares`` rank
 mold     a fork of this process that imports ``modules``, too, and then serves on the socket that comes along
 ======== =============================================================================================
 
-A launcher answers ``ready`` once, with the variables its imports read (``read``);
+A launcher answers ``ready`` once, with the variables its imports ``read`` and ``set``;
 one that has all the modules of a ``mold`` already answers ``covers``;
 a mold that met a module it must not keep answers ``unfit`` with ``module`` and ``reason``, and ends. The process keeps
 one thread, never touches CUDA, and checks both before each fork.
@@ -132,6 +132,10 @@ class Launcher:
                     return
                 self._obey(json.loads(data), fds)
 
+    def changes(self) -> dict[str, str]:
+        """Variables that imports set in this process's environment."""
+        return {name: value for name, value in os.environ.items() if self._born.get(name) != value}
+
     def say(self, message: dict[str, Any]) -> None:
         """Tell the kernel something."""
         self._sock.sendall(json.dumps(message).encode())
@@ -234,7 +238,7 @@ def _live(launcher: Launcher, modules: Sequence[str]) -> NoReturn:
             installed.packages_held(len(sys.modules))
             gc.collect()
             gc.freeze()
-            launcher.say({"type": "ready", "read": sorted(Recorded.names)})
+            launcher.say({"type": "ready", "read": sorted(Recorded.names), "set": launcher.changes()})
             launcher.run()
         code = 0
     except (BrokenPipeError, ConnectionResetError):

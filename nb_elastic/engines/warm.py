@@ -43,6 +43,7 @@ class _Mold:
     Attributes:
         modules: imported beside torch.
         read: variables that its imports read.
+        set: variables that they set.
         standby: socket of a supervisor that waits, or None.
     """
 
@@ -50,6 +51,7 @@ class _Mold:
     modules: frozenset[str] = frozenset()
     is_ready: bool = False
     read: frozenset[str] = frozenset()
+    set: Mapping[str, str] = field(default_factory=dict)
     standby: socket.socket | None = None
 
     def close(self) -> None:
@@ -202,7 +204,7 @@ class WarmLauncher:
         while (said := _receive(mold.sock)) is not None:
             if said.get("type") == "ready":
                 mold.is_ready = True
-                mold.read = frozenset(said["read"])
+                mold.read, mold.set = frozenset(said["read"]), said["set"]
                 for older in self._molds[1 : self._molds.index(mold)]:
                     older.close()
                     self._molds.remove(older)
@@ -226,7 +228,8 @@ class WarmLauncher:
         if not self._molds:
             return
         modules = self._wanted - self._unfit.keys()
-        if modules <= self._molds[-1].modules or not self._molds[-1].is_ready:
+        is_in_making = len(self._molds) > 1 and not self._molds[-1].is_ready
+        if modules <= self._molds[-1].modules or is_in_making:
             return
         with contextlib.suppress(OSError):
             sock = _ask(self._molds[0].sock, {"type": "mold", "modules": sorted(modules)}, kind=socket.SOCK_SEQPACKET)
@@ -248,11 +251,12 @@ class WarmLauncher:
         """True if a fresh process would import other things, or in another environment."""
         if not self._molds or self._stamp != installed.stamp():
             return True
-        return self._differs(self._molds[0], os.environ)
+        return all(self._differs(mold, os.environ) for mold in self._molds)
 
     def _differs(self, mold: _Mold, env: Mapping[str, str]) -> bool:
         """True if an import of this mold would have seen another environment."""
-        return any(n in mold.read or birth.is_early(n) for n in birth.changed(self._env, env))
+        changed = {n for n in birth.changed(self._env, env) if n not in mold.set or mold.set[n] != env.get(n)}
+        return any(n in mold.read or birth.is_early(n) for n in changed)
 
 
 class Offer:

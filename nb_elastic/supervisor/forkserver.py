@@ -73,7 +73,8 @@ class _Server:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
         self._spares = Spares(leave=self._leave, can_fork=can_fork)
-        self._spares.fork(spares, is_calm=is_calm)
+        self._spares.missing = spares
+        self._is_calm = is_calm
 
     def run(self) -> None:
         """Serve until the supervisor says goodbye or is gone."""
@@ -82,7 +83,9 @@ class _Server:
         poll.register(self._wake_r, select.POLLIN)
         try:
             while True:
-                ready = {fd for fd, _ in poll.poll()}
+                ready = {fd for fd, _ in poll.poll(0 if self._spares.missing else None)}
+                if not ready and self._spares.missing:
+                    self._spares.fork(is_calm=self._is_calm)
                 if self._wake_r in ready:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake_r, 4096)

@@ -32,39 +32,44 @@ class Spares:
     Args:
         leave: called in each child, first thing: closes what only the forkserver needs.
         can_fork: whether ranks run in the forked state (see ``worker.begin``).
+
+    Attributes:
+        missing: how many are still to be forked.
     """
 
     def __init__(self, *, leave: Callable[[], None], can_fork: bool) -> None:
         self._leave = leave
         self._can_fork = can_fork
         self._waiting: list[_Spare] = []
+        self.missing = 0
 
     @property
     def pids(self) -> set[int]:
         """Pids of those that wait."""
         return {one.identity.pid for one in self._waiting}
 
-    def fork(self, count: int, *, is_calm: bool) -> None:
-        """Fork so many; where the system refuses one, those there are must do.
+    def fork(self, *, is_calm: bool) -> None:
+        """Fork one of those that are missing; where the system refuses, those there are must do.
 
         Args:
             is_calm: no launch is under way: there is time to rehearse.
         """
         parent = os.getpid()
-        for _ in range(count):
-            ours, theirs = socket.socketpair()
-            try:
-                with lifeline.blocked_signals(signal.SIGCHLD):
-                    pid = os.fork()
-                    if pid == 0:
-                        self._become_spare(theirs, parent, is_calm=is_calm)
-            except OSError:
-                ours.close()
-                return
-            finally:
-                theirs.close()
-            if identity := ProcessId.of(pid):
-                self._waiting.append(_Spare(identity, ours))
+        self.missing -= 1
+        ours, theirs = socket.socketpair()
+        try:
+            with lifeline.blocked_signals(signal.SIGCHLD):
+                pid = os.fork()
+                if pid == 0:
+                    self._become_spare(theirs, parent, is_calm=is_calm)
+        except OSError:
+            ours.close()
+            self.missing = 0
+            return
+        finally:
+            theirs.close()
+        if identity := ProcessId.of(pid):
+            self._waiting.append(_Spare(identity, ours))
 
     def take(self, spec: Mapping[str, Any], *, buffers_fd: int) -> ProcessId | None:
         """Make one of them the rank of this spec; None where there is none left."""
@@ -84,6 +89,7 @@ class Spares:
         for one in self._waiting:
             one.sock.close()
         self._waiting.clear()
+        self.missing = 0
 
     def forget(self, pid: int) -> bool:
         """Drop one that died; False if it is none of ours."""

@@ -34,6 +34,9 @@ IDLE_S = 600.0
 LOOK_S = 20.0
 """How often a waiting supervisor looks whether memory is short."""
 
+MOST_SPARES = 16
+"""More ranks than these are forked when they are needed: they would wait for the CPU anyway."""
+
 SPARE_BYTES = 32 << 20
 """What one spare process may come to cost."""
 
@@ -61,7 +64,7 @@ def begin(
         lifeline.die_with_parent(parent=parent)
         lifeline.become_subreaper()
         set_title("nb_elastic:standby")
-        spares = spares if has_room(spares) else 0
+        spares = min(spares, MOST_SPARES) if has_room(spares) else 0
         server = ForkServer(can_fork=True, title="nb_elastic:standby", spares=spares, is_calm=is_calm, close=sock.close)
         if (buffers_fd := _wait(sock, server, spares, is_calm=is_calm)) is not None:
             code = starting.serve(starting.Warmth(server=server, buffers_fd=buffers_fd, born=born))
