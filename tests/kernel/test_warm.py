@@ -111,6 +111,16 @@ def test_what_the_notebook_imports_is_in_the_ranks_before_they_start(kernel: Ker
     assert result(kernel, ABOVE).endswith("'nb_elastic:launcher:mold', 'nb_elastic:launcher']")
 
 
+def test_an_import_that_sets_variables_does_not_make_the_launcher_stale(kernel: Kernel):
+    """joblib, scikit-learn and others write into the environment of whoever imports them."""
+    before = launcher(kernel)
+    kernel.ok("import sklearn.linear_model")
+    probe = "%%elastic_launch --nproc 1 --render none --out r\nimport sys\n'sklearn.linear_model' in sys.modules"
+    until(lambda: result(kernel, probe) == "True", 120)
+    assert launcher(kernel) == before
+    assert result(kernel, ABOVE).endswith("'nb_elastic:launcher:mold', 'nb_elastic:launcher']")
+
+
 def test_a_module_that_cannot_be_kept_is_told_once_and_left_out(kernel: Kernel):
     kernel.ok("%config Elastic.preload = ['joblib', 'no_such_module']")
     cell = "%%elastic_launch --nproc 1 --out r\nimport sys\n'joblib' in sys.modules"
