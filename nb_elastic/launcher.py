@@ -1,6 +1,6 @@
 """The warm launcher: has imported what ranks need, and forks supervisors from that state.
 
-Runs in: the launcher, ``python -m nb_elastic.launcher FD IS_BOUND``, one for each kernel, and its molds.
+Runs in: the launcher, ``python -m nb_elastic.launcher FD KERNEL_PID``, one for each kernel, and its molds.
 
 The kernel holds the other end of a socket (SOCK_SEQPACKET, one JSON object a message). It first sends the ``path`` to
 import from, then passes descriptors:
@@ -13,10 +13,9 @@ fork     a supervisor that talks on the socket that comes along; ``spares`` rank
 mold     a fork of this process that imports ``modules``, too, and then serves on the socket that comes along
 ======== =============================================================================================
 
-A launcher answers ``ready`` once, with the variables its imports ``read`` and ``set``;
-one that has all the modules of a ``mold`` already answers ``covers``;
-a mold that met a module it must not keep answers ``unfit`` with ``module`` and ``reason``, and ends. The process keeps
-one thread, never touches CUDA, and checks both before each fork.
+A launcher answers ``ready`` once, with the variables its imports ``read`` and ``set``. One that has all the modules of a
+``mold`` already answers ``covers``. A mold that met a module it must not keep answers ``unfit`` with ``module`` and
+``reason``, and ends. The process keeps one thread, never touches CUDA, and checks both before each fork.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ import select
 import signal
 import socket
 import sys
-import time
 import traceback
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence
 from typing import Any, NoReturn
@@ -44,6 +42,10 @@ TOO_LONG_S = 20.0
 
 BEFOREHAND = ("torch.utils.data", "torch.optim", "torch.nn.parallel", "torch.distributed.distributed_c10d")
 """What almost every training imports, of torch itself."""
+
+
+class _TooLongError(BaseException):
+    """An import takes too long; no ``except Exception`` of the module may hide it."""
 
 
 class Recorded(type(os.environ)):  # type: ignore[misc]
@@ -127,7 +129,7 @@ class Launcher:
                     os.read(self._wake_r, 4096)
                 self._reap()
             if self._sock.fileno() in ready:
-                data, fds, _, _ = socket.recv_fds(self._sock, 1 << 17, 1)
+                data, fds, _, _ = socket.recv_fds(self._sock, 1 << 20, 1)
                 if not data:
                     return
                 self._obey(json.loads(data), fds)
@@ -191,21 +193,35 @@ class Launcher:
                 pass
 
 
-def hold(modules: Sequence[str]) -> tuple[str, str]:
-    """Import modules; returns the first that must not be kept, and why, or two empty texts."""
+def hold(modules: Sequence[str], *, limit_s: float = TOO_LONG_S) -> tuple[str, str]:
+    """Import modules; returns the first that must not be kept, and why, or two empty texts. Main thread only.
+
+    Args:
+        limit_s: most seconds for one of them.
+    """
+    signal.signal(signal.SIGALRM, _give_up)
     for name in modules:
-        started, files = time.monotonic(), _files()
+        if name in sys.modules:
+            continue
+        files = _files()
+        signal.setitimer(signal.ITIMER_REAL, limit_s)
         try:
             importlib.import_module(name)
+            left_s = signal.setitimer(signal.ITIMER_REAL, 0)[0]
+        except _TooLongError:
+            return name, f"its import takes more than {limit_s:g} s"
         except BaseException as e:  # noqa: BLE001  whatever a module does, SystemExit included: the ranks will tell it
             return name, f"its import fails ({type(e).__name__}: {e})"
-        if reason := starting.why_not_fork({}, {}) or _other_trace():
+        if reason := starting.why_not_fork({}, {}) or _other_trace(has_own_timer=not left_s):
             return name, reason
-        if (took := time.monotonic() - started) > TOO_LONG_S:
-            return name, f"its import takes {took:.0f} s"
         if own := [f for f in _files() - files if not installed.is_installed(f)]:
             return name, f"it brings code that may still be edited ({own[0]})"
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     return "", ""
+
+
+def _give_up(_number: int, _frame: object) -> None:
+    raise _TooLongError
 
 
 def _files() -> set[str]:
@@ -213,14 +229,18 @@ def _files() -> set[str]:
     return {file for file in files if isinstance(file, str) and os.path.isabs(file)}
 
 
-def _other_trace() -> str:
-    """What an import left that a fork would share without being made for it; "" if nothing."""
+def _other_trace(*, has_own_timer: bool) -> str:
+    """What an import left that a fork would share without being made for it; "" if nothing.
+
+    Args:
+        has_own_timer: it took our alarm for something of its own.
+    """
     if children := lifeline.descendants(os.getpid()):
         return f"its import leaves {len(children)} processes"
     tracker = sys.modules.get("multiprocessing.resource_tracker")
     if tracker is not None and tracker._resource_tracker._fd is not None:  # noqa: SLF001
         return "its import starts multiprocessing's resource tracker"
-    if signal.getitimer(signal.ITIMER_REAL)[0]:
+    if has_own_timer or signal.getsignal(signal.SIGALRM) is not _give_up:
         return "its import starts a timer"
     return ""
 

@@ -31,7 +31,6 @@ LAUNCHER_ENV = {
 }
 """The process that forks ranks has one thread and never touches CUDA; ranks get their own environment."""
 
-
 LEAVE_S = 30.0
 """A supervisor that has said its last word and still lives after so long is killed."""
 
@@ -70,7 +69,7 @@ class _Mold:
         Raises:
             OSError: if the mold is gone.
         """
-        return _ask(self.sock, {"type": "fork", "spares": spares, "is_calm": is_calm}, kind=socket.SOCK_SEQPACKET)
+        return _ask(self.sock, {"type": "fork", "spares": spares, "is_calm": is_calm})
 
 
 @dataclass(slots=True)
@@ -141,11 +140,8 @@ class WarmLauncher:
                 mold.close()
             self._molds.clear()
             if self._process is not None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(0.5)
-                if self._process.poll() is None:
-                    self._process.kill()
-                    self._process.wait()
+                self._process.kill()  # it may be in the middle of an import, and holds nothing that must be saved
+                self._process.wait()
                 self._process = None
 
     def supervisor(self, *, spares: int, env: Mapping[str, str]) -> Offer | None:
@@ -232,7 +228,7 @@ class WarmLauncher:
         if modules <= self._molds[-1].modules or is_in_making:
             return
         with contextlib.suppress(OSError):
-            sock = _ask(self._molds[0].sock, {"type": "mold", "modules": sorted(modules)}, kind=socket.SOCK_SEQPACKET)
+            sock = _ask(self._molds[0].sock, {"type": "mold", "modules": sorted(modules)})
             self._molds.append(_Mold(sock=sock, modules=modules))
 
     def _refill(self) -> None:
@@ -338,9 +334,9 @@ def _receive(sock: socket.socket) -> dict[str, Any] | None:
     return said if isinstance(said, dict) else None
 
 
-def _ask(sock: socket.socket, message: Mapping[str, Any], *, kind: int) -> socket.socket:
+def _ask(sock: socket.socket, message: Mapping[str, Any]) -> socket.socket:
     """Send a message with one end of a new socket; returns the other."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         socket.send_fds(sock, [json.dumps(message).encode()], [theirs.fileno()], socket.MSG_DONTWAIT)
     except OSError:

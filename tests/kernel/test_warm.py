@@ -142,18 +142,21 @@ def test_an_edit_of_a_module_of_the_users_own_is_seen_by_the_next_run(kernel: Ke
     assert result(kernel, cell) == "1024"
 
 
-def test_changed_variables_path_and_folder_of_the_notebook_reach_the_next_run(kernel: Kernel, tmp_path: Path):
+def test_changed_variables_path_folder_and_limits_of_the_notebook_reach_the_next_run(kernel: Kernel, tmp_path: Path):
     kernel.ok(ABOVE)
     until(lambda: standing_by(kernel), 60)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "found_there.py").write_text("HERE = 'yes'\n")
     kernel.ok(f"os.environ['MINE'] = 'set'\nsys.path.insert(0, {str(tmp_path / 'elsewhere')!r})")
     kernel.ok(f"os.chdir({str(tmp_path)!r})\nold = os.umask(0o027)")
-    cell = (
-        "%%elastic_launch --nproc 1 --render none --out r\nimport os, found_there\n"
-        "(os.environ['MINE'], found_there.HERE, os.getcwd(), oct(os.umask(0)))"
+    kernel.ok(
+        "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (777, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))"
     )
-    assert result(kernel, cell) == str(("set", "yes", str(tmp_path), "0o27"))
+    cell = (
+        "%%elastic_launch --nproc 1 --render none --out r\nimport os, resource, found_there\n"
+        "(os.environ['MINE'], found_there.HERE, os.getcwd(), oct(os.umask(0)), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    assert result(kernel, cell) == str(("set", "yes", str(tmp_path), "0o27", 777))
     kernel.ok("del os.environ['MINE']")
     gone = "%%elastic_launch --nproc 1 --render none --out r\nimport os\nos.environ.get('MINE')"
     assert result(kernel, gone) == "None"

@@ -182,3 +182,14 @@ def test_an_exported_script_line_is_printed_for_a_script_run(scripts: Path):
     elastic("run", "--nproc", "2", "--name", "exp", "hello.py", cwd=scripts)
     told = elastic("export", "exp").stdout
     assert "torchrun" in told and "--nproc-per-node" in told and "hello.py" in told
+
+
+def test_the_command_line_starts_cold_and_leaves_nothing_standing_by(scripts: Path):
+    (scripts / "above.py").write_text(
+        "import os\npid, above = os.getppid(), []\nwhile pid > 1:\n    above.append(open(f'/proc/{pid}/cmdline').read())\n"
+        "    pid = int(open(f'/proc/{pid}/stat').read().rpartition(')')[2].split()[1])\n"
+        "print('launcher' if any('nb_elastic:launcher' in one for one in above) else 'cold', flush=True)\n"
+    )
+    running = started("run", "--nproc", "1", "above.py", cwd=scripts)
+    assert running.communicate(timeout=120)[0].count("cold\n") == 1
+    assert running.returncode == 0

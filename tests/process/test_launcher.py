@@ -64,6 +64,17 @@ def test_an_installed_module_is_kept():
     assert held("joblib", "sklearn.linear_model") == ["", ""]
 
 
+def test_an_import_that_never_ends_is_given_up():
+    code = (
+        "from nb_elastic import launcher\nlauncher.starting.import_own()\n"
+        "print(launcher.hold(['json', 'tests.programs.never_imported'], limit_s=0.5))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+    assert done.stdout == "('tests.programs.never_imported', 'its import takes more than 0.5 s')\n"
+
+
 @pytest.fixture
 def launcher():
     """A launcher of this process."""
