@@ -236,7 +236,12 @@ OURS: tuple[Flag, ...] = (
     _ours("name", values.optional(values.text("a name", max_length=200)), "A name for the run, to find it by.", "TEXT"),
     _ours("timeout", values.optional(values.seconds(may_be_zero=False)), "Stop the run after so many seconds.", "S"),
     _ours("detach", values.switch, "Return at once; the run outlives the kernel."),
-    _ours("preload", values.modules, "Modules that the warm launcher imports beforehand.", "MODULES"),
+    _ours(
+        "preload",
+        values.modules,
+        "Modules imported ahead of the ranks; by default the installed ones that the notebook imports.",
+        "MODULES",
+    ),
     _ours("render", values.one_of(RENDER_MODES), "How the run is shown.", "MODE", choices=RENDER_MODES),
     _ours("hold", values.switch, "A failed group stays for `debug`.", is_in_version=False),
     _ours(
