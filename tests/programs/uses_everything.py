@@ -85,6 +85,8 @@ def uses_subprocess():
     state = subprocess.run(
         ["sh", "-c", "trap - PIPE INT; grep -E 'Sig(Blk|Ign)' /proc/self/status"], capture_output=True, text=True
     ).stdout.split()
+    # Signals 32 and 33 are the C library's own: whoever started the tests may have blocked them, and nobody can unblock them.
+    state = [word if word.endswith(":") else f"{int(word, 16) & ~(3 << 31):016x}" for word in state]
     return done.stdout, done.returncode, state, os.waitstatus_to_exitcode(os.system("exit 4"))
 
 
