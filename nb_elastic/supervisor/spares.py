@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable, Mapping
@@ -18,6 +19,10 @@ from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import WorkerSpec, from_json
 from nb_elastic.supervisor import rehearsal
 from nb_elastic.supervisor.channel import FrameDecoder
+
+
+CALM_S = 0.05
+"""A spare rehearses when nobody has wanted it for so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +110,20 @@ class Spares:
             self.dismiss()  # here: the other ends of those before us
             self._leave()
             lifeline.die_with_parent(parent=parent)
-            if is_calm:
+            if is_calm and not _is_wanted(sock):
                 rehearsal.play(rehearsal.rank(), sock)
             if spec := _receive(sock):
                 sock.close()
                 worker.begin(spec, can_fork=self._can_fork)
         finally:
             os._exit(0)
+
+
+def _is_wanted(sock: socket.socket) -> bool:
+    """True if a launch comes at once: it needs the CPU more than a rehearsal does."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(CALM_S * 1000))
 
 
 def _receive(sock: socket.socket) -> WorkerSpec | None:
