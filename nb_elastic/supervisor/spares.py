@@ -20,7 +20,6 @@ from nb_elastic.model import WorkerSpec, from_json
 from nb_elastic.supervisor import rehearsal
 from nb_elastic.supervisor.channel import FrameDecoder
 
-
 CALM_S = 0.05
 """A spare rehearses when nobody has wanted it for so long."""
 
