@@ -13,7 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Mapping
 from importlib.machinery import PathFinder
-from types import ModuleType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 NOT_FOR_RANKS = frozenset({
@@ -63,8 +63,8 @@ def wanted(names: Mapping[str, Any]) -> list[str]:
     """
     found: set[str] = set()
     for name, value in list(names.items()):
-        module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-        if not name.startswith("_") and isinstance(module, str):
+        module = "" if name.startswith("_") else _module_of(value)
+        if module:
             found.add(module)
     roots = {module.partition(".")[0] for module in found} - NOT_FOR_RANKS
     parts = (name for name in list(sys.modules) if name.count(".") < 2 and name.partition(".")[0] in roots)
@@ -72,9 +72,34 @@ def wanted(names: Mapping[str, Any]) -> list[str]:
     return sorted(name for name in found.union(parts) if _is_installed_module(name))
 
 
+def _module_of(value: object) -> str:
+    """Name of the module that a value comes from, or "". Runs no code of the value: it may be a proxy that connects."""
+    kind = type(value)
+    if issubclass(kind, ModuleType):
+        return _own_text(value, "__name__")
+    owner = value if issubclass(kind, (type, FunctionType, BuiltinFunctionType)) else kind
+    try:
+        found = getattr(owner, "__module__", "")
+    except Exception:  # noqa: BLE001  a metaclass may do anything
+        return ""
+    return found if type(found) is str else ""
+
+
+def file_of(module: object) -> str:
+    """File that a module of ``sys.modules`` was loaded from, or "". Loads no lazy module."""
+    return _own_text(module, "__file__")
+
+
+def _own_text(module: object, name: str) -> str:
+    try:
+        found = object.__getattribute__(module, "__dict__").get(name)
+    except (AttributeError, TypeError):  # anything may lie in sys.modules
+        return ""
+    return found if type(found) is str else ""
+
+
 def _is_installed_module(name: str) -> bool:
-    file = getattr(sys.modules.get(name), "__file__", None)
-    return isinstance(file, str) and os.path.isabs(file) and file.startswith(_real_site_folders())
+    return file_of(sys.modules.get(name)).startswith(_real_site_folders())
 
 
 @functools.cache
@@ -115,5 +140,5 @@ def packages_held(_count: int) -> frozenset[str]:
     Args:
         _count: of all modules; another one is a reason to look again.
     """
-    files = ((name, getattr(module, "__file__", None)) for name, module in list(sys.modules.items()))
-    return frozenset(n for n, f in files if "." not in n and isinstance(f, str) and f.startswith(site_folders()))
+    roots = ((name, module) for name, module in list(sys.modules.items()) if "." not in name)
+    return frozenset(name for name, module in roots if file_of(module).startswith(site_folders()))

@@ -225,8 +225,7 @@ def _give_up(_number: int, _frame: object) -> None:
 
 
 def _files() -> set[str]:
-    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return {file for file in files if isinstance(file, str) and os.path.isabs(file)}
+    return set(filter(os.path.isabs, map(installed.file_of, list(sys.modules.values()))))
 
 
 def _other_trace(*, has_own_timer: bool) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nb_elastic import installed
+from tests.programs import asks_back
 from tests.support.supervise import ROOT
 
 
@@ -19,6 +20,15 @@ def test_what_the_notebook_imports_is_wanted_with_its_parts_and_nothing_else():
     assert {"numpy", "numpy.linalg"} <= set(found)
     assert {name.partition(".")[0] for name in found} == {"numpy"}
     assert [name for name in found if name.count(".") > 1 and name != np.linalg.norm.__module__] == []
+
+
+def test_looking_for_imports_runs_no_code_of_the_notebooks_objects(monkeypatch: pytest.MonkeyPatch):
+    """After each cell it looks: a proxy would connect, a lazy module load, and an error would stand under every cell."""
+    lazy = asks_back.LazyModule("numpy.lazy")
+    monkeypatch.setitem(sys.modules, "numpy.lazy", lazy)
+    found = installed.wanted({"proxy": asks_back.Proxy(), "odd": asks_back.Odd, "lazy": lazy, "np": np})
+    assert "numpy" in found and "numpy.lazy" not in found
+    assert asks_back.LOOKED_AT == []
 
 
 @pytest.mark.parametrize(
