@@ -5,6 +5,7 @@ Runs in: the kernel or the command line.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module, metadata
@@ -37,6 +38,12 @@ class Placement:
     env: Mapping[str, str]
     nproc: int = 1
     rank_env: Mapping[str, str] = field(default_factory=dict)
+
+
+def with_package(env: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which a new interpreter finds this package, after all that it finds already."""
+    root = str(Path(__file__).resolve().parents[2])
+    return {**env, "PYTHONPATH": os.pathsep.join(p for p in (env.get("PYTHONPATH", ""), root) if p)}
 
 
 class Channel(Protocol):

@@ -16,12 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from nb_elastic import wire
 from nb_elastic.engines import warm
-from nb_elastic.engines.base import Channel, Placement
+from nb_elastic.engines.base import Channel, Placement, with_package
 from nb_elastic.engines.warm import Offer
 from nb_elastic.errors import EngineError
 from nb_elastic.lifeline import blocked_signals
@@ -166,16 +165,13 @@ class LocalChannel:
         ends = self._ends
         if ends is None:
             return
-        root = str(Path(__file__).resolve().parents[2])
-        env = dict(self._placement.env)
-        env["PYTHONPATH"] = os.pathsep.join(p for p in (env.get("PYTHONPATH", ""), root) if p)
         with blocked_signals():
             self.process = subprocess.Popen(
                 [sys.executable, *COMMAND],
                 stdin=ends.stdin,
                 stdout=ends.stdout,
                 stderr=ends.log,
-                env=env,
+                env=with_package(self._placement.env),
                 cwd=self._placement.log.parent,
                 pass_fds=ends.buffers,
                 start_new_session=True,

@@ -17,10 +17,10 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from nb_elastic import birth, installed
+from nb_elastic.engines.base import with_package
 from nb_elastic.lifeline import ProcessId, blocked_signals
 
 LAUNCHER_ENV = {
@@ -102,9 +102,6 @@ class WarmLauncher:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             # A death signal follows the thread that starts the process: other threads than the main one end.
             parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
-            env = {**self._env, **LAUNCHER_ENV}
-            root = str(Path(__file__).resolve().parents[2])
-            env["PYTHONPATH"] = os.pathsep.join(p for p in (env.get("PYTHONPATH", ""), root) if p)
             try:
                 with blocked_signals():
                     self._process = subprocess.Popen(
@@ -112,7 +109,7 @@ class WarmLauncher:
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL,
                         stderr=subprocess.DEVNULL,
-                        env=env,
+                        env=with_package({**self._env, **LAUNCHER_ENV}),
                         cwd="/",
                         pass_fds=(theirs.fileno(),),
                         start_new_session=True,
@@ -350,10 +347,10 @@ def _ask(sock: socket.socket, message: Mapping[str, Any]) -> socket.socket:
 _current: list[WarmLauncher] = []
 
 
-def start(*, has_standby: bool = True) -> None:
+def start() -> None:
     """Start this kernel's launcher, unless it has one."""
     if sys.platform == "linux" and current() is None:
-        launcher = WarmLauncher(has_standby=has_standby)
+        launcher = WarmLauncher()
         _current[:] = [launcher]
         launcher.start()
 
