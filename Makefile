@@ -6,35 +6,46 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+LABEXTENSIONS := $(VENV)/share/jupyter/labextensions
 READY := $(VENV)/.ready
 ARGS ?=
 WORKERS ?= 2
-SOURCES := nb_elastic tests
+SOURCES := nb_elastic tests labextension/hatch_build.py
+FRONT := nb_elastic/static/widget.js
+FRONT_SOURCES := $(shell find labextension \( -name node_modules -o -name lib -o -name build \) -prune -o -type f -print)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test check format bench soak matrix build clean
+.PHONY: help setup demo notebook ui test check format bench bench-ui screenshots soak matrix build clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-setup: $(READY) ## make .venv with the package and all that tests need
+setup: $(READY) $(FRONT) ## make .venv with the package and all that tests need
 
 $(READY): pyproject.toml tests/constraints.txt
 	@test -x $(BIN)/python || { echo "making $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python -c 'import sys; sys.exit("nb_elastic needs Python 3.10 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
 	@echo "installing into $(VENV): torch takes a minute or two the first time ..."
 	@$(BIN)/python -m pip install --quiet --constraint tests/constraints.txt --editable '.[test]'
+	@mkdir -p $(LABEXTENSIONS) && ln -sfn $(CURDIR)/nb_elastic/labextension $(LABEXTENSIONS)/nb-elastic
 	@touch $@
 
-demo: $(READY) ## run notebooks/01_first_launch.ipynb in a real kernel and print what its reader sees
+$(FRONT): $(FRONT_SOURCES) | $(READY)
+	@echo "building the front end: npm takes half a minute the first time ..."
+	@$(BIN)/python -m pip install --quiet --no-deps --editable .
+
+demo: $(READY) $(FRONT) ## run notebooks/01_first_launch.ipynb in a real kernel and print what its reader sees
 	@$(BIN)/python -m tests.support.run_notebook notebooks/01_first_launch.ipynb
 
-notebook: $(READY) ## the same, and keep the outputs in the file
-	@$(BIN)/python -m tests.support.run_notebook notebooks/01_first_launch.ipynb --write
+notebook: $(READY) $(FRONT) ## run all notebooks, and keep the outputs in the files
+	@for name in notebooks/*.ipynb; do $(BIN)/python -m tests.support.run_notebook $$name --write || exit 1; done
 
-test: $(READY) ## run all tests
+ui: $(READY) $(FRONT) ## open the tour, notebooks/02_watching_a_run.ipynb, in JupyterLab
+	@$(BIN)/jupyter lab notebooks/02_watching_a_run.ipynb $(ARGS)
+
+test: $(READY) $(FRONT) ## run all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(READY) ## lint, format and types
@@ -49,6 +60,12 @@ format: $(READY) ## put the code into its form
 bench: $(READY) ## measure against torchrun and notebook_launcher, in one table
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
+bench-ui: $(READY) $(FRONT) ## measure the dashboard in a real browser, beside print and ipywidgets.Output
+	@$(BIN)/python -m tests.benchmarks.ui $(ARGS)
+
+screenshots: $(READY) $(FRONT) ## draw the pictures of the README anew, from real runs in a real browser
+	@$(BIN)/python -m tests.support.screenshots $(ARGS)
+
 soak: $(READY) ## make 300 launches in one kernel and tell what grows
 	@$(BIN)/python -m tests.benchmarks.soak $(ARGS)
 
@@ -59,5 +76,6 @@ build: $(READY) ## build the wheel into dist/
 	@rm -rf dist && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . && ls dist
 
 clean: ## remove what the commands made, .venv included
+	@rm -rf nb_elastic/static nb_elastic/labextension labextension/node_modules labextension/build labextension/*/lib
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
