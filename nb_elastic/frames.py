@@ -12,9 +12,11 @@ import traceback
 from dataclasses import dataclass
 from types import TracebackType
 
+from nb_elastic import frames_values
 from nb_elastic.model import Frame
 
 MAX_FRAMES = 100
+MAX_VALUE_FRAMES = 3
 MAX_TEXT = 256_000
 """Most characters of a traceback that are kept; its middle goes first."""
 
@@ -38,12 +40,21 @@ class Told:
     frames: tuple[Frame, ...]
 
 
-def tell(exc: BaseException) -> Told:
-    """Tell an exception without the frames of this package above the user's code."""
+def tell(exc: BaseException, *, has_values: bool = False) -> Told:
+    """Tell an exception without the frames of this package above the user's code.
+
+    Args:
+        has_values: with the values of variables in the notebook's innermost frames.
+    """
     kind = type(exc).__name__
     try:
         tb = skip_own(exc.__traceback__)
-        return Told(error_type=kind, message=message_of(exc), text=shorten(_format(exc, tb)), frames=_frames(tb))
+        return Told(
+            error_type=kind,
+            message=message_of(exc),
+            text=shorten(_format(exc, tb)),
+            frames=_frames(tb, has_values=has_values),
+        )
     except Exception as e:  # noqa: BLE001  the user's exception may do anything; a short word is better than none
         return Told(error_type=kind, message=f"(it could not be told: {type(e).__name__})", text=f"{kind}\n", frames=())
 
@@ -83,13 +94,19 @@ def _format(exc: BaseException, tb: TracebackType | None) -> str:
     return relabel("".join(lines))
 
 
-def _frames(tb: TracebackType | None) -> tuple[Frame, ...]:
-    found: list[Frame] = []
+def _frames(tb: TracebackType | None, *, has_values: bool) -> tuple[Frame, ...]:
+    found: list[TracebackType] = []
     while tb is not None:
-        code = tb.tb_frame.f_code
-        text = linecache.getline(code.co_filename, tb.tb_lineno, tb.tb_frame.f_globals).strip()
-        found.append(Frame(file=code.co_filename, line=tb.tb_lineno, name=code.co_name, text=shorten(text, 500)))
+        found.append(tb)
         if len(found) > MAX_FRAMES:
             del found[MAX_FRAMES // 2]
         tb = tb.tb_next
-    return tuple(found)
+    notebook = [one for one in found if one.tb_frame.f_code.co_filename.startswith("Cell In[")] if has_values else []
+    return tuple(_frame(one, has_values=one in notebook[-MAX_VALUE_FRAMES:]) for one in found)
+
+
+def _frame(tb: TracebackType, *, has_values: bool) -> Frame:
+    code, line = tb.tb_frame.f_code, tb.tb_lineno
+    text = shorten(linecache.getline(code.co_filename, line, tb.tb_frame.f_globals).strip(), 500)
+    values = frames_values.of_frame(tb.tb_frame, line) if has_values else {}
+    return Frame(file=code.co_filename, line=line, name=code.co_name, text=text, values=values)

@@ -112,6 +112,7 @@ class LaunchOptions:
     hold: bool = False
     hang_after: float | None = None
     on_hang: str = "tell"
+    hide_values: bool = False
     dry_run: bool = False
     engine: str = "local"
 
@@ -201,6 +202,7 @@ class WorkerSpec:
         binding: how ``cpus`` came to be, in words, for ``worker.json``.
         rank_dir: absolute path of the folder with this worker's files.
         argv: full command line for ``program``, else ``sys.argv[1:]``.
+        hide_values: tell no values of variables with a failure.
     """
 
     run_id: str
@@ -226,16 +228,23 @@ class WorkerSpec:
     rlimits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     niceness: int | None = None
     affinity: tuple[int, ...] = ()
+    hide_values: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One line of a rank's traceback. ``file`` is ``Cell In[12]`` for notebook code."""
+    """One line of a rank's traceback.
+
+    Attributes:
+        file: ``Cell In[12]`` for notebook code.
+        values: short texts of the variables in this frame, only of the notebook's innermost frames.
+    """
 
     file: str
     line: int
     name: str
     text: str = ""
+    values: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,7 +87,9 @@ class _PciInfo(ctypes.Structure):
     )
 
 
-class _Memory(ctypes.Structure):
+class NvmlMemory(ctypes.Structure):
+    """Bytes of a GPU's memory."""
+
     _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
 
 
@@ -143,7 +145,7 @@ class CtypesNvml:
         )
 
     def _memory_bytes(self, handle: ctypes.c_void_p) -> int:
-        memory = _Memory()
+        memory = NvmlMemory()
         try:
             self._call("nvmlDeviceGetMemoryInfo", handle, ctypes.byref(memory))
         except NvmlError:  # not told on machines whose GPU shares the system's memory

@@ -259,6 +259,7 @@ OURS: tuple[Flag, ...] = (
         choices=("tell", "stop"),
         is_in_version=False,
     ),
+    _ours("hide_values", values.switch, "Do not show the values of variables where a rank failed."),
     _ours("dry_run", values.switch, "Print what would be captured, started and bound; start nothing."),
     _ours(
         "engine",

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from nb_elastic import outputs, rankshell_display
+from nb_elastic.rankshell_display import display
+from nb_elastic.rankshell_hooks import FIGURES
 
-def display(*objects: Any, **_options: Any) -> None:
-    """What ``display`` is in a rank, where no front listens: the objects' text, as in a terminal IPython."""
-    for item in objects:
-        sys.stdout.write(f"{item!r}\n")
+__all__ = ["display", "getter"]
 
 
 def getter(main: dict[str, Any]) -> Callable[[], Any]:
@@ -53,6 +53,17 @@ def _make(main: dict[str, Any]) -> Any:
         def init_virtualenv(self) -> None:
             """The rank has the interpreter that it should have."""
 
+        def init_display_pub(self) -> None:
+            """What is displayed goes where the rank's own display puts it."""
+            self.display_pub = _publisher(self)
+
+        def enable_matplotlib(self, gui: str | None = None) -> tuple[str | None, str]:
+            """What ``%matplotlib`` asks for can only be this."""
+            from matplotlib import pyplot as plt
+
+            plt.switch_backend(FIGURES)
+            return gui, "inline"
+
         def enable_gui(self, gui: str | None = None) -> None:
             """No event loop to join."""
 
@@ -64,3 +75,29 @@ def _make(main: dict[str, Any]) -> Any:
     )
     main.update(kept)
     return shell
+
+
+def _publisher(shell: Any) -> Any:
+    from IPython.core.displaypub import DisplayPublisher
+
+    class RankPublisher(DisplayPublisher):
+        """Publishes into the rank's outputs."""
+
+        def publish(
+            self,
+            data: Any,
+            metadata: Any = None,
+            source: Any = None,  # noqa: ARG002
+            *,
+            transient: Any = None,
+            update: Any = False,
+            **_: Any,
+        ) -> None:
+            """See base class."""
+            rankshell_display.write(data, metadata, transient=transient, update=update)
+
+        def clear_output(self, wait: bool = False) -> None:  # noqa: FBT001, FBT002
+            """See base class."""
+            outputs.OWN.clear(is_later=wait)
+
+    return RankPublisher(parent=shell, shell=shell)  # type: ignore[no-untyped-call]

@@ -19,6 +19,7 @@ TAIL_BYTES = 64_000
 RANK_LINES = 16
 """Up to so many ranks each have a line of their own; with more, equal lines are folded."""
 TABLE_RANKS = 64
+VALUE_LINES = 12
 SHORT_CHARS = 160
 
 
@@ -33,6 +34,11 @@ def ranks_text(ranks: Iterable[int]) -> str:
             parts.append([number, number])
     words = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
     return f"rank {words}" if len(numbers) == 1 else f"ranks {words}"
+
+
+def attempt_text(snapshot: RunSnapshot) -> str:
+    """Which attempt is under way, counted from one: ``attempt 2 of 3`` with two restarts allowed."""
+    return f"attempt {snapshot.attempt + 1} of {snapshot.max_restarts + 1}"
 
 
 def elapsed_text(seconds: float) -> str:
@@ -84,7 +90,7 @@ def round_text(ended: RoundSnapshot, snapshot: RunSnapshot) -> str:
             if root
             else first_line(ended.text) or "a rank failed"
         )
-        return f"Round {ended.number} failed: {why}; restarting, attempt {snapshot.attempt} of {snapshot.max_restarts}"
+        return f"Round {ended.number} failed: {why}; restarting, {attempt_text(snapshot)}"
     why = f" ({first_line(ended.text)})" if ended.text else ""
     return f"Round {ended.number} ended: the group's membership changed{why}; forming it again"
 
@@ -218,15 +224,13 @@ def failure_text(snapshot: RunSnapshot, *, folder: RunDir | None = None) -> str:
         lines = [f"Run {snapshot.run_id} failed: {clean_text(snapshot.text) or 'no rank said why.'}"]
         return "\n".join(lines + _evidence_lines(snapshot, None, folder))
     where = f" on node {root.node}" if snapshot.max_nodes > 1 else ""
-    again = (
-        f" in round {root.round}, attempt {snapshot.attempt} of {snapshot.max_restarts}"
-        if snapshot.max_restarts
-        else ""
-    )
+    again = f" in round {root.round}, {attempt_text(snapshot)}" if snapshot.max_restarts else ""
     lines = [
         f"Run {snapshot.run_id} failed: {ranks_text([root.rank])}{where} failed first{again} ({failure_words(root)})"
     ]
     lines += ["", *_root_lines(snapshot, root, folder)]
+    if values := _value_lines(root):
+        lines += ["", *values]
     if root.hint:
         lines += ["", f"Hint: {clean_text(root.hint)}"]
     if others := _other_lines(snapshot, root):
@@ -303,6 +307,17 @@ def _root_lines(snapshot: RunSnapshot, root: WorkerFailure, folder: RunDir | Non
             return [f"The last lines of its {stream}:", *(f"  {line}" for line in lines)]
     worker = snapshot.worker(root.rank)
     return [f"It left no traceback and wrote nothing ({worker_words(worker) if worker else failure_words(root)})."]
+
+
+def _value_lines(root: WorkerFailure) -> list[str]:
+    """What the variables were where the notebook's code failed, the innermost frame first."""
+    lines: list[str] = []
+    for frame in reversed(root.frames):
+        if frame.values and len(lines) + 2 <= VALUE_LINES:
+            lines.append(f"Values in {first_line(frame.file)}, line {frame.line}:")
+            told = [f"  {first_line(name)} = {first_line(value, limit=240)}" for name, value in frame.values.items()]
+            lines += told[: VALUE_LINES - len(lines)]
+    return lines
 
 
 def _other_lines(snapshot: RunSnapshot, root: WorkerFailure) -> list[str]:

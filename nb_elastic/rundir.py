@@ -24,6 +24,8 @@ from nb_elastic.model import Stream
 
 READ_BYTES = 1 << 20
 """Most bytes that one look at one log file reads."""
+LINE_BYTES = 4 << 20
+"""A longer line is none that we wrote: the largest is an output of a rank."""
 
 
 def home() -> Path:
@@ -141,6 +143,11 @@ class RankDir:
         """One JSON line for each ``nb_elastic.report``."""
         return self.path / "metrics.jsonl"
 
+    @property
+    def outputs(self) -> Path:
+        """One JSON line for each thing that the rank displayed."""
+        return self.path / "outputs.jsonl"
+
 
 @dataclass(frozen=True, slots=True)
 class RunDir:
@@ -178,10 +185,21 @@ class RunDir:
         """How the last asker wants the run stopped: grace_s and by."""
         return self.path / "stop.json"
 
+    def node(self, node: int | None = None) -> Path:
+        """Folder of what a node writes: the run's own, or, with ``node``, the level that runs of several nodes have."""
+        return self.path if node is None else self.path / f"node_{node}"
+
+    def usage(self, node: int | None = None) -> Path:
+        """What each rank of a node used, a JSON line a second."""
+        return self.node(node) / "usage.jsonl"
+
+    def growth(self, node: int | None = None) -> Path:
+        """How large the log files of a node's ranks were at what time, a JSON line for each look that found news."""
+        return self.node(node) / "growth.jsonl"
+
     def round(self, number: int, *, node: int | None = None) -> Path:
         """Folder of a round; ``node`` adds the level that runs of several nodes have."""
-        base = self.path if node is None else self.path / f"node_{node}"
-        return base / f"round_{number}"
+        return self.node(node) / f"round_{number}"
 
     def rank(self, round_number: int, local_rank: int, *, node: int | None = None) -> RankDir:
         """Folder of one worker of a round."""
@@ -316,24 +334,44 @@ class Journal:
         os.close(self._fd)
 
 
-class JournalReader:
-    """Reads a journal from its start and follows it; a torn last line waits for its rest."""
+class LineReader:
+    """Reads a file from its start and follows it: a torn last line waits for its rest, one without end is passed over."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._offset = 0
         self._rest = b""
+        self._is_too_long = False
+
+    def read(self) -> Iterator[bytes]:
+        """Yield the whole lines that were appended since the last call (none if there is no file)."""
+        while data := read_at(self.path, self._offset):
+            self._offset += len(data)
+            first, end, more = data.partition(b"\n")
+            self._grow(first)
+            if end:
+                found = [] if self._is_too_long else [self._rest]
+                *whole, rest = more.split(b"\n")
+                self._rest, self._is_too_long = b"", False
+                self._grow(rest)
+                yield from (*found, *whole)
+            if len(data) < READ_BYTES:
+                return
+
+    def _grow(self, piece: bytes) -> None:
+        self._is_too_long = self._is_too_long or len(self._rest) + len(piece) > LINE_BYTES
+        self._rest = b"" if self._is_too_long else self._rest + piece
+
+
+class JournalReader:
+    """Reads a journal from its start and follows it."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = LineReader(path)
 
     def read(self) -> list[Event]:
         """Return the events that were appended since the last call (none if there is no file)."""
-        found: list[Event] = []
-        while data := read_at(self._path, self._offset):
-            self._offset += len(data)
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            found.extend(e for e in map(events.decode, lines) if e is not None)
-            if len(data) < READ_BYTES:
-                break
-        return found
+        return [event for event in map(events.decode, self._lines.read()) if event is not None]
 
 
 def read_at(path: Path, offset: int, size: int = READ_BYTES) -> bytes:

@@ -60,13 +60,14 @@ class WorkerSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundSnapshot:
-    """One forming of the group. ``cause`` is why it ended ("" while it lasts)."""
+    """One forming of the group: ``cause`` is why it ended ("" while it lasts), ``formed_ns`` when the rendezvous did."""
 
     number: int
     attempt: int = 0
     cause: str = ""
     text: str = ""
     started_ns: int = 0
+    formed_ns: int = 0
     ended_ns: int = 0
     world_size: int = 0
     failures: tuple[WorkerFailure, ...] = ()
@@ -234,7 +235,8 @@ def _rendezvous_finished(s: RunSnapshot, e: Event) -> RunSnapshot:
     if untrusted.integer(e.get("round")) != s.round:
         return s
     world_size = untrusted.integer(e.get("world_size"))
-    return _change_round(replace(s, world_size=world_size), s.round, world_size=world_size)
+    formed_ns = s.rounds[-1].formed_ns or e.time_ns  # of several nodes the first one to tell
+    return _change_round(replace(s, world_size=world_size), s.round, world_size=world_size, formed_ns=formed_ns)
 
 
 def _worker_started(s: RunSnapshot, e: Event) -> RunSnapshot:

@@ -1,6 +1,6 @@
 """Reads values that a confused rank may have written: each function is total and gives a sane value back.
 
-Runs in: the kernel or command line, under the reducer of the journal.
+Runs in: the kernel or command line, under the reducer of the journal; the supervisor, where it reads a failure.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from nb_elastic.events import Event
 from nb_elastic.model import Frame, WorkerFailure
 
 E = TypeVar("E", bound=Enum)
+
+MAX_VALUES, MAX_VALUE_CHARS = 20, 200
+"""Most variables of a frame, and most characters of each."""
 
 
 def compact_cpus(cpus: Any) -> str:
@@ -76,7 +79,13 @@ def failure(e: Event) -> WorkerFailure | None:
 def frame(data: Mapping[str, Any]) -> Frame:
     """Read one line of a traceback."""
     words = {k: text(data.get(k)) for k in ("file", "name", "text")}
-    return Frame(line=integer(data.get("line")), **words)
+    return Frame(line=integer(data.get("line")), values=values(data.get("values")), **words)
+
+
+def values(data: Any) -> dict[str, str]:
+    """Read the short texts of a frame's variables."""
+    pairs = list(data.items())[:MAX_VALUES] if isinstance(data, Mapping) else []
+    return {text(k, limit=MAX_VALUE_CHARS): text(v, limit=MAX_VALUE_CHARS) for k, v in pairs if isinstance(v, str)}
 
 
 def integer(value: Any, default: int = 0) -> int:

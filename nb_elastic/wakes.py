@@ -1,6 +1,6 @@
 """Waiting until a file grows or another thread calls: what lets a follower sleep long and still see everything at once.
 
-Runs in: the kernel or the command line.
+Runs in: the kernel or the command line, and the supervisor.
 
 On Linux inotify tells of growth, once for each time that a file was watched: a flood of writes is one wake. Where it can't be had
 (another system, the user's limit of watches), ``is_sure`` says so, and whoever waits must look by itself now and then.
@@ -111,15 +111,18 @@ class Wakes:
     def _close_if_unused(self, *, in_background: bool = True) -> None:
         if not self._is_closed or self._waiting:
             return
-        for fd in (self._in, self._out):
+        pipe, inotify = (self._in, self._out), self._inotify
+        self._inotify = self._in = (
+            self._out
+        ) = -1  # first: closed twice, after an interrupt, it might be somebody else's
+        for fd in pipe:
             if fd >= 0:
                 os.close(fd)
-        if self._inotify >= 0 and not in_background:
-            os.close(self._inotify)
-        elif self._inotify >= 0:
+        if inotify >= 0 and not in_background:
+            os.close(inotify)
+        elif inotify >= 0:
             # Linux takes 10 to 20 ms for this one, which nobody need wait for: the thread ends by itself.
-            threading.Thread(target=os.close, args=(self._inotify,), name="nb-elastic-wakes", daemon=True).start()
-        self._inotify = self._in = self._out = -1
+            threading.Thread(target=os.close, args=(inotify,), name="nb-elastic-wakes", daemon=True).start()
 
 
 def _open_inotify() -> tuple[Any, int]:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nb_elastic import afresh, ambient, entry, frames, rundir
+from nb_elastic import afresh, ambient, entry, frames, rankshell_hooks, rundir
 from nb_elastic.errors import PayloadError
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import WorkerFailure, WorkerSpec, from_json, to_json
@@ -222,6 +222,7 @@ def _run(spec: WorkerSpec, report: dict[str, Any]) -> int:
     except BaseException as e:  # noqa: BLE001  the border to the user's code
         code = _end_by(spec, e)
     try:
+        _show_last(spec)
         entry.leave(main_module)
     except KeyboardInterrupt:
         code = code or STOPPED_CODE
@@ -242,11 +243,21 @@ def _call(
     return 0
 
 
+def _show_last(spec: WorkerSpec) -> None:
+    """Display what the user's code left to be displayed."""
+    if _is_rank():
+        try:
+            rankshell_hooks.at_end(has_cell=spec.entrypoint.kind in {"cell", "function", "import"})
+        except Exception:  # noqa: BLE001  a library's drawing code may raise anything; the result is there already
+            traceback.print_exc()
+
+
 def _settle_in(spec: WorkerSpec) -> None:
     """What the notebook expects to find."""
     set_title(f"nb_elastic:{spec.run_id}:rank{spec.rank}")
     if spec.sys_path:
         sys.path[:] = spec.sys_path
+    rankshell_hooks.install()
     if process := sys.modules.get("multiprocessing.process"):
         process.ORIGINAL_DIR = spec.cwd  # type: ignore[attr-defined]
 
@@ -340,7 +351,7 @@ def _say(text: str) -> None:
 def _write_failure(spec: WorkerSpec, exc: BaseException) -> str:
     """Write ``failure.json`` and torch's error file; returns the traceback. The first thing after an exception."""
     time_ns = time.time_ns()
-    told = frames.tell(exc)
+    told = frames.tell(exc, has_values=not spec.hide_values)
     if not _is_rank():
         return told.text
     failure = WorkerFailure(

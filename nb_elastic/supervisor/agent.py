@@ -27,6 +27,7 @@ from nb_elastic.supervisor.context import RankContext
 from nb_elastic.supervisor.crew import ForkServer
 from nb_elastic.supervisor.logs import FilteredLog, RunLogs, open_filtered
 from nb_elastic.supervisor.placement import Placement
+from nb_elastic.supervisor.pulse import Pulse, Subject
 from nb_elastic.supervisor.rank_env import Place
 from nb_elastic.supervisor.rendezvous import HandlerBundle
 from nb_elastic.supervisor.stopping import Stopper
@@ -65,6 +66,7 @@ class Agent(LocalElasticAgent):
         server: ForkServer,
         stopper: Stopper,
         log: EventLog,
+        pulse: Pulse,
         start_method: str,
         is_exec: bool,
     ) -> None:
@@ -101,15 +103,14 @@ class Agent(LocalElasticAgent):
         self._server = server
         self._stopper = stopper
         self._log = log
+        self._pulse = pulse
         self._placement = placement
         self._method = start_method
         self._is_exec = is_exec
         self._end_s = options.shutdown_timeout
-        self._round = -1
-        self._attempt = 0
+        self._round, self._attempt, self._is_round_open = -1, 0, False
         self._ranks: dict[int, int] = {}
         self._filtered: list[FilteredLog] = []
-        self._is_round_open = False
         self.failures: list[WorkerFailure] = []
         self.text = ""
 
@@ -154,6 +155,8 @@ class Agent(LocalElasticAgent):
         )
         self._ranks = {w.local_rank: w.global_rank for w in worker_group.workers}
         context.start()
+        subjects = _subjects(context.pids(), self._ranks, self._logs, self._placement)
+        self._pulse.begin(self._round, subjects, gpus=self._placement.gpus)
         self._filtered = open_filtered(
             self._launch.options, self._logs.round_dir, self._ranks, stdouts=context.stdouts, stderrs=context.stderrs
         )
@@ -200,6 +203,7 @@ class Agent(LocalElasticAgent):
         if not self._is_round_open:
             return
         self._is_round_open = False
+        self._pulse.end()
         self.failures, self.text = [], text
         if isinstance(self._pcontext, RankContext):
             self.failures = self._pcontext.watch.judge()
@@ -291,6 +295,14 @@ class Agent(LocalElasticAgent):
             stderr=stderr,
             is_exec=self._is_exec,
         )
+
+
+def _subjects(pids: Mapping[int, int], ranks: Mapping[int, int], logs: RunLogs, placement: Placement) -> list[Subject]:
+    """The ranks of a round, for the pulse; ``pids`` and ``ranks`` are by local rank."""
+    return [
+        Subject(rank=ranks[local], local_rank=local, pid=pid, folder=logs.rank(local), gpu=placement.gpu(local))
+        for local, pid in pids.items()
+    ]
 
 
 def _accepted(cls: type[Any], **kwargs: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import rundir
+from nb_elastic import rundir, untrusted
 from nb_elastic.model import Frame, WorkerFailure
 from nb_elastic.rundir import RankDir
 
@@ -361,6 +361,7 @@ def _frame(data: dict[str, Any]) -> Frame:
         line=line if isinstance(line, int) else 0,
         name=_text(data.get("name")),
         text=_text(data.get("text")),
+        values=untrusted.values(data.get("values")),
     )
 
 

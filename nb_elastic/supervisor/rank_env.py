@@ -117,4 +117,5 @@ def worker_spec(
         rlimits=launch.rlimits,
         niceness=launch.niceness,
         affinity=launch.affinity,
+        hide_values=launch.options.hide_values,
     )

@@ -33,6 +33,7 @@ from nb_elastic.supervisor.agent import Agent
 from nb_elastic.supervisor.channel import EventLog, FrameDecoder, FrameReader
 from nb_elastic.supervisor.crew import ForkServer, ForkServerLostError
 from nb_elastic.supervisor.logs import RunLogs, load_specs
+from nb_elastic.supervisor.pulse import Pulse
 from nb_elastic.supervisor.stopping import LOST_GRACE_S, Stopper, timeout_text
 
 SUCCEEDED, FAILED, STOPPED, NOT_STARTED = 0, 1, 2, 3
@@ -73,12 +74,13 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
     folder = RunDir(Path(spec.run_dir))
     log = EventLog(folder, node=spec.node)
     log.tell("mark", time_ns=ground.received_ns, name="received")
+    pulse = Pulse(folder, node=None if spec.options.is_one_node else spec.node)
     timeout_s = spec.options.timeout
     stopper = Stopper(
         folder,
         make_exception=agents.death_exception,
         on_request=lambda by, grace_s: log.tell("stop_requested", by=by, grace_s=grace_s),
-        on_stuck=lambda: _give_up(spec, log, ground.server, stopper),
+        on_stuck=lambda: _give_up(spec, log, ground.server, stopper, pulse),
         timeout_s=None if timeout_s is None else max(0.0, ground.started_at + timeout_s - time.monotonic()),
     )
     stopper.install(spec.options.signals_to_handle)
@@ -96,7 +98,7 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
         _tell_start(log, ground)
         stopper.heed()  # whoever comes later knows our pid
         try:
-            end = _run_agent(spec, ground, stopper, log)
+            end = _run_agent(spec, ground, stopper, log, pulse)
             if end.code == SUCCEEDED:  # every rank is gone and what it left was swept: nobody need wait for our own end
                 stopper.close()
                 log.tell("run_finished", state=end.state, root_rank=end.root_rank, text=end.text)
@@ -107,14 +109,15 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
         if end.code != SUCCEEDED:
             log.tell("run_finished", state=end.state, root_rank=end.root_rank, text=end.text)
     log.flush(timeout_s=1.0)
+    pulse.close()
     return end.code
 
 
-def _run_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog) -> _End:
+def _run_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog, pulse: Pulse) -> _End:
     """Build the agent, let it run, and say how that ended."""
     agent: Agent | None = None
     try:
-        agent = _make_agent(spec, ground, stopper, log)
+        agent = _make_agent(spec, ground, stopper, log, pulse)
         if agent.run_to_end():
             agent.end_round("success")
             return _End(code=SUCCEEDED, state="succeeded")
@@ -137,6 +140,7 @@ def _run_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog
         text = f"The agent failed: {type(e).__name__}: {e}\nIts own log is {RunDir(Path(spec.run_dir)).supervisor_log}"
         return _End(code=NOT_STARTED, state="failed", text=text)
     finally:
+        pulse.end()
         if agent is not None:
             agent.leave(is_stopped=stopper.is_requested)
 
@@ -169,7 +173,7 @@ def _stopped(spec: LaunchSpec, agent: Agent | None, stopper: Stopper) -> _End:
     return _End(code=STOPPED, state="stopped", text=f"stopped by {stopper.by}")
 
 
-def _make_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog) -> Agent:
+def _make_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog, pulse: Pulse) -> Agent:
     from nb_elastic.supervisor import rendezvous
 
     options = spec.options
@@ -202,6 +206,7 @@ def _make_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLo
         server=ground.server,
         stopper=stopper,
         log=log,
+        pulse=pulse,
         start_method="spawn" if is_exec else options.start_method,
         is_exec=is_exec,
     )
@@ -222,9 +227,10 @@ def _tell_start(log: EventLog, ground: Ground) -> None:
         log.note(text, level=level)
 
 
-def _give_up(spec: LaunchSpec, log: EventLog, server: ForkServer, stopper: Stopper) -> None:
+def _give_up(spec: LaunchSpec, log: EventLog, server: ForkServer, stopper: Stopper, pulse: Pulse) -> None:
     """The main thread hangs in native code: end everything from the watchdog's thread."""
     server.abandon()
+    pulse.end()
     state = "failed" if stopper.is_timeout else "stopped"
     text = timeout_text(spec.options.timeout) if stopper.is_timeout else f"stopped by {stopper.by}"
     log.tell("run_finished", state=state, root_rank=None, text=text)
