@@ -154,11 +154,9 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _attach(arguments: argparse.Namespace) -> int:
-    from nb_elastic.render.choose import choose
-
     run = attach(arguments.run)
     try:
-        run.follow(choose("auto", run=rundir.RunDir(run.dir), on_stop=run.stop))
+        run.dashboard(on_stop=run.stop)
     except KeyboardInterrupt:
         print(f"Stopped following; run {run.id} goes on. `nb-elastic stop {run.id}` ends it.")
     return 0

@@ -53,7 +53,7 @@ def check(*, timeout_s: float = TIMEOUT_S, environ: Mapping[str, str] | None = N
         lambda: rules.limits(facts["machine"]),
         lambda: rules.names(facts["names"]),
         lambda: rules.home(facts["home"]),
-        rules.front_end,
+        lambda: rules.front_end(environ),
         lambda: rules.environment(environ),
     ]
     return [found for step in steps for found in _guarded(step)]
@@ -128,12 +128,13 @@ def _answer(process: subprocess.Popen[bytes] | str, deadline: float, timeout_s: 
 
 def _end(process: subprocess.Popen[bytes] | str) -> None:
     """End a probe that still runs. One stuck in a driver can't be ended, so it is not waited for long."""
-    if isinstance(process, str) or process.poll() is not None:
+    if isinstance(process, str):
         return
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=1)
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 from nb_elastic import options
@@ -21,6 +22,9 @@ from nb_elastic.option_table import FLAGS
 
 GIB = 1 << 30
 SHM = "/dev/shm"  # noqa: S108 - a name to show
+PACKAGE = Path(__file__).parent
+FRONT_END_FILES = ("static/widget.js", "static/widget.css", "static/charts.js")
+JUPYTER_FOLDERS = (f"{sys.prefix}/share/jupyter", "~/.local/share/jupyter")
 OLDEST_TORCH = (2, 9)
 OLDEST_PYTHON = (3, 10)
 NOT_OPTIONS = {f"NB_ELASTIC_{name}" for name in ("HOME", "RDZV_KEY", "RUN_ID", "RUN_DIR", "METRICS_FILE")}
@@ -299,22 +303,28 @@ def home(facts: Facts) -> list[Check]:
     return _ok("home", said)
 
 
-def front_end() -> list[Check]:
-    """Packages that show runs."""
+def front_end(environ: Mapping[str, str], *, package: Path = PACKAGE) -> list[Check]:
+    """What shows runs: packages, the dashboard's built files, and the extension of JupyterLab."""
+    name = "front end"
     found = {
         name: _version(name)
         for name in ("ipython", "ipykernel", "ipywidgets", "anywidget", "jupyterlab", "notebook", "rich")
     }
     said = ", ".join(f"{name} {version}" for name, version in found.items() if version) or "none of IPython's packages"
-    if not found["ipywidgets"]:
-        return _warn(
-            "front end",
-            f"{said}; no ipywidgets",
-            "Runs are shown as text. Install ipywidgets for the dashboard, then restart the kernel.",
-        )
+    if not found["anywidget"]:
+        advice = "Install anywidget, which brings ipywidgets, and restart the kernel; until then runs show as a table."
+        return _warn(name, f"{said}; no anywidget", advice)
+    if missing := [file for file in FRONT_END_FILES if not (package / file).is_file()]:
+        advice = "Install a wheel, or build the front end as CONTRIBUTING.md says; until then runs show as a table."
+        return _warn(name, f"{said}; the dashboard was not built ({', '.join(missing)} missing)", advice)
+    folders = [*filter(None, environ.get("JUPYTER_PATH", "").split(os.pathsep)), *JUPYTER_FOLDERS]
+    if any((Path(f).expanduser() / "labextensions" / "nb-elastic" / "package.json").is_file() for f in folders):
+        said += "; the dashboard and its JupyterLab extension are there"
+    else:
+        said += "; the dashboard is there; its JupyterLab extension is not, and belongs where JupyterLab is installed"
     if not (found["jupyterlab"] or found["notebook"]):
         said += "; JupyterLab is not in this environment, which is well if it runs from another"
-    return _ok("front end", said)
+    return _ok(name, said)
 
 
 def environment(environ: Mapping[str, str]) -> list[Check]:

@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nb_elastic import events, rundir, snapshot
+from nb_elastic.dashboard import plainjson, saved
 from nb_elastic.logreader import LogFollower
 from nb_elastic.model import LogChunk
 from nb_elastic.rundir import JournalReader, RunDir
@@ -53,6 +54,7 @@ class Follower:
         self._clock = clock
         self._journal = JournalReader(folder.journal)
         self._logs = LogFollower(folder, watch=self._watch, clock=clock)
+        self._outputs: list[plainjson.RowReader] = []
         self._snapshot = snapshot.EMPTY
         self._lock = threading.RLock()
         self._wakes: Wakes | None = None  # made at the first pause: many a run is only looked at
@@ -97,6 +99,16 @@ class Follower:
             if chunks:
                 self._heard_s = now_s
         return chunks
+
+    def outputs(self) -> list[dict[str, Any]]:
+        """What rank 0 displayed since the last call, round after round."""
+        found: list[dict[str, Any]] = []
+        with self._lock:
+            for reader in self._outputs:
+                self._watch(reader.path)
+                found += [one for row in reader.rows() if (one := saved.output(row))]
+            del self._outputs[:-2]  # the last words of an earlier round may still come, those of its forerunners not
+        return found
 
     def pause(self) -> None:
         """Wait until something may be new, a tick at the longest."""
@@ -148,12 +160,11 @@ class Follower:
             self._next_s = -math.inf  # news of the ranks is told in order with what they wrote
             self._snapshot = snapshot.fold(self._snapshot, event)
             if event.kind == "worker_started":
-                self._logs.add(
-                    rank=event["rank"],
-                    local_rank=event["local_rank"],
-                    round_number=event["round"],
-                    node=self.node_of(event.node),
-                )
+                node = self.node_of(event.node)
+                rank, local_rank, number = event["rank"], event["local_rank"], event["round"]
+                self._logs.add(rank=rank, local_rank=local_rank, round_number=number, node=node)
+                if rank == 0:
+                    self._outputs.append(plainjson.RowReader(self._folder.rank(number, local_rank, node=node).outputs))
 
     def _is_time_to_look(self) -> bool:
         if self._channel is None and self._clock() - self._checked_alive_s < ALIVE_CHECK_S:

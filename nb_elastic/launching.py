@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +30,8 @@ from nb_elastic.request import Request, name_of, place, request_for
 from nb_elastic.run import GRACE_S, Run
 
 _last: list[Run] = []
+_own: weakref.WeakValueDictionary[str, Run] = weakref.WeakValueDictionary()
+_own_ids: set[str] = set()
 
 
 def launch(fn: Callable[..., Any] | str, /, *args: Any, options: LaunchOptions | None = None, **kwargs: Any) -> Run:
@@ -151,6 +154,8 @@ def start(request: Request) -> Run:
             os.close(buffers_fd)
     run = Run(folder, channel=channel)
     _last[:] = [run]
+    _own[run.id] = run
+    _own_ids.add(run.id)
     return run
 
 
@@ -167,11 +172,9 @@ def _watch(run: Run, options: LaunchOptions, held: HeldInterrupts) -> None:
             options.render,
             run=rundir.RunDir(run.dir),
             options=options,
-            on_stop=lambda: run.stop(GRACE_S, by="dashboard"),
+            on_stop=lambda grace_s: run.stop(grace_s, by="dashboard"),
         )
-        if early := held.release():
-            interrupted(early)
-        run.follow(renderer, on_interrupt=interrupted)
+        run.follow(renderer, on_interrupt=interrupted, held=held)
     except BaseException:
         run.stop(0.0, by="interrupt")  # nobody would be left to watch it
         run.wait(GRACE_S + 10)
@@ -188,6 +191,20 @@ def last_run() -> Run:
     if not _last:
         raise ElasticError("Nothing was launched from here yet. `%elastic runs` lists the runs of this machine.")
     return _last[0]
+
+
+def is_own(run_id: str) -> bool:
+    """True for a run that this process launched."""
+    return run_id in _own_ids
+
+
+def stop(folder: rundir.RunDir, grace_s: float) -> None:
+    """Ask a run of this machine to stop for the dashboard, over its channel where this process has it.
+
+    Raises:
+        ElasticError: if it can't be asked.
+    """
+    (_own.get(folder.run_id) or Run(folder)).stop(grace_s, by="dashboard")
 
 
 def _working_folder() -> str:

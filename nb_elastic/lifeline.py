@@ -94,7 +94,7 @@ class HeldInterrupts:
     """Holds back KeyboardInterrupts of the main thread while something must be whole or not at all.
 
     Use it as a context manager. An interrupt that came is raised at the end, unless ``release`` was called first.
-    In other threads, which get no interrupts, it does nothing.
+    In other threads, which get no interrupts, and within another's hold it does nothing.
     """
 
     def __init__(self) -> None:
@@ -104,7 +104,8 @@ class HeldInterrupts:
 
     def __enter__(self) -> HeldInterrupts:  # noqa: PYI034  (Self came with Python 3.11)
         """Take over SIGINT."""
-        if threading.current_thread() is threading.main_thread():
+        is_held = isinstance(getattr(signal.getsignal(signal.SIGINT), "__self__", None), HeldInterrupts)
+        if threading.current_thread() is threading.main_thread() and not is_held:
             self._before = signal.signal(signal.SIGINT, self._note)
             self._is_held = True
         return self

@@ -6,6 +6,7 @@ Runs in: the kernel, or a terminal IPython.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from nb_elastic.cell import MissingName
+    from nb_elastic.dashboard.monitor import Monitor
     from nb_elastic.request import Request
     from nb_elastic.run import Run
+    from nb_elastic.rundir import RunDir
 
 
 class CellSyntaxError(ElasticError):
@@ -49,6 +52,7 @@ class ElasticMagics(Magics):
         super().__init__(shell=shell)
         self._ip = shell
         self._elastic_config = config
+        self._monitor: Monitor | None = None
 
     @line_cell_magic
     def elastic_launch(self, line: str, cell: str | None = None) -> None:
@@ -88,8 +92,24 @@ class ElasticMagics(Magics):
         if status not in {0, None}:
             raise ElasticError(f"%elastic {line} ended with status {status}.")
 
+    def open_monitor(self) -> None:
+        """Let the lab panel ask this kernel for its runs; nothing outside a kernel."""
+        if getattr(self._ip, "kernel", None) is None:
+            return
+        if self._monitor is None:
+            from nb_elastic.dashboard.monitor import Monitor
+
+            self._monitor = Monitor(stop=_stop, is_own=_is_own)
+        self._monitor.open()
+
+    def close_monitor(self) -> None:
+        """The extension is unloaded."""
+        if self._monitor is not None:
+            self._monitor.close()
+
     def after_cell(self, *_: object) -> None:
-        """What the notebook imports by now is imported ahead of the next launch's ranks."""
+        """What the notebook imports by now is imported ahead of the next launch's ranks; a closed comm is opened again."""
+        self.open_monitor()
         if launcher := warm.current():
             chosen = self._elastic_config.as_mapping().get("preload")
             launcher.has_standby = bool(getattr(self._elastic_config, "standby", True))
@@ -165,6 +185,18 @@ class ElasticMagics(Magics):
             )
 
 
+def _stop(folder: RunDir, grace_s: float) -> None:
+    from nb_elastic import launching
+
+    launching.stop(folder, grace_s)
+
+
+def _is_own(run_id: str) -> bool:
+    """Whether this kernel launched a run; one that launched none has not even imported the launching."""
+    launching = sys.modules.get("nb_elastic.launching")
+    return launching is not None and launching.is_own(run_id)
+
+
 def _missing_text(missing: Sequence[MissingName], *, label: str) -> str:
     """Say which names the cell reads that are nowhere, and what they may have been meant to be."""
     told = [
@@ -188,6 +220,7 @@ def load(ip: InteractiveShell) -> None:
     configurables[:] = [*(c for c in configurables if not isinstance(c, Elastic)), config]
     completion.install(ip)
     warm.start()
+    magics.open_monitor()
     ip.events.register("post_run_cell", magics.after_cell)
 
 
@@ -201,4 +234,5 @@ def unload(ip: InteractiveShell) -> None:
     completion.uninstall(ip)
     if magics := ip.magics_manager.registry.pop("ElasticMagics", None):
         ip.events.unregister("post_run_cell", magics.after_cell)
+        magics.close_monitor()
     warm.stop()

@@ -10,14 +10,15 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nb_elastic import payload, rundir, snapshot
+from nb_elastic.dashboard import plainjson, saved
 from nb_elastic.errors import ElasticError, OptionError, PayloadError, RunLostError, RunStoppedError, WorkerFailedError
 from nb_elastic.follower import Follower
-from nb_elastic.lifeline import ProcessId
+from nb_elastic.lifeline import HeldInterrupts, ProcessId
 from nb_elastic.model import RunState, Stream, WorkerFailure
 from nb_elastic.report_text import failure_text, stopped_text
 from nb_elastic.rundir import RankDir, RunDir
@@ -90,14 +91,20 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """What the ranks told with ``nb_elastic.report``, one dict a call, in order of time."""
-        rows: list[dict[str, Any]] = []
+        return sorted(_metrics(self._folder), key=lambda row: row["time_ns"])
+
+    @property
+    def outputs(self) -> list[dict[str, Any]]:
+        """What the ranks displayed, one dict an output, in order of time.
+
+        Each has ``round``, ``rank``, ``time_ns``, ``kind`` (display, update or clear), ``display_id``, ``data`` (a MIME
+        bundle; images are base64), ``metadata``, and ``note``: why something is missing, or "".
+        """
+        found: list[dict[str, Any]] = []
         for _, number, _, folder in self._folder.ranks():
-            for line in rundir.read_whole(folder.metrics).splitlines():
-                with contextlib.suppress(ValueError):
-                    row = json.loads(line)
-                    if isinstance(row, dict) and isinstance(row.get("time_ns"), int):
-                        rows.append({"round": number, **row})
-        return sorted(rows, key=lambda row: row["time_ns"])
+            rows = plainjson.RowReader(folder.outputs).rows()
+            found += [{"round": number, **one} for row in rows if (one := saved.output(row))]
+        return sorted(found, key=lambda one: one["time_ns"])
 
     def logs(self, rank: int = 0, stream: Stream = "stdout") -> str:
         """Text that a rank of the last round wrote so far; bytes that are no UTF-8 are replaced.
@@ -185,33 +192,54 @@ class Run:
             self._follower.pause()
         ProcessId(now.supervisor_pid, now.supervisor_start_ticks).signal(signal.SIGINT)
 
-    def dashboard(self) -> None:
-        """Show the run as it is now, and follow it while it is live."""
+    def dashboard(self, *, on_stop: Callable[[float], object] | None = None) -> None:
+        """Show the run as it is now, and follow it while it is live; an interrupt ends the following, not the run.
+
+        Args:
+            on_stop: called, from any thread, with the grace in seconds when the user presses Stop; no button without it.
+        """
         from nb_elastic.render.choose import choose
 
-        Run(self._folder).follow(choose("auto", run=self._folder))
+        with HeldInterrupts() as held:
+            renderer = choose("auto", run=self._folder, on_stop=on_stop)
+            Run(self._folder).follow(renderer, held=held)
 
-    def follow(self, renderer: Renderer, *, on_interrupt: Callable[[int], bool] | None = None) -> RunState:
+    def follow(
+        self,
+        renderer: Renderer,
+        *,
+        on_interrupt: Callable[[int], bool] | None = None,
+        held: HeldInterrupts | None = None,
+    ) -> RunState:
         """Feed a renderer until the run is over.
 
         Args:
-            renderer: gets snapshots and log bytes, and is closed at the end.
+            renderer: gets snapshots and log bytes, and is closed at the end, whatever that is.
             on_interrupt: called with 1, 2, ... at each KeyboardInterrupt; True goes on following.
                 Without it the KeyboardInterrupt ends the following, not the run.
+            held: interrupts that are held back until the renderer is in good hands.
         """
         interrupts = 0
         self._drawn = snapshot.EMPTY
-        while True:
+        try:
+            while True:
+                try:
+                    if held is not None and (early := held.release()):
+                        interrupts = early - 1
+                        raise KeyboardInterrupt
+                    if self._feed(renderer):
+                        break
+                    self._follower.pause()
+                except KeyboardInterrupt:
+                    interrupts += 1
+                    if on_interrupt is None or not on_interrupt(interrupts):
+                        raise
+        finally:
             try:
-                if self._feed(renderer):
-                    break
-                self._follower.pause()
-            except KeyboardInterrupt:
-                interrupts += 1
-                if on_interrupt is None or not on_interrupt(interrupts):
-                    renderer.close(self.snapshot)
-                    raise
-        renderer.close(self.snapshot)
+                renderer.close(self.snapshot)
+            except KeyboardInterrupt:  # it may have come before anything was closed
+                renderer.close(self.snapshot)
+                raise
         self._follower.close()
         return self.state
 
@@ -249,9 +277,21 @@ class Run:
         now = self._drawn = self._follower.look()
         if now is not was:
             renderer.update(now)
-        chunks = self._follower.logs()
+        chunks = self._follower.logs() if renderer.needs_logs else []
         renderer.append(chunks)  # without chunks it tells that time passes: lines that wait to be folded must come out
-        return now.state.is_final and not chunks
+        outputs = self._follower.outputs()
+        if outputs:
+            renderer.show(outputs)
+        return now.state.is_final and not chunks and not outputs
+
+
+def _metrics(run: RunDir) -> Iterator[dict[str, Any]]:
+    for _, number, _, folder in run.ranks():
+        for line in rundir.LineReader(folder.metrics).read():
+            with contextlib.suppress(ValueError, RecursionError):
+                row = json.loads(line)
+                if isinstance(row, dict) and isinstance(row.get("time_ns"), int):
+                    yield {"round": number, **row}
 
 
 def attach(run_id: str = "") -> Run:

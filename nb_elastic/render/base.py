@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from nb_elastic.errors import OptionError
 from nb_elastic.model import LaunchOptions, LogChunk, Stream
@@ -18,7 +18,13 @@ STDOUT_BIT, STDERR_BIT = 1, 2
 
 
 class Renderer(Protocol):
-    """Draws one run. All calls come from one thread, in the order in which things happened."""
+    """Draws one run. All calls come from one thread, in the order in which things happened.
+
+    Attributes:
+        needs_logs: it wants the bytes of the logs; else ``append`` gets none.
+    """
+
+    needs_logs: bool
 
     def update(self, snapshot: RunSnapshot) -> None:
         """Draw a new state of the run."""
@@ -26,17 +32,28 @@ class Renderer(Protocol):
     def append(self, chunks: Sequence[LogChunk]) -> None:
         """Draw new bytes of the logs. Without chunks it tells that time has passed."""
 
+    def show(self, outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Show what rank 0 displays: rows of its outputs.jsonl, as they came."""
+
     def close(self, snapshot: RunSnapshot) -> None:
-        """Draw the last state and let go of everything; called once, also where following ends early."""
+        """Draw the last state and let go of everything; also where following ends early.
+
+        Called once, and again where an interrupt cut it short: then to do what was not done.
+        """
 
 
 class SilentRenderer:
     """Draws nothing (``--render none``)."""
 
+    needs_logs = False
+
     def update(self, snapshot: RunSnapshot) -> None:
         """Draw nothing."""
 
     def append(self, chunks: Sequence[LogChunk]) -> None:
+        """Draw nothing."""
+
+    def show(self, outputs: Sequence[Mapping[str, Any]]) -> None:
         """Draw nothing."""
 
     def close(self, snapshot: RunSnapshot) -> None:

@@ -17,6 +17,7 @@ from nb_elastic.errors import OptionError
 from nb_elastic.model import RENDER_MODES, LaunchOptions, LogChunk
 from nb_elastic.render import html
 from nb_elastic.render.base import Renderer, Shown, SilentRenderer
+from nb_elastic.render.displays import Displays
 from nb_elastic.render.plain import PlainRenderer
 from nb_elastic.rundir import RunDir
 from nb_elastic.snapshot import RunSnapshot
@@ -27,7 +28,7 @@ def choose(
     *,
     run: RunDir,
     options: LaunchOptions | None = None,
-    on_stop: Callable[[], object] | None = None,
+    on_stop: Callable[[float], object] | None = None,
 ) -> Renderer:
     """Make the renderer for ``--render``.
 
@@ -36,7 +37,7 @@ def choose(
         run: folder of the run that will be drawn.
         options: of the launch whose cell this is: its errors will be raised, so they are not told
             twice. None for one who only looks (show, attach).
-        on_stop: called, from any thread, when the user presses Stop; no button without it.
+        on_stop: called, from any thread, with the grace in seconds when the user presses Stop; no button without it.
 
     Raises:
         OptionError: if the mode can't be had here; nothing is drawn.
@@ -98,9 +99,12 @@ def show(run: RunDir) -> None:
 class NotebookRenderer:
     """Plain text as it comes, and at the end the saved dashboard: for notebooks that run where no browser listens."""
 
+    needs_logs = True
+
     def __init__(self, run: RunDir, *, shown: Shown, has_report: bool) -> None:
         self._run = run
         self._has_report = has_report
+        self._displays = Displays(run.run_id)
         self._plain = PlainRenderer(
             out=sys.stdout,
             err=sys.stderr,
@@ -119,6 +123,10 @@ class NotebookRenderer:
         """Write new lines."""
         self._plain.append(chunks)
 
+    def show(self, outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Show what rank 0 displays."""
+        self._displays.show(outputs)
+
     def close(self, snapshot: RunSnapshot) -> None:
         """Write what is left, then display the dashboard to be saved with the notebook."""
         self._plain.close(snapshot)
@@ -127,7 +135,7 @@ class NotebookRenderer:
 
 def _automatic() -> str:
     if _is_kernel():
-        return "widget" if _has_browser() and importlib.util.find_spec("ipywidgets") else "plain"
+        return "widget" if _has_browser() else "plain"
     is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     return "terminal" if is_terminal and importlib.util.find_spec("rich") else "plain"
 
@@ -147,10 +155,6 @@ def _need_kernel() -> None:
     if not _is_kernel():
         raise OptionError(
             "--render widget needs a Jupyter kernel, and this is none. Use --render auto, terminal or plain."
-        )
-    if not importlib.util.find_spec("ipywidgets"):
-        raise OptionError(
-            "--render widget needs ipywidgets, which is not installed here. Use --render plain. Nothing was started."
         )
 
 

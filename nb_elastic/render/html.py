@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from typing import Any
 
 from nb_elastic import report_text
-from nb_elastic.model import STREAMS, RunState, Stream, WorkerFailure
+from nb_elastic.dashboard import messages, saved
+from nb_elastic.model import STREAMS, RunState, Stream
+from nb_elastic.render import html_extras
+from nb_elastic.render.html_style import CELL, LINE, MONO, MUTED, RED, chip, code, pre
 from nb_elastic.rundir import RunDir
 from nb_elastic.snapshot import RunSnapshot, WorkerSnapshot, to_json
 
@@ -25,25 +28,14 @@ REPORT_CHARS = 40_000
 RANKS_SHOWN = (128, 64, 32, 16, 4)
 """So many ranks are shown; the largest number that stays below the limit."""
 TAIL_LINES = 100
+CELL_CHARS = 20_000
+LIVE_RANKS, LIVE_LINES, LIVE_CHARS = 16, 8, 10_000
+"""What the live tail shows: with the table below 20 kB."""
 
+OUTPUTS = "<!-- outputs -->"
+
+Extras = Mapping[str, Sequence[Mapping[str, Any]]]
 Tails = Mapping[int, Mapping[Stream, Sequence[str]]]
-
-_MONO = "font-family:var(--jp-code-font-family,ui-monospace,Menlo,Consolas,monospace);font-size:12px;line-height:1.4"
-_LINE = "1px solid rgba(128,128,128,.35)"
-_PRE = f"{_MONO};margin:4px 0 0 0;padding:6px 8px;border:{_LINE};border-radius:4px;background:transparent;color:inherit"
-_PRE += ";white-space:pre-wrap;overflow-wrap:anywhere;max-height:360px;overflow:auto"
-_CELL = "padding:2px 12px 2px 0;text-align:left;border:none"
-_MUTED = "opacity:.7"
-_GREEN, _RED, _AMBER, _BLUE, _GREY = "#2e7d32", "#c62828", "#a15c00", "#1565c0", "#616161"
-_COLOURS: Mapping[str, str] = {
-    "running": _BLUE,
-    "succeeded": _GREEN,
-    "failed": _RED,
-    "lost": _RED,
-    "restarting": _AMBER,
-    "stopping": _AMBER,
-    "stopped": _AMBER,
-}
 
 
 def bundle(
@@ -59,10 +51,15 @@ def bundle(
         has_report: the text tells a failure whole, and the HTML unfolds it; False where an error will follow.
     """
     tails = read_tails(snapshot, folder)
+    extras = {"metrics": saved.metrics(folder), "usage": saved.usage(folder), "outputs": saved.outputs(folder)}
     text = report_text.status_lines(snapshot, folder=folder, now_ns=now_ns, has_story=has_story, has_report=has_report)
     return {
-        MIME: json_bundle(snapshot, tails, folder=folder),
-        "text/html": page(snapshot, tails, folder=folder, now_ns=now_ns, has_report=has_report),
+        MIME: {
+            **json_bundle(snapshot, tails, folder=folder),
+            **{name: rows for name, rows in extras.items() if rows},
+            "saved_ns": now_ns,
+        },
+        "text/html": page(snapshot, tails, extras, folder=folder, now_ns=now_ns, has_report=has_report),
         "text/plain": "\n".join(text),
     }
 
@@ -91,16 +88,18 @@ def read_tails(
 
 def json_bundle(snapshot: RunSnapshot, tails: Tails, *, folder: RunDir) -> dict[str, Any]:
     """What a front end needs to draw the run again; only the root cause keeps its traceback."""
+    about = messages.about(folder, can_stop=False)
+    about["cell"] = about["cell"][:CELL_CHARS]
     value: dict[str, Any] = {}
     for ranks in RANKS_SHOWN:
-        failures = (*map(_cut_root, snapshot.failures[:1]), *map(_brief, snapshot.failures[1:ranks]))
-        rounds = tuple(replace(r, failures=tuple(map(_brief, r.failures[:1]))) for r in snapshot.rounds[-20:])
-        notes = snapshot.notes[:20]
+        rounds = tuple(replace(r, failures=tuple(map(messages.brief, r.failures[:1]))) for r in snapshot.rounds[-20:])
+        failures, notes = messages.slimmed(snapshot.failures[:ranks], whole=1), snapshot.notes[:20]
         slim = replace(snapshot, rounds=rounds, workers=snapshot.workers[:ranks], failures=failures, notes=notes)
         value = {
             "version": 1,
-            "run_id": snapshot.run_id,
+            "run_id": snapshot.run_id or folder.run_id,
             "dir": str(folder.path),
+            "about": about,
             "snapshot": to_json(slim),
             "tails": {str(rank): {s: list(lines) for s, lines in tails[rank].items()} for rank in list(tails)[:ranks]},
         }
@@ -109,23 +108,53 @@ def json_bundle(snapshot: RunSnapshot, tails: Tails, *, folder: RunDir) -> dict[
     return value
 
 
-def page(snapshot: RunSnapshot, tails: Tails, *, folder: RunDir, now_ns: int, has_report: bool = True) -> str:
-    """The whole dashboard as one HTML element."""
+def page(
+    snapshot: RunSnapshot,
+    tails: Tails,
+    extras: Extras | None = None,
+    *,
+    folder: RunDir,
+    now_ns: int,
+    has_report: bool = True,
+) -> str:
+    """The whole dashboard as one HTML element; what ranks displayed comes on top of the limit, bounded by itself."""
+    extras = extras or {}
     first = [header(snapshot, now_ns=now_ns), _notes(snapshot)]
     if snapshot.state is RunState.FAILED:
         first.append(_report(report_text.failure_text(snapshot, folder=folder), is_open=has_report))
+        first += [html_extras.values(f) for f in snapshot.failures[:1]]
     first.append(_rounds(snapshot))
-    logs = f'<div style="{_MUTED};font-size:12px;margin-top:6px">Logs: {_code(str(folder.path))}</div>'
+    logs = f'<div style="{MUTED};font-size:12px;margin-top:6px">Logs: {code(str(folder.path))}</div>'
     whole = ""
     for ranks in RANKS_SHOWN:
         parts = [*first, table(snapshot, now_ns=now_ns, ranks=ranks), _results(snapshot, ranks=ranks)]
+        parts.append(html_extras.progress(extras.get("metrics", ()), ranks=ranks))
         parts += [_details(w, tails.get(w.rank, {})) for w in snapshot.workers[:ranks]]
-        inner = "\n".join(part for part in [*parts, logs] if part)
-        style = f"border:{_LINE};border-radius:6px;padding:8px 12px;margin:2px 0"
+        inner = "\n".join(part for part in [*parts, OUTPUTS, logs] if part)
+        style = f"border:{LINE};border-radius:6px;padding:8px 12px;margin:2px 0"
         whole = f'<div class="nb-elastic" style="{style}">\n{inner}\n</div>'
         if len(whole.encode()) < LIMIT_BYTES:
             break
-    return whole
+    return whole.replace(OUTPUTS, html_extras.outputs(extras.get("outputs", ())), 1)
+
+
+def live_tail(snapshot: RunSnapshot, folder: RunDir, *, now_ns: int, has: Callable[[int, Stream], bool]) -> str:
+    """A run as it stands, small enough to be sent again and again: its table and each rank's last lines.
+
+    Args:
+        has: tells of a local rank and stream whether it is shown.
+    """
+    shown = snapshot.workers[:LIVE_RANKS]
+    room = LIVE_CHARS // max(1, len(shown))
+    parts = [header(snapshot, now_ns=now_ns), table(snapshot, now_ns=now_ns, ranks=LIVE_RANKS)]
+    for worker in shown:
+        place = report_text.rank_dir(folder, node=worker.node, round_number=worker.round, local_rank=worker.local_rank)
+        streams = [s for s in STREAMS if has(worker.local_rank, s)]
+        lines = [line for s in streams for line in report_text.tail(place, s, lines=LIVE_LINES)]
+        if lines := _fitting(lines, room):
+            parts.append(f'<div style="{MUTED};font-size:12px">rank {worker.rank}</div>{pre(chr(10).join(lines))}')
+    # The widget hides it where its script reaches the page: labextension/widget/src/widget.ts.
+    return f'<div class="nb-elastic nbe-tail-of-{escape(snapshot.run_id)}">{"".join(parts)}</div>'
 
 
 def header(snapshot: RunSnapshot, *, now_ns: int) -> str:
@@ -138,17 +167,11 @@ def header(snapshot: RunSnapshot, *, now_ns: int) -> str:
         words.append("1 rank" if count == 1 else f"{count} ranks")
     words.append(report_text.elapsed_text(snapshot.elapsed_s(now_ns)))
     if snapshot.max_restarts:
-        words.append(f"attempt {snapshot.attempt} of {snapshot.max_restarts}")
+        words.append(report_text.attempt_text(snapshot))
     if snapshot.stop_by and snapshot.state in {RunState.STOPPING, RunState.STOPPED}:
         words.append(f"stopped by {escape(report_text.first_line(snapshot.stop_by, limit=40))}")
-    text = f' <span style="{_MUTED}">&middot;</span> '.join(words)
+    text = f' <span style="{MUTED}">&middot;</span> '.join(words)
     return f'<div style="margin-bottom:4px">{chip(snapshot.state.value)} {text}</div>'
-
-
-def chip(state: str, *, text: str = "") -> str:
-    """A state as a coloured label; it says the word (or ``text``), too, for those who don't see the colour."""
-    style = f"background:{_COLOURS.get(state, _GREY)};color:#fff;border-radius:4px;padding:1px 7px;font-size:12px"
-    return f'<span style="{style}">{escape(text or state)}</span>'
 
 
 def _report(text: str, *, is_open: bool) -> str:
@@ -157,7 +180,7 @@ def _report(text: str, *, is_open: bool) -> str:
     while len(escape("\n".join(lines))) > REPORT_CHARS and len(lines) > 10:
         quarter = len(lines) // 3
         lines = [*lines[:quarter], "[... cut, see the log files ...]", *lines[-quarter:]]
-    first, body = escape(lines[0]), _pre("\n".join(lines[1:]).strip("\n"), style=f"border-left:3px solid {_RED}")
+    first, body = escape(lines[0]), pre("\n".join(lines[1:]).strip("\n"), style=f"border-left:3px solid {RED}")
     summary = f'<summary style="cursor:pointer;font-weight:600">{first}</summary>'
     return f'<details{" open" if is_open else ""} style="margin:4px 0">{summary}{body}</details>'
 
@@ -165,7 +188,7 @@ def _report(text: str, *, is_open: bool) -> str:
 def _notes(snapshot: RunSnapshot) -> str:
     notes = [(level, report_text.first_line(text, limit=400)) for level, text in snapshot.notes[:20]]
     rows = [f"<b>Warning:</b> {escape(text)}" if level == "warning" else escape(text) for level, text in notes]
-    return "".join(f'<div style="font-size:12px;{_MUTED}">{row}</div>' for row in rows)
+    return "".join(f'<div style="font-size:12px;{MUTED}">{row}</div>' for row in rows)
 
 
 def _rounds(snapshot: RunSnapshot) -> str:
@@ -179,15 +202,15 @@ def table(snapshot: RunSnapshot, *, now_ns: int, ranks: int = RANKS_SHOWN[0]) ->
     if not snapshot.workers:
         return ""
     columns = report_text.worker_columns(snapshot, now_ns=now_ns)
-    head = "".join(f'<th style="{_CELL};font-weight:600">{escape(c)}</th>' for c in columns)
+    head = "".join(f'<th style="{CELL};font-weight:600">{escape(c)}</th>' for c in columns)
     rows: list[str] = []
     for worker, cells in zip(snapshot.workers, zip(*columns.values(), strict=True), strict=True):
         label = _state_chip(worker, snapshot)
         shown = [label if c == "state" else escape(t) for c, t in zip(columns, cells, strict=True)]
-        rows.append("<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in shown) + "</tr>")
+        rows.append("<tr>" + "".join(f'<td style="{CELL}">{cell}</td>' for cell in shown) + "</tr>")
     rest = len(rows) - ranks
-    more = f'<div style="{_MUTED}">and {rest} more ranks</div>' if rest > 0 else ""
-    style = f"{_MONO};border-collapse:collapse;margin:4px 0;border:none"
+    more = f'<div style="{MUTED}">and {rest} more ranks</div>' if rest > 0 else ""
+    style = f"{MONO};border-collapse:collapse;margin:4px 0;border:none"
     body = "".join(rows[:ranks])
     return f'<table style="{style}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}'
 
@@ -203,7 +226,7 @@ def _state_chip(worker: WorkerSnapshot, snapshot: RunSnapshot) -> str:
 def _results(snapshot: RunSnapshot, *, ranks: int) -> str:
     lines = report_text.result_lines(snapshot)
     text = "\n".join(line.strip() for line in lines[1 : ranks + 1])
-    return f'<div style="font-weight:600;margin-top:4px">Results</div>{_pre(text)}' if lines else ""
+    return f'<div style="font-weight:600;margin-top:4px">Results</div>{pre(text)}' if lines else ""
 
 
 def _details(worker: WorkerSnapshot, streams: Mapping[Stream, Sequence[str]]) -> str:
@@ -212,20 +235,12 @@ def _details(worker: WorkerSnapshot, streams: Mapping[Stream, Sequence[str]]) ->
     parts: list[str] = []
     for stream, lines in streams.items():
         count = "last line" if len(lines) == 1 else f"last {len(lines)} lines"
-        label = f'<div style="font-size:12px;{_MUTED};margin-top:4px">{stream}, {count}</div>'
-        parts.append(label + _pre("\n".join(lines)))
+        label = f'<div style="font-size:12px;{MUTED};margin-top:4px">{stream}, {count}</div>'
+        parts.append(label + pre("\n".join(lines)))
     last = next((line for lines in streams.values() for line in reversed(lines) if line.strip()), "")
-    hint = f'<span style="{_MONO};{_MUTED}">{escape(report_text.first_line(last, limit=80))}</span>'
+    hint = f'<span style="{MONO};{MUTED}">{escape(report_text.first_line(last, limit=80))}</span>'
     summary = f'<summary style="cursor:pointer">rank {worker.rank} {hint}</summary>'
     return f'<details style="margin-top:4px">{summary}{"".join(parts)}</details>'
-
-
-def _pre(text: str, *, style: str = "") -> str:
-    return f'<pre style="{_PRE};{style}">{escape(text)}</pre>'
-
-
-def _code(text: str) -> str:
-    return f'<code style="{_MONO};background:transparent;color:inherit">{escape(text)}</code>'
 
 
 def _fitting(lines: Sequence[str], limit: int) -> list[str]:
@@ -237,17 +252,3 @@ def _fitting(lines: Sequence[str], limit: int) -> list[str]:
             break
         kept.append(line)
     return kept[::-1] if kept or not lines else [lines[-1][:200]]
-
-
-def _brief(failure: WorkerFailure) -> WorkerFailure:
-    return replace(failure, message=failure.message[:300], hint=failure.hint[:300], traceback="", frames=())
-
-
-def _cut_root(failure: WorkerFailure) -> WorkerFailure:
-    text = failure.traceback
-    cut = (
-        text
-        if len(text) <= REPORT_CHARS
-        else f"{text[: REPORT_CHARS // 2]}\n[... cut ...]\n{text[-REPORT_CHARS // 2 :]}"
-    )
-    return replace(failure, traceback=cut, message=failure.message[:3_000], frames=failure.frames[-20:])

@@ -26,7 +26,9 @@ _ESCAPE = re.compile(
     ")"
 )
 _COLOUR = re.compile("\x1b\\[[0-9;:]{0,64}m")
-_UNSAFE = re.compile("[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]|\x1b(?!\\[[0-9;:]{0,64}m)")
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|\x1b(?!\\[[0-9;:]{0,64}m)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

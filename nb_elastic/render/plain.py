@@ -6,13 +6,14 @@ Runs in: the kernel or command line.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from typing import TextIO
+from typing import Any, TextIO
 
 from nb_elastic import report_text
 from nb_elastic.model import LogChunk
 from nb_elastic.render.base import Shown
+from nb_elastic.render.displays import text_lines
 from nb_elastic.render.feed import LINES_SHOWN, Feed, FoldedLine
 from nb_elastic.rundir import RunDir
 from nb_elastic.snapshot import RunSnapshot
@@ -32,6 +33,8 @@ class PlainRenderer:
         has_report: tell a failure whole at the end, because no error will.
         has_summary: end with a summary; False where somebody else draws one.
     """
+
+    needs_logs = True
 
     def __init__(
         self,
@@ -79,12 +82,19 @@ class PlainRenderer:
             self._say_waiting()
         self._write_lines(self._feed.append([c for c in shown if c.round >= self._round]))
 
+    def show(self, outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Write what rank 0 displays, as text."""
+        self._write_lines(self._feed.drain())
+        if lines := text_lines(outputs):
+            self._write(self._out, lines)
+
     def close(self, snapshot: RunSnapshot) -> None:
         """Write unfinished lines, the last lines of long logs, and the summary."""
         self.update(snapshot)
         self._say_waiting()
         self._write_lines(self._feed.close())
         if self._has_summary:
+            self._has_summary = False
             now_ns, has_report = self._now_ns(), self._has_report
             lines = report_text.summary_lines(snapshot, folder=self._folder, now_ns=now_ns, has_report=has_report)
             self._write(self._own, lines)

@@ -6,7 +6,8 @@ Runs in: a terminal's IPython or the command line; the only module that imports 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
@@ -16,6 +17,7 @@ from rich.text import Text
 from nb_elastic import report_text
 from nb_elastic.model import LogChunk
 from nb_elastic.render.base import Shown
+from nb_elastic.render.displays import text_lines
 from nb_elastic.render.feed import LINES_SHOWN, Feed, FoldedLine
 from nb_elastic.render.tails import Tails
 from nb_elastic.rundir import RunDir
@@ -49,6 +51,8 @@ class TerminalRenderer:
         console: where to draw; stdout's terminal unless a test says otherwise.
     """
 
+    needs_logs = True
+
     def __init__(
         self,
         run: RunDir,
@@ -71,6 +75,7 @@ class TerminalRenderer:
         self._waiting: list[str] = []
         self._snapshot: RunSnapshot = EMPTY
         self._drawn_s = clock()
+        self._is_closed = False
         self._live = Live(
             _View(self),
             console=self._console,
@@ -101,6 +106,11 @@ class TerminalRenderer:
         self._print_lines(self._feed.append([c for c in shown if c.round >= self._snapshot.round]))
         self._draw()
 
+    def show(self, outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Let what rank 0 displays scroll by, as text."""
+        self._print_lines(self._feed.drain())
+        self._print([Text(line) for line in text_lines(outputs)])
+
     def close(self, snapshot: RunSnapshot) -> None:
         """Write what is left, the last table and the summary; the terminal is the user's again."""
         self._snapshot = snapshot
@@ -111,6 +121,9 @@ class TerminalRenderer:
             self._print_lines(self._feed.close())
         finally:
             self._live.stop()
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._print([table_of(snapshot, self._tails, now_ns=self._now_ns(), width=self._console.width, height=1_000)])
         lines = report_text.summary_lines(
             snapshot, folder=self._run, now_ns=self._now_ns(), has_report=self._has_report
@@ -131,7 +144,7 @@ class TerminalRenderer:
             no_wrap=True,
         )
         if snapshot.max_restarts:
-            title.append(f" attempt {snapshot.attempt} of {snapshot.max_restarts}", style="dim")
+            title.append(f" {report_text.attempt_text(snapshot)}", style="dim")
         if not snapshot.workers:
             return title
         return Group(title, table_of(snapshot, self._tails, now_ns=now_ns, width=width, height=max(1, height // 2)))

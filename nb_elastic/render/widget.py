@@ -1,233 +1,239 @@
-"""The first dashboard in the browser, from stock ipywidgets: state, Stop, and the tail of each rank's log.
+"""The dashboard in the browser: an anywidget under the cell whose views the board serves from the run folder.
 
-Runs in: the kernel; the only module that imports ipywidgets.
+Runs in: the kernel; the only module that imports anywidget.
 
-The caller's thread only notes what is new; one thread draws it, at most ten times a second (the first line of a rank at
-once), the tab in view first. At the end the widgets give way to the saved dashboard, which needs no kernel.
+The cell's thread shows, replaces and closes; it never waits for a page, save up to CLOSE_S at the end for pages that are there.
+Where no page speaks (its JavaScript did not reach it, or nobody looks) an HTML tail stands in for the dashboard.
 """
 
 from __future__ import annotations
 
-import threading
+import contextlib
+import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import ipywidgets
-
+from nb_elastic import snapshot as snapshots
+from nb_elastic.dashboard import board as boards
+from nb_elastic.dashboard.monitor import unroute
+from nb_elastic.dashboard.view import Door
+from nb_elastic.lifeline import HeldInterrupts
 from nb_elastic.model import LogChunk
 from nb_elastic.render import html
 from nb_elastic.render.base import Shown
-from nb_elastic.render.tails import TailLine, Tails
+from nb_elastic.render.displays import EMPTY, Displays
 from nb_elastic.rundir import RunDir
-from nb_elastic.snapshot import EMPTY, RunSnapshot
+from nb_elastic.snapshot import RunSnapshot
 
-DRAW_S = 0.1
-"""Least time between two drawings."""
-CLOCK_S = 1.0
-"""The elapsed time is drawn anew so often while nothing else happens."""
-TAB_CHARS = 60_000
-_BOX = "height:320px;overflow:auto;display:flex;flex-direction:column-reverse;border:1px solid rgba(128,128,128,.35)"
-_PRE = "flex:none;overflow:visible;margin:0;padding:4px 8px;white-space:pre-wrap;overflow-wrap:anywhere;font-size:12px;line-height:1.4"
-_ALL, _RANKS = 0, 1
+STATIC = Path(__file__).parents[1] / "static"
+VIEW = "application/vnd.jupyter.widget-view+json"
+UNHEARD_S = 3.0
+"""If no page has spoken so long, the tail is shown."""
+TAIL_S = 1.0
+RARELY_S = 30.0
+"""Longest time between two drawings of the tail: it gets rarer the longer nobody speaks."""
+CLOSE_S = 1.0
+"""Longest time that the cell's end waits for pages to get the last lines."""
 
 
 class WidgetRenderer:
     """Draws a run under its cell.
 
     Args:
-        run: the run's folder, read for the dashboard that is saved at the end.
-        shown: which streams are shown.
-        on_stop: called in the thread that handles the click; no Stop button without it.
+        run: the run's folder.
+        shown: which streams the HTML tail shows; the dashboard shows all, and has its own filters.
+        on_stop: asks the run to stop, given the grace in seconds; no Stop button without it.
         has_report: tell a failure whole at the end, because no error will.
+        clock: seconds.
     """
+
+    needs_logs = False
 
     def __init__(
         self,
         run: RunDir,
         *,
         shown: Shown | None = None,
-        on_stop: Callable[[], object] | None = None,
+        on_stop: Callable[[float], object] | None = None,
         has_report: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
-        self._shown = shown or Shown()
-        self._on_stop = on_stop
         self._has_report = has_report
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._hurry = threading.Event()  # a rank's first line, or the end: no pause between two drawings
-        self._closing = threading.Event()
-        self._snapshot: RunSnapshot = EMPTY
-        self._tails = Tails()
-        self._stale: dict[int, None] = {}  # ranks whose tab is behind, the longest waiting first
-        self._pages: dict[int, Any] = {}
-        self._drawn: dict[Any, str] = {}
-        self._build()
-        self._handle = self._display()
-        self._thread = threading.Thread(target=self._draw_until_closed, name="nb-elastic-widget", daemon=True)
-        self._thread.start()
+        self._clock = clock
+        self._board = boards.shared()
+        self._widget = _widget(run.run_id)
+        self._on_stop = on_stop
+        stop = None if on_stop is None else self._stop
+        self._door = Door(send=self._send, find=self._find, stop=stop, charts=_charts())
+        self._snapshot = snapshots.load(run)
+        self._is_closed = False
+        self._displays = Displays(run.run_id)
+        self._tail = _Tail(run, shown=shown or Shown(), clock=clock, is_all=self._widget is None)
+        try:
+            if self._widget is not None:
+                self._widget.on_msg(lambda _widget, content, _buffers: self._board.hear(self._door, content))
+                self._board.broadcast(self._door)
+            self._handle = self._display()
+        except BaseException:
+            self._let_go()
+            raise
 
     def update(self, snapshot: RunSnapshot) -> None:
-        """Take a new state; it is drawn soon."""
-        with self._lock:
-            self._snapshot = snapshot
-        self._wake.set()
+        """Take a new state; the board reads it from the folder by itself."""
+        self._snapshot = snapshot
+        self._look_for_pages()
 
-    def append(self, chunks: Sequence[LogChunk]) -> None:
-        """Take new log bytes; they are drawn soon."""
-        shown = self._shown.chunks(chunks)
-        if not shown:
-            return
-        with self._lock:
-            silent = {chunk.rank for chunk in shown if not self._tails.count(chunk.rank)}
-            self._tails.append(shown)
-            if any(self._tails.count(rank) for rank in silent):
-                self._hurry.set()
-            self._stale.update(dict.fromkeys(chunk.rank for chunk in shown))
-        self._wake.set()
+    def append(self, chunks: Sequence[LogChunk]) -> None:  # noqa: ARG002  the renderers' common shape
+        """Time passes; the board reads the logs by itself."""
+        self._look_for_pages()
+
+    def show(self, outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Show what rank 0 displays under the cell."""
+        self._displays.show(outputs)
 
     def close(self, snapshot: RunSnapshot) -> None:
-        """Replace the widgets by the saved dashboard."""
-        self._closing.set()
-        self._hurry.set()
-        self._wake.set()
-        self._thread.join()
-        data = html.bundle(snapshot, self._run, now_ns=time.time_ns(), has_report=self._has_report)
-        self._handle.update(data, raw=True)
-        for widget in _family(self._box):
-            widget.close()
+        """Let the pages have the last lines, then put the saved dashboard in the widget's place.
 
-    def _build(self) -> None:
-        self._header = ipywidgets.HTML(_header(self._snapshot, self._run))
-        self._stop = ipywidgets.Button(description="Stop", button_style="danger", icon="stop", tooltip="Stop all ranks")
-        self._stop.layout.width = "110px"
-        self._stop.layout.display = None if self._on_stop else "none"
-        self._stop.on_click(self._stop_clicked)
-        self._all, self._ranks = ipywidgets.HTML(), ipywidgets.HTML()
-        self._tab = ipywidgets.Tab(children=(self._all, self._ranks), titles=("All", "Ranks"))
-        self._tab.observe(lambda _: self._wake.set(), names="selected_index")
-        top = ipywidgets.HBox((self._header, self._stop))
-        top.layout.justify_content = "space-between"
-        self._box = ipywidgets.VBox((top, self._tab))
-        for widget in _family(self._box):
-            _unroute(widget)
+        An interrupt comes when all that is done, which takes seconds at most: half of it would leave a dead widget there.
+        """
+        with HeldInterrupts():
+            if self._is_closed:
+                return
+            self._is_closed = True
+            try:
+                if snapshot.state.is_final:
+                    self._board.finish(self._run, CLOSE_S)
+                data = html.bundle(snapshot, self._run, now_ns=time.time_ns(), has_report=self._has_report)
+                self._handle.update(data, raw=True)
+                self._tail.clear()
+            finally:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        self._board.leave(self._door)
+        if self._widget is not None:
+            for part in (self._widget.layout, self._widget):
+                part.close()
 
     def _display(self) -> Any:
         from IPython.display import display
 
-        return display(self._box, display_id=True)  # type: ignore[no-untyped-call]
+        data = html.bundle(self._snapshot, self._run, now_ns=time.time_ns(), has_report=self._has_report)
+        if self._widget is not None:
+            data[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self._widget.model_id}
+        return display(data, raw=True, display_id=f"nb-elastic-{self._run.run_id}-{time.time_ns()}")  # type: ignore[no-untyped-call]
 
-    def _stop_clicked(self, button: Any) -> None:
-        button.disabled = True
-        button.description = "Stopping"
+    def _look_for_pages(self) -> None:
+        if self._board.was_opened(self._run):
+            self._tail.clear()
+        else:
+            self._tail.draw(self._snapshot)
+
+    def _send(self, message: dict[str, Any], buffers: list[bytes]) -> None:
+        if self._widget is None or self._widget.comm is None:
+            raise ConnectionError("the widget is closed")
+        self._widget.send(message, buffers=buffers or None)
+
+    def _stop(self, _run: RunDir, grace_s: float) -> None:
         if self._on_stop is not None:
-            self._on_stop()
+            self._on_stop(grace_s)
 
-    def _draw_until_closed(self) -> None:
-        while not self._closing.is_set():
-            self._wake.wait(CLOCK_S)
-            self._wake.clear()
-            self._hurry.clear()
-            if self._closing.is_set():
-                return
-            started_s = time.monotonic()
-            try:
-                self._draw()
-            except Exception:  # noqa: BLE001  a thread's border: a face that can't be drawn must not end the run
-                if self._closing.is_set():
-                    return
-            self._hurry.wait(max(0.0, started_s + DRAW_S - time.monotonic()))
-
-    def _draw(self) -> None:
-        """Draw header and table if they changed, the tab in view, and one tab that is not in view."""
-        with self._lock:
-            snapshot = self._snapshot
-            self._match_tabs(snapshot)
-            chosen = self._tab.selected_index
-            tables = {self._header: _header(snapshot, self._run)}
-            if chosen == _RANKS:
-                tables[self._ranks] = html.table(snapshot, now_ns=time.time_ns())
-            if chosen == _ALL:
-                tables[self._all] = _log_html(self._tails.all_lines(), has_prefix=len(snapshot.workers) > 1)
-            in_view = [r for r, page in self._pages.items() if r in self._stale and self._index(page) == chosen]
-            others = [r for r in self._stale if r in self._pages and r not in in_view]
-            for rank in [*in_view, *others[:1]]:
-                self._stale.pop(rank)
-                tables[self._pages[rank]] = _log_html(self._tails.lines(rank), has_prefix=False)
-            if self._stale:
-                self._wake.set()
-        for widget, value in tables.items():
-            if self._drawn.get(widget) != value:
-                self._drawn[widget] = value
-                widget.value = value
-
-    def _index(self, page: Any) -> int:
-        found: int = self._tab.children.index(page)
-        return found
-
-    def _match_tabs(self, snapshot: RunSnapshot) -> None:
-        """Have a tab for each rank, with its state in the title."""
-        for worker in snapshot.workers:
-            if worker.rank not in self._pages:
-                page = self._pages[worker.rank] = ipywidgets.HTML(_log_html((), has_prefix=False))
-                _unroute(page)
-                _unroute(page.layout)
-                self._stale[worker.rank] = None
-        ranks = sorted(self._pages)
-        children = (self._all, self._ranks, *(self._pages[r] for r in ranks))
-        if self._tab.children != children:
-            self._tab.children = children
-        states = {w.rank: w.state.value for w in snapshot.workers}
-        titles = ("All", "Ranks", *(f"{r} {states.get(r, 'gone')}" for r in ranks))
-        if self._tab.titles != titles:
-            self._tab.titles = titles
+    def _find(self, run_id: str) -> RunDir | None:
+        return self._run if run_id in {"", self._run.run_id} else None
 
 
-def _header(snapshot: RunSnapshot, run: RunDir) -> str:
-    if not snapshot.run_id:
-        return f"<div>{html.chip('starting')} <b>{escape(run.run_id)}</b></div>"
-    return html.header(snapshot, now_ns=time.time_ns())
+class _Tail:
+    """The last lines of each rank as HTML, in a display of its own, while no page speaks.
 
-
-def _log_html(lines: Sequence[TailLine], *, has_prefix: bool) -> str:
-    """The tail of a log as a box that stays at its end; stderr in red."""
-    rows: list[str] = []
-    room = TAB_CHARS
-    for line in reversed(lines):
-        text = escape(f"[rank {line.rank}] {line.text}" if has_prefix else line.text)
-        row = f'<span style="color:#c62828">{text}</span>' if line.stream == "stderr" else text
-        room -= len(row) + 1
-        if room < 0:
-            break
-        rows.append(row)
-    body = "\n".join(reversed(rows)) or '<span style="opacity:.6">nothing written yet</span>'
-    return f'<div style="{_BOX}"><pre style="{_PRE}">{body}</pre></div>'
-
-
-def _family(widget: Any) -> Iterable[Any]:
-    """The widget, all that it holds, and their layouts and styles, each once."""
-    found: dict[str, Any] = {}
-    queue = [widget]
-    while queue:
-        one = queue.pop()
-        if one.model_id in found:
-            continue
-        found[one.model_id] = one
-        queue += [
-            *getattr(one, "children", ()),
-            *(getattr(one, name) for name in ("layout", "style") if hasattr(one, name)),
-        ]
-    return list(found.values())
-
-
-def _unroute(widget: Any) -> None:
-    """Have clicks handled while the cell is busy.
-
-    ipykernel 7.4 sends what the browser says over a comm to where the comm last published from, which
-    is the busy main shell; without its note it sends it to the comm's own subshell, as 7.0 to 7.3 do.
+    Args:
+        is_all: there is no widget, so this is the face, from the start.
     """
-    comm = getattr(widget, "comm", None)
-    if comm is not None and hasattr(type(comm), "_reply_subshell_for"):
-        comm._reply_subshell_for = None  # noqa: SLF001
+
+    def __init__(self, run: RunDir, *, shown: Shown, clock: Callable[[], float], is_all: bool) -> None:
+        self._run, self._shown, self._clock = run, shown, clock
+        self._began_s = clock() - (UNHEARD_S if is_all else 0.0)
+        self._due_s = self._began_s + UNHEARD_S
+        self._id = f"nb-elastic-tail-{run.run_id}-{time.time_ns()}"
+        self._drawn = ""
+        self._has_begun = self._is_there = False  # an interrupt may come between the two
+
+    def draw(self, snapshot: RunSnapshot) -> None:
+        """Draw if it is time to."""
+        now_s = self._clock()
+        if now_s < self._due_s:
+            return
+        self._due_s = now_s + min(RARELY_S, max(TAIL_S, (now_s - self._began_s) / 30))
+        page = html.live_tail(snapshot, self._run, now_ns=time.time_ns(), has=self._shown.has)
+        if page == self._drawn:
+            return
+        self._has_begun = True
+        self._display({"text/html": page, **EMPTY})
+        self._is_there, self._drawn = True, page
+
+    def clear(self) -> None:
+        """Take it away: a page speaks, or the saved dashboard stands there."""
+        if self._has_begun:
+            self._is_there = True
+            self._display({"text/html": "", **EMPTY})
+            self._has_begun, self._drawn = False, ""
+
+    def _display(self, data: dict[str, str]) -> None:
+        from IPython.display import display
+
+        display(data, raw=True, display_id=self._id, update=self._is_there)  # type: ignore[no-untyped-call]
+
+
+def is_available() -> bool:
+    """True where the dashboard's own front end can be had: its built files, and anywidget to carry them."""
+    return _widget_class() is not None
+
+
+def _widget(run_id: str) -> Any:
+    """A widget for one run, or None where there can be none."""
+    cls = _widget_class()
+    if cls is None:
+        return None
+    esm, css = _static()
+    widget = cls(run_id=run_id, _esm=esm, _css=css)
+    for part in (widget, widget.layout):
+        unroute(part.comm)
+    return widget
+
+
+@functools.lru_cache(maxsize=1)
+def _widget_class() -> Any:
+    if not all(_static()):
+        return None
+    try:
+        import anywidget
+        import traitlets
+    except ImportError:
+        return None
+
+    class Dashboard(anywidget.AnyWidget):
+        """The widget under a cell; all it says goes as messages."""
+
+        run_id = traitlets.Unicode().tag(sync=True)
+        _esm = traitlets.Unicode().tag(sync=True)
+        _css = traitlets.Unicode().tag(sync=True)
+
+    return Dashboard
+
+
+@functools.lru_cache(maxsize=1)
+def _charts() -> bytes:
+    """Script of the charts, which pages ask for; empty where it was not built."""
+    with contextlib.suppress(OSError):
+        return (STATIC / "charts.js").read_bytes()
+    return b""
+
+
+@functools.lru_cache(maxsize=1)
+def _static() -> tuple[str, str]:
+    """Script and style of the widget; empty where they were not built."""
+    with contextlib.suppress(OSError):
+        return (STATIC / "widget.js").read_text("utf-8"), (STATIC / "widget.css").read_text("utf-8")
+    return "", ""
