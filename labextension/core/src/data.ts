@@ -11,6 +11,17 @@ export type Link = 'connecting' | 'live' | 'deaf' | 'silent' | 'saved';
 /** What may change; a listener gets the set of all that did since its last call. */
 export type Part = 'about' | 'link' | 'state' | 'logs' | 'metrics' | 'usage' | 'outputs' | 'stopping';
 
+export const ALL_PARTS: ReadonlySet<Part> = new Set<Part>([
+  'about',
+  'link',
+  'state',
+  'logs',
+  'metrics',
+  'usage',
+  'outputs',
+  'stopping'
+]);
+
 export interface RunData {
   readonly about: About | undefined;
   /** `EMPTY` until the source has spoken. */

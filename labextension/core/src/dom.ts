@@ -39,3 +39,10 @@ export function setText(element: Element, text: string): void {
     element.textContent = text;
   }
 }
+
+/** Set an attribute only where it differs. */
+export function setAttribute(element: Element, name: string, value: string): void {
+  if (element.getAttribute(name) !== value) {
+    element.setAttribute(name, value);
+  }
+}

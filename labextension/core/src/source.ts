@@ -18,6 +18,8 @@ export type FromKernel = { view?: string; run?: string } & (
   | { type: 'saved'; bundle: Record<string, unknown> }
   /** Tells what became of a `stop`. */
   | { type: 'stopping'; ok: boolean; text: string }
+  /** Widget only: answers `asset`, and is sent to everybody while no page was heard; the script is in the buffer. */
+  | { type: 'asset'; name: 'charts.js' }
   /** Lab's comm only: unasked whenever the list changes. */
   | { type: 'runs'; runs: RunRow[] }
   | { type: 'error'; text: string }
@@ -32,6 +34,8 @@ export type ToKernel = { view: string; run?: string } & (
   | { type: 'read'; id: number; file: FileKey; offset: number; size: number }
   | { type: 'stop'; grace_s: number }
   | { type: 'saved' }
+  /** Widget only: code that it was not sent at once. */
+  | { type: 'asset'; name: 'charts.js' }
   | { type: 'close' }
   | { type: 'list' }
 );

@@ -1,0 +1,144 @@
+/** Makes what came from a file fit the shapes that views rely on: a wrong type becomes the template's value. */
+
+import { EMPTY } from '../data.js';
+import type { About, Failure, Frame, Round, RunState, Snapshot, Worker } from '../model.js';
+
+type Fields = Record<string, unknown>;
+
+const FRAME: Frame = { file: '', line: 0, name: '', text: '' };
+
+const FAILURE: Failure = {
+  rank: 0,
+  local_rank: 0,
+  round: 0,
+  time_ns: 0,
+  node: 0,
+  pid: 0,
+  exit_code: null,
+  signal: '',
+  error_type: '',
+  message: '',
+  traceback: '',
+  frames: [],
+  followed: '',
+  hint: ''
+};
+
+const ROUND: Round = {
+  number: 0,
+  attempt: 0,
+  cause: '',
+  text: '',
+  started_ns: 0,
+  formed_ns: 0,
+  ended_ns: 0,
+  world_size: 0,
+  failures: []
+};
+
+const WORKER: Worker = {
+  node: 0,
+  local_rank: 0,
+  rank: 0,
+  round: 0,
+  state: 'ended',
+  pid: 0,
+  device: '',
+  cpus: '',
+  binding: '',
+  start_method: '',
+  started_ns: 0,
+  ended_ns: 0,
+  exit_code: null,
+  signal: '',
+  has_result: false,
+  result_text: '',
+  result_size_bytes: 0,
+  result_error: ''
+};
+
+const RUN_STATES = new Set(
+  'created starting running restarting stopping succeeded failed stopped lost'.split(' ') as RunState[]
+);
+const WORKER_STATES = new Set(['starting', 'running', 'succeeded', 'failed', 'stopped', 'ended']);
+const CAUSES = new Set(['', 'success', 'failure', 'membership', 'stopped']);
+
+export function snapshotOf(value: unknown): Snapshot {
+  const told = record(value);
+  const snapshot = fit(EMPTY, told);
+  snapshot.state = RUN_STATES.has(snapshot.state) ? snapshot.state : 'lost';
+  snapshot.nproc = typeof told.nproc === 'string' || typeof told.nproc === 'number' ? told.nproc : 0;
+  snapshot.workers = list(told.workers).map(workerOf);
+  snapshot.rounds = list(told.rounds).map(roundOf);
+  snapshot.failures = list(told.failures).map(failureOf);
+  snapshot.notes = list(told.notes).flatMap(noteOf);
+  return snapshot;
+}
+
+export function aboutOf(value: unknown, snapshot: Snapshot, dir: string): About {
+  const about: About = {
+    run_id: snapshot.run_id,
+    dir,
+    torchrun: '',
+    label: snapshot.entry.replace(/^(cell|function) /, ''),
+    cell: '',
+    grace_s: 5,
+    can_stop: false
+  };
+  return { ...fit(about, record(value)), can_stop: false };
+}
+
+/** An object's fields, none of what is no object. */
+export function record(value: unknown): Fields {
+  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Fields) : {};
+}
+
+/** An array's elements, none of what is no array. */
+export function list(value: unknown): unknown[] {
+  return Array.isArray(value) ? value : [];
+}
+
+function workerOf(value: unknown): Worker {
+  const worker = fit(WORKER, record(value));
+  worker.state = WORKER_STATES.has(worker.state) ? worker.state : 'ended';
+  return worker;
+}
+
+function roundOf(value: unknown): Round {
+  const told = record(value);
+  const round = fit(ROUND, told);
+  round.cause = CAUSES.has(round.cause) ? round.cause : '';
+  round.failures = list(told.failures).map(failureOf);
+  return round;
+}
+
+function failureOf(value: unknown): Failure {
+  const told = record(value);
+  const failure = fit(FAILURE, told);
+  failure.frames = list(told.frames).map(frameOf);
+  return failure;
+}
+
+function frameOf(value: unknown): Frame {
+  const told = record(value);
+  const frame = fit(FRAME, told);
+  const values = Object.entries(record(told.values)).filter(pair => typeof pair[1] === 'string');
+  return values.length ? { ...frame, values: Object.fromEntries(values) as Record<string, string> } : frame;
+}
+
+function noteOf(value: unknown): Snapshot['notes'] {
+  const [level, text] = list(value);
+  return typeof text === 'string' ? [[level === 'warning' ? 'warning' : 'info', text]] : [];
+}
+
+/** The template with the values that are of its fields' types; null in the template stands for a number or null. */
+function fit<T extends object>(template: T, told: Fields): T {
+  const fitted = { ...template } as Fields;
+  for (const [name, own] of Object.entries(template)) {
+    const value = told[name];
+    if (typeof value === (own === null ? 'number' : typeof own) && typeof value !== 'object') {
+      fitted[name] = value;
+    }
+  }
+  return fitted as T;
+}

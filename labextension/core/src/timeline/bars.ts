@@ -1,0 +1,199 @@
+/** A run's life as bars on one axis: what lasted from when to when, and why it ended. Pure: drawn by the timeline. */
+
+import { type Round, type Snapshot, type Worker } from '../model.js';
+import { attemptText, durationText, exitText, failureText, firstLine, plural, ranksText, stateText } from '../common/text.js';
+
+export interface Bar {
+  start_ns: number;
+  end_ns: number;
+  kind: 'launch' | 'rendezvous' | 'running' | 'succeeded' | 'failed' | 'stopped' | 'ended' | 'stopping';
+  /** In the bar, where there is room. */
+  label: string;
+  /** Said in full when it is looked at. */
+  detail: string;
+  isOpen?: boolean;
+}
+
+export interface Mark {
+  time_ns: number;
+  detail: string;
+}
+
+export interface Row {
+  title: string;
+  bars: Bar[];
+  marks: Mark[];
+}
+
+/** More ranks than this are one row a node. */
+const MAX_RANK_ROWS = 16;
+
+export function rowsOf(snapshot: Snapshot, now_ns: number): Row[] {
+  if (!snapshot.created_ns) {
+    return [];
+  }
+  const end_ns = snapshot.finished_ns || now_ns;
+  return [
+    runRow(snapshot, end_ns),
+    ...snapshot.rounds.map(round => roundRow(round, snapshot, end_ns)),
+    ...workerRows(snapshot, end_ns)
+  ];
+}
+
+function runRow(snapshot: Snapshot, end_ns: number): Row {
+  const { created_ns, state, text } = snapshot;
+  const first = snapshot.rounds[0]?.started_ns || snapshot.started_ns || end_ns;
+  const how = stateText(state);
+  const why = state === 'stopped' && snapshot.stop_by ? `stopped by ${firstLine(snapshot.stop_by)}` : firstLine(text);
+  const bars: Bar[] = [
+    {
+      start_ns: created_ns,
+      end_ns: first,
+      kind: 'launch',
+      label: 'launch',
+      detail: `launch: ${took(created_ns, first)}`
+    },
+    {
+      start_ns: first,
+      end_ns,
+      kind: kindOf(state),
+      label: why && state !== 'running' ? why : how,
+      detail: `run: ${how} · ${took(created_ns, end_ns)}${why ? ` · ${why}` : ''}`,
+      isOpen: !snapshot.finished_ns
+    }
+  ];
+  return { title: 'run', bars: bars.filter(bar => bar.end_ns > bar.start_ns), marks: [] };
+}
+
+function kindOf(state: string): Bar['kind'] {
+  const kinds: Record<string, Bar['kind']> = {
+    succeeded: 'succeeded',
+    failed: 'failed',
+    lost: 'failed',
+    stopped: 'stopped',
+    stopping: 'stopping'
+  };
+  return kinds[state] ?? 'running';
+}
+
+function roundRow(round: Round, snapshot: Snapshot, end_ns: number): Row {
+  const is_last = round.number === snapshot.round;
+  const workers = is_last ? snapshot.workers : [];
+  const started = workers.map(worker => worker.started_ns).filter(Boolean);
+  const formed_ns = round.formed_ns || (started.length ? Math.min(...started) : 0);
+  const until_ns = round.ended_ns || end_ns;
+  const split_ns = Math.min(formed_ns || until_ns, until_ns);
+  const title = snapshot.max_restarts || snapshot.rounds.length > 1 ? `round ${round.number}` : 'round';
+  const attempt = attemptText(snapshot, round.attempt);
+  const bars: Bar[] = [
+    {
+      start_ns: round.started_ns,
+      end_ns: formed_ns ? split_ns : until_ns,
+      kind: 'rendezvous',
+      label: 'rendezvous',
+      detail: `rendezvous of round ${round.number}: ${took(round.started_ns, split_ns)}${round.world_size ? `, ${plural(round.world_size, 'rank')}` : ''}`,
+      isOpen: !formed_ns && !round.ended_ns
+    }
+  ];
+  if (formed_ns && until_ns > split_ns) {
+    const cause = causeText(round);
+    bars.push({
+      start_ns: split_ns,
+      end_ns: until_ns,
+      kind: { success: 'succeeded', failure: 'failed', stopped: 'stopped', membership: 'ended', '': 'running' }[
+        round.cause
+      ] as Bar['kind'],
+      label: cause || 'running',
+      detail: `round ${round.number}${attempt && `, ${attempt}`}: ${cause || 'running'} · ${took(split_ns, until_ns)}`,
+      isOpen: !round.ended_ns
+    });
+  }
+  return { title, bars: bars.filter(bar => bar.end_ns > bar.start_ns), marks: round.failures.map(failureMark) };
+}
+
+function failureMark(failure: Round['failures'][number]): Mark {
+  return {
+    time_ns: failure.time_ns,
+    detail: `rank ${failure.rank} failed: ${failureText(failure)}${failure.followed ? ` (${firstLine(failure.followed)})` : ''}`
+  };
+}
+
+/** Why a round ended, in words. */
+function causeText(round: Round): string {
+  const root = round.failures[0];
+  const words: Record<Round['cause'], string> = {
+    '': '',
+    success: 'succeeded',
+    failure: root ? `rank ${root.rank} failed: ${failureText(root)}` : firstLine(round.text) || 'failed',
+    membership: `the group’s membership changed${round.text ? `: ${firstLine(round.text)}` : ''}`,
+    stopped: firstLine(round.text) || 'stopped'
+  };
+  return words[round.cause];
+}
+
+function workerRows(snapshot: Snapshot, end_ns: number): Row[] {
+  const started = snapshot.workers.filter(worker => worker.started_ns);
+  if (started.length <= MAX_RANK_ROWS) {
+    return started.map(worker => ({
+      title: `rank ${worker.rank}`,
+      bars: [workerBar(worker, end_ns)],
+      marks: marksOf(snapshot, [worker])
+    }));
+  }
+  const nodes = [...new Set(started.map(worker => worker.node))].sort((a, b) => a - b);
+  return nodes.map(node => {
+    const members = started.filter(worker => worker.node === node);
+    return {
+      title: nodes.length > 1 ? `node ${node}` : plural(members.length, 'rank'),
+      bars: [groupBar(members, end_ns)],
+      marks: marksOf(snapshot, members)
+    };
+  });
+}
+
+function workerBar(worker: Worker, end_ns: number): Bar {
+  const until_ns = Math.max(worker.started_ns, worker.ended_ns || end_ns);
+  const how = [worker.state === 'ended' ? 'ended by the agent' : stateText(worker.state), exitText(worker)]
+    .filter(Boolean)
+    .join(', ');
+  return {
+    start_ns: worker.started_ns,
+    end_ns: until_ns,
+    kind: worker.state === 'starting' ? 'running' : worker.state,
+    label: how,
+    detail: `rank ${worker.rank}: ${how} · ${took(worker.started_ns, until_ns)}`,
+    isOpen: !worker.ended_ns
+  };
+}
+
+/** Many ranks in one bar: from the first start to the last end, in the worst of their states. */
+function groupBar(workers: readonly Worker[], end_ns: number): Bar {
+  const states = [...new Set(workers.map(worker => worker.state))];
+  const worst = (['failed', 'running', 'starting', 'stopped', 'ended', 'succeeded'] as const).find(state =>
+    states.includes(state)
+  )!;
+  const words = states.map(state => {
+    const which = workers.filter(worker => worker.state === state).map(worker => worker.rank);
+    return state === 'failed' ? `${ranksText(which)} failed` : `${which.length} ${stateText(state)}`;
+  });
+  const start_ns = Math.min(...workers.map(worker => worker.started_ns));
+  const until_ns = Math.max(...workers.map(worker => worker.ended_ns || end_ns));
+  const text = words.join(', ');
+  return {
+    start_ns,
+    end_ns: until_ns,
+    kind: worst === 'starting' ? 'running' : worst,
+    label: text,
+    detail: `${text} · ${took(start_ns, until_ns)}`,
+    isOpen: workers.some(worker => !worker.ended_ns)
+  };
+}
+
+function marksOf(snapshot: Snapshot, workers: readonly Worker[]): Mark[] {
+  const ranks = new Set(workers.map(worker => worker.rank));
+  return snapshot.failures.filter(failure => ranks.has(failure.rank) && failure.time_ns).map(failureMark);
+}
+
+function took(start_ns: number, end_ns: number): string {
+  return durationText(Math.max(0, end_ns - start_ns) / 1e9);
+}
