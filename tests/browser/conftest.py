@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-FRONT = ROOT / "labextension"
+from tests.browser.lab import FRONT, LabPage, LabServer, lab_server
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome") or ""
 
 
@@ -46,3 +47,38 @@ def bare_page(page: Any, core_bundle: Path) -> Any:
     page.add_style_tag(path=str(core_bundle / "core.css"))
     page.add_script_tag(path=str(core_bundle / "core.js"))
     return page
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patience() -> None:
+    """Generous, for two slow cores: a passing test never waits this long."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=30_000)
+
+
+@pytest.fixture(scope="session")
+def server(browser: Any) -> Iterator[LabServer]:
+    """One JupyterLab for all tests. (The browser is asked for so that it, too, is there before a test counts processes.)"""
+    with lab_server() as running:
+        yield running
+
+
+@pytest.fixture
+def lab(context: Any, server: LabServer) -> Iterator[LabPage]:
+    """A page of JupyterLab; all kernels end with the test."""
+    yield LabPage(context.new_page(), server)
+    _leave(context, server)
+
+
+@pytest.fixture
+def notebook7(context: Any, server: LabServer) -> Iterator[LabPage]:
+    """A page of Notebook 7; all kernels end with the test."""
+    yield LabPage(context.new_page(), server, is_notebook7=True)
+    _leave(context, server)
+
+
+def _leave(context: Any, server: LabServer) -> None:
+    for page in context.pages:
+        page.close(run_before_unload=False)
+    server.end_sessions()
