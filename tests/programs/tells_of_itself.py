@@ -167,13 +167,15 @@ def interpreter():
 
 def loggers():
     found = [(n, one) for n, one in logging.root.manager.loggerDict.items() if isinstance(one, logging.Logger)]
+    silent = [logging.NullHandler]  # libraries give themselves one at their import, which changes nothing
     return {
         "root": [repr(logging.root.handlers), logging.root.level, logging.root.disabled, logging.root.manager.disable],
         "classes": [repr(logging.getLoggerClass()), repr(logging.getLogRecordFactory())],
         "set": {
             n: [repr(one.handlers), one.level, one.propagate]
             for n, one in found
-            if (one.handlers or one.level) and not n.startswith("torch.distributed.elastic")
+            if ([type(h) for h in one.handlers] not in ([], silent) or one.level)
+            and not n.startswith("torch.distributed.elastic")
         },
         "astray": [
             repr(h)
@@ -232,10 +234,13 @@ def main():
         },
         "argv": [sys.argv, sys.orig_argv[1:]],
     }
-    with open(f"OUT_{rank}_{attempt}.json", "w") as f:
+    with open(f".OUT_{rank}_{attempt}", "w") as f:
         json.dump(told, f, default=repr)
+    os.rename(f.name, f"OUT_{rank}_{attempt}.json")
     logging.getLogger("torch").warning("torch's own logger speaks")
     if attempt == "0":
+        while not all(os.path.exists(f"OUT_{other}_0.json") for other in range(int(os.environ["WORLD_SIZE"]))):
+            time.sleep(0.01)  # who fails first ends the others, which on a busy machine may not have begun
         sys.exit(1)
 
 

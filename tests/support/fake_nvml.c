@@ -1,5 +1,6 @@
 /* Stands in for libnvidia-ml.so.1: three GPUs, of which this process may not use the second, and the third is cut
  * with MIG into two slices with an empty place between. Signatures and structs as in NVML's public nvml.h.
+ * Pid 4242 keeps the third busy, pid 4243 only holds memory there; of a slice nothing but its memory is told.
  * NBE_FAKE_NVML_FAIL=<nvmlReturn_t> makes nvmlInit_v2 fail. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +17,9 @@ typedef struct {
     char busId[32];
 } nvmlPciInfo_t;
 typedef struct { unsigned long long total, free, used; } nvmlMemory_t;
+typedef struct { unsigned int pid; unsigned long long usedGpuMemory; unsigned int gpuInstanceId, computeInstanceId; } nvmlProcessInfo_t;
+typedef struct { unsigned int pid; unsigned long long timeStamp; unsigned int smUtil, memUtil, encUtil, decUtil; } nvmlProcessUtilizationSample_t;
+typedef struct { unsigned int gpu, memory; } nvmlUtilization_t;
 #endif
 
 static int users = 0;
@@ -77,5 +81,41 @@ nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned i
     CHECK;
     if (index == 1) return 6; /* NVML_ERROR_NOT_FOUND */
     *mig = HANDLE(100 * NUMBER(device) + index);
+    return 0;
+}
+nvmlReturn_t nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *device) {
+    CHECK;
+    int n;
+    if (sscanf(uuid, "GPU-%8d-", &n) != 1 && sscanf(uuid, "MIG-%8d-", &n) != 1) return 6;
+    *device = HANDLE(n);
+    return 0;
+}
+nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t *rates) {
+    CHECK;
+    if (NUMBER(device) >= 100) return 3;
+    rates->gpu = 97, rates->memory = 40;
+    return 0;
+}
+nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned int *count, nvmlProcessInfo_t *infos) {
+    CHECK;
+    if (NUMBER(device) >= 100) return 3;
+    if (*count < 2) return 7; /* NVML_ERROR_INSUFFICIENT_SIZE */
+    infos[0].pid = 4242, infos[0].usedGpuMemory = 5368709120ull;
+    infos[1].pid = 4243, infos[1].usedGpuMemory = ~0ull; /* NVML_VALUE_NOT_AVAILABLE */
+    *count = 2;
+    return 0;
+}
+nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t device, nvmlProcessUtilizationSample_t *samples, unsigned int *count,
+                                             unsigned long long since) {
+    static unsigned long long now = 1ull << 60; /* later than any clock of today, in microseconds */
+    CHECK;
+    if (NUMBER(device) >= 100) return 3;
+    if (since >= now) return 6; /* NVML_ERROR_NOT_FOUND: nothing new */
+    if (*count < 3) return 7;
+    memset(samples, 0, 3 * sizeof *samples);
+    samples[0].pid = 4242, samples[0].timeStamp = now - 1, samples[0].smUtil = 80;
+    samples[1].pid = 4242, samples[1].timeStamp = now, samples[1].smUtil = 90;
+    samples[2].pid = 4242, samples[2].timeStamp = 1, samples[2].smUtil = 1; /* old ones come along */
+    *count = 3;
     return 0;
 }

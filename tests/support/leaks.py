@@ -32,7 +32,7 @@ def processes(mark: str) -> set[ProcessId]:
         except OSError:
             continue
     pids.discard(os.getpid())
-    found = {ProcessId.of(pid) for pid in pids if not _is_resource_tracker(pid) and not stands_by(pid)}
+    found = {ProcessId.of(pid) for pid in pids if not _is_lasting(pid) and not stands_by(pid)}
     return {p for p in found if p is not None}
 
 
@@ -71,6 +71,11 @@ def _words(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
+
+
+def _is_lasting(pid: int) -> bool:
+    """True for what the tests' browser, one for all tests, starts of itself when it likes, and for Python's resource tracker."""
+    return "/chrom" in _words(pid).partition(" ")[0] or _is_resource_tracker(pid)
 
 
 def _is_resource_tracker(pid: int) -> bool:

@@ -320,3 +320,33 @@ def test_the_doctor_itself_never_imports_torch():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=100
     )
     assert done.stdout == "False\n"
+
+
+def test_the_front_end_is_told_in_all_its_parts(tmp_path, monkeypatch):
+    """Packages, the dashboard's built files, and the extension where JupyterLab looks for it."""
+    monkeypatch.setattr(rules, "JUPYTER_FOLDERS", ())
+    (bare,) = rules.front_end({}, package=tmp_path)
+    assert (bare.state, bare.advice != "") == ("warn", True)
+    assert "was not built (static/widget.js, static/widget.css, static/charts.js missing)" in bare.text
+    for name in rules.FRONT_END_FILES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("built")
+    (without,) = rules.front_end({}, package=tmp_path)
+    assert (without.state, "its JupyterLab extension is not" in without.text) == ("ok", True)
+    place = tmp_path / "jupyter" / "labextensions" / "nb-elastic"
+    place.mkdir(parents=True)
+    (place / "package.json").write_text("{}")
+    (whole,) = rules.front_end({"JUPYTER_PATH": f"{os.pathsep}{tmp_path / 'jupyter'}"}, package=tmp_path)
+    assert "and its JupyterLab extension are there" in whole.text
+    version = rules._version
+    monkeypatch.setattr(rules, "_version", lambda name: "" if name == "anywidget" else version(name))
+    (poor,) = rules.front_end({}, package=tmp_path)
+    assert (poor.state, "no anywidget" in poor.text, "anywidget" in poor.advice) == ("warn", True, True)
+
+
+def test_a_probe_that_ended_after_it_was_given_up_leaves_no_pipe_open():
+    """A ResourceWarning, and descriptors until the next collection."""
+    process = doctor._start("machine", os.environ)
+    process.wait(60)
+    doctor._end(process)
+    assert [process.stdout.closed, process.stderr.closed] == [True, True]

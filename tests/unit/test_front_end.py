@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import os
 import shutil
@@ -111,7 +112,10 @@ def test_the_typescript_tests_pass() -> None:
 @pytest.mark.skipif(
     not (ROOT / "nb_elastic" / "static" / "widget.js").exists(), reason="the front end was not built here"
 )
-def test_the_widget_is_small(tmp_path: Path) -> None:
-    """It travels in every launch of a notebook that has no lab extension."""
-    packed = shutil.make_archive(str(tmp_path / "widget"), "gztar", ROOT / "nb_elastic" / "static")
-    assert 0 < Path(packed).stat().st_size < WIDGET_LIMIT_BYTES
+def test_the_widget_is_small() -> None:
+    """It travels in every launch of a notebook; the charts only when somebody looks at them."""
+    packed = [
+        len(gzip.compress((ROOT / "nb_elastic" / "static" / name).read_bytes(), 9))
+        for name in ("widget.js", "widget.css")
+    ]
+    assert 0 < sum(packed) < WIDGET_LIMIT_BYTES

@@ -26,9 +26,9 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 FLOORS = {
     0: "ambient errors lifeline model nvml sysfs",
     1: "birth events installed logreader rundir snapshot topology untrusted wakes wire",
-    2: "payload cell frames binding report pools",
+    2: "payload cell frames binding report pools outputs",
     3: "worker entry afresh rankshell supervisor launcher",
-    4: "options option config export doctor notebook engines render report_text",
+    4: "options option config export doctor notebook engines dashboard render report_text",
     5: "follower run request completion",
     6: "launching",
     7: "magics cli",
@@ -43,15 +43,16 @@ RANK_SIDE = ("nb_elastic.supervisor.__main__", "nb_elastic.launcher", "nb_elasti
 KERNEL_SIDE = (
     "nb_elastic", "nb_elastic.magics", "nb_elastic.cli", "nb_elastic.launching", "nb_elastic.run", "nb_elastic.doctor", "nb_elastic.export",
     "nb_elastic.render.choose", "nb_elastic.render.plain", "nb_elastic.render.terminal", "nb_elastic.render.widget", "nb_elastic.render.html",
-    "nb_elastic.engines.local",
+    "nb_elastic.engines.local", "nb_elastic.dashboard.panel", "nb_elastic.dashboard.monitor",
 )  # fmt: skip
 
 # The doors of foreign packages: package -> the only modules that may import it.
 DOORS = {
     "cloudpickle": {"nb_elastic.payload_pickler"},
     "rich": {"nb_elastic.render.terminal"},
-    "ipywidgets": {"nb_elastic.render.widget"},
-    "traitlets": {"nb_elastic.config", "nb_elastic.rankshell"},
+    "ipywidgets": set(),
+    "anywidget": {"nb_elastic.render.widget"},
+    "traitlets": {"nb_elastic.config", "nb_elastic.rankshell", "nb_elastic.render.widget"},
     "setproctitle": {"nb_elastic.worker"},
     "psutil": {"nb_elastic.supervisor.standby"},
 }

@@ -7,7 +7,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nb_elastic.model import LogChunk
@@ -148,6 +148,7 @@ def test_a_gigabyte_of_lines_and_a_line_of_a_gigabyte_take_no_memory(tmp_path: P
     assert peak < 8 * MIB
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -45,6 +45,30 @@ def test_a_death_by_signal_shows_the_last_words_on_stderr(tmp_path: Path) -> Non
     ]
 
 
+def test_the_root_cause_shows_what_the_notebook_s_variables_were(tmp_path: Path) -> None:
+    """Innermost frame first, a few lines, and harmless whatever the rank wrote."""
+    story = story_of(tmp_path, ranks=2)
+    frames = [
+        {"file": "Cell In[3]", "line": 9, "name": "<module>", "values": {f"v{n}": str(n) for n in range(20)}},
+        {"file": "Cell In[2]", "line": 4, "name": "f", "values": {"x": "\x1b[2J1\n2", "y": "Tensor(shape=(2,))"}},
+        {"file": "/lib/torch/x.py", "line": 1, "name": "g", "values": "nonsense"},
+    ]
+    story.fail(1, error_type="ValueError", message="no", traceback="Traceback\nValueError: no", frames=frames)
+    story.fail(0, error_type="KeyError", message="k", traceback="T", frames=frames)
+    story.finish("failed")
+    lines = report_text.failure_text(story.snapshot, folder=story.folder).split("\n")
+    start = lines.index("ValueError: no") + 1
+    assert lines[start : start + 5] == [
+        "",
+        "Values in Cell In[2], line 4:",
+        "  x = 1",
+        "  y = Tensor(shape=(2,))",
+        "Values in Cell In[3], line 9:",
+    ]
+    assert lines[start + 5 : start + 15] == [*(f"  v{n} = {n}" for n in range(8)), "", "Others:"]
+    assert sum(line.startswith("Values") for line in lines) == 2
+
+
 def test_a_silent_death_shows_stdout_and_without_that_says_so(tmp_path: Path) -> None:
     story = story_of(tmp_path, ranks=1)
     story.fail(0, exit_code=3)
@@ -113,7 +137,7 @@ def test_the_attempts_before_the_last_are_told(tmp_path: Path) -> None:
     story.fail(0, error_type="ValueError", message="y", traceback="T")
     story.finish("failed")
     text = report_text.failure_text(story.snapshot, folder=story.folder)
-    assert text.startswith("Run r failed: rank 0 failed first in round 1, attempt 1 of 1 (ValueError: y)\n")
+    assert text.startswith("Run r failed: rank 0 failed first in round 1, attempt 2 of 2 (ValueError: y)\n")
     assert "Earlier rounds:\n  round 0: rank 0 failed first (KeyError: 'x')\n" in text
 
 

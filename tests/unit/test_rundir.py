@@ -94,3 +94,16 @@ def test_ranks_are_listed_over_nodes_and_rounds(tmp_path: Path):
         run.rank(number, local_rank, node=node).path.mkdir(parents=True)
     (tmp_path / "round_0" / "notes.txt").write_text("not a rank")
     assert [(n, r, k) for n, r, k, _ in run.ranks()] == [(None, 0, 2), (None, 0, 10), (None, 1, 0), (1, 0, 0)]
+
+
+def test_what_a_node_writes_lies_in_the_run_s_folder_or_in_the_node_s_own(tmp_path: Path):
+    run = RunDir(tmp_path / "r")
+    found = [run.usage(), run.growth(), run.usage(1), run.growth(1), run.rank(2, 0, node=1).outputs]
+    told = [
+        "usage.jsonl",
+        "growth.jsonl",
+        "node_1/usage.jsonl",
+        "node_1/growth.jsonl",
+        "node_1/round_2/0/outputs.jsonl",
+    ]
+    assert found == [tmp_path / "r" / name for name in told]

@@ -88,6 +88,11 @@ ONE_RESTART = stamped(
 )
 
 
+def test_of_several_nodes_the_first_tells_when_a_round_was_formed():
+    s = fold_all(stamped(CREATED, *[("rendezvous_finished", {"round": 0, "world_size": 4})] * 2))
+    assert [r.formed_ns for r in s.rounds] == [2 * 10**9]
+
+
 def test_a_restarted_run_keeps_its_first_round_and_shows_the_second() -> None:
     failure = WorkerFailure(rank=1, local_rank=1, round=0, time_ns=7_500_000_000, error_type="ValueError", message="no")
     second = 10**9
@@ -144,11 +149,12 @@ def test_a_restarted_run_keeps_its_first_round_and_shows_the_second() -> None:
                 cause="failure",
                 text="rank 1 failed",
                 started_ns=3 * second,
+                formed_ns=4 * second,
                 ended_ns=11 * second,
                 world_size=2,
                 failures=(failure,),
             ),
-            RoundSnapshot(number=1, attempt=1, started_ns=12 * second, world_size=2),
+            RoundSnapshot(number=1, attempt=1, started_ns=12 * second, formed_ns=13 * second, world_size=2),
         ),
     )
 

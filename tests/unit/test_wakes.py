@@ -149,6 +149,26 @@ def test_closing_ends_every_wait_and_closes_every_descriptor():
     assert one.wait(LONG_S)
 
 
+def test_an_interrupt_while_it_closes_closes_no_descriptor_twice(monkeypatch: pytest.MonkeyPatch):
+    """The second time it may be the kernel's own socket."""
+    made, closed = Wakes(), []
+    close = os.close
+
+    def interrupted(fd: int) -> None:
+        closed.append(fd)
+        close(fd)
+        if len(closed) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(wakes.os, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        made.close()
+    made.close()
+    del made
+    gc.collect()
+    assert len(closed) == len(set(closed))
+
+
 def test_one_that_was_forgotten_closes_its_descriptors():
     before = descriptors()
     for _ in range(500):
