@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook ui test check format bench bench-ui screenshots soak matrix build clean
+.PHONY: help setup demo notebook ui test test-browser check format bench bench-ui screenshots soak matrix build clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -45,8 +45,11 @@ notebook: $(READY) $(FRONT) ## run all notebooks, and keep the outputs in the fi
 ui: $(READY) $(FRONT) ## open the tour, notebooks/02_watching_a_run.ipynb, in JupyterLab
 	@$(BIN)/jupyter lab notebooks/02_watching_a_run.ipynb $(ARGS)
 
-test: $(READY) $(FRONT) ## run all tests
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+test: $(READY) $(FRONT) ## run all tests but those in a browser
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/browser $(ARGS)
+
+test-browser: $(READY) $(FRONT) ## run the dashboard's tests in Chromium, alone and in a real JupyterLab
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/browser $(ARGS)
 
 check: $(READY) ## lint, format and types
 	@$(BIN)/ruff check $(SOURCES)

@@ -234,6 +234,7 @@ def test_hundreds_of_runs_leave_no_descriptor_behind():
         return len(os.listdir("/dev/fd"))
 
     runs = [made(created(age_ns=10 * MINUTE_NS)) for _ in range(100)]
+    gc.collect()
     before = descriptors()
     for run in runs:
         assert attach(run.run_id).wait(30).value == "lost"
@@ -241,7 +242,7 @@ def test_hundreds_of_runs_leave_no_descriptor_behind():
         run.journal.unlink()
         attach(run.run_id).wait(0.001)
     gc.collect()
-    assert descriptors() == before
+    assert descriptors() <= before  # earlier tests' may close meanwhile
 
 
 class _Child:
