@@ -160,10 +160,10 @@ def smooth_rows(what: str, told: dict[str, float]) -> list[Row]:
 
 def paced(bench: Bench) -> list[Row]:
     """A million lines at 100,000 a second; then a search in them."""
-    bench.open(LOAD, launch(1, 1_000_000, 100_000, "paced"))
-    rows = smooth_rows("1 M lines at 100,000/s", bench.stream(1, "paced"))
+    bench.open(LOAD, launch(1, 1_000_000, 100_000, "seamless"))
+    rows = smooth_rows("1 M lines at 100,000/s", bench.stream(1, "seamless"))
     search = Row("a search over 1 M lines", "text to number of hits", "s")
-    for text in ("began", "", "ended", "", "paced"):
+    for text in ("seamless", "", "began", "", "seamless began"):  # the first has only letters that stand in every line
         took_ms, told = bench.page.evaluate(SEARCH, [text, LIMIT_S * 1000])
         if text:
             bench.tell(f"  search for {text!r}: {took_ms:.0f} ms, {told}")
