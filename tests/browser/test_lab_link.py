@@ -112,6 +112,16 @@ def test_the_list_of_runs_opens_filters_and_stops(lab: LabPage) -> None:
     expect(lab.page.locator(".nbe-lab-tab .nbe")).to_contain_text("stopped")
 
 
+def test_the_list_of_runs_takes_the_colours_of_labs_theme(lab: LabPage) -> None:
+    """Labs theme counts, not the system's: a dark Lab on a light desktop had the light theme's letters in the list."""
+    lab.page.emulate_media(color_scheme="light")
+    lab.new(LOAD)
+    panel = lab.show_runs()
+    expect(panel).to_have_attribute("data-theme", "light")
+    lab.page.evaluate("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
+    expect(panel).to_have_attribute("data-theme", "dark")
+
+
 def test_a_tab_and_the_list_are_restored_with_the_layout(lab: LabPage) -> None:
     lab.new(LOAD, BLOCK).run(0)
     expect(lab.show_runs().locator("li")).to_have_count(1)

@@ -1,7 +1,7 @@
 /** The side bar: runs of the open notebooks' kernels, and recent ones of this machine. */
 
 import { Widget } from '@lumino/widgets';
-import { h, setText, type RunRow } from '@nb-elastic/core';
+import { followTheme, h, setText, type RunRow } from '@nb-elastic/core';
 import { elasticIcon } from './icon.js';
 import type { Links } from './links.js';
 import { matches, RowView, type RowActions } from './run_row.js';
@@ -19,6 +19,7 @@ export class RunsPanel extends Widget {
   private readonly _others = new Section('Recent on this machine');
   private readonly _empty = h('p', { class: 'nbe-lab-empty' });
   private readonly _rows = new Map<string, RowView>();
+  private readonly _unfollow: () => void;
   private _timer = 0;
 
   constructor(
@@ -29,6 +30,7 @@ export class RunsPanel extends Widget {
     this.id = 'nb-elastic-runs';
     this.addClass('nbe');
     this.addClass('nbe-lab-panel');
+    this._unfollow = followTheme(this.node);
     this.title.icon = elasticIcon;
     this.title.caption = 'Runs of nb_elastic';
     this._filter.addEventListener('input', () => this.refresh());
@@ -68,6 +70,11 @@ export class RunsPanel extends Widget {
 
   protected override onBeforeDetach(): void {
     this.onAfterHide();
+  }
+
+  override dispose(): void {
+    this._unfollow();
+    super.dispose();
   }
 
   private _view(row: RunRow): HTMLElement {
