@@ -1,6 +1,6 @@
 /** What the parts of the dashboard read: a run's data as it stands in the page. Made by `RunClient`, drawn by the views. */
 
-import type { About, Chunk, FileKey, MetricRow, Output, Snapshot, Stream, Usage } from './model.js';
+import type { About, Chunk, FileKey, MetricRow, Output, Snapshot, Stream, Usage, Worker } from './model.js';
 
 /**
  * How the page stands to the run: asking for it; following it; following it without being heard (the kernel sends, but answers nothing
@@ -144,4 +144,26 @@ export const EMPTY: Snapshot = {
   torch: '',
   python: '',
   stop_by: ''
+};
+
+/** A worker that nobody told anything of. */
+export const NO_WORKER: Worker = {
+  node: 0,
+  local_rank: 0,
+  rank: 0,
+  round: 0,
+  state: 'ended',
+  pid: 0,
+  device: '',
+  cpus: '',
+  binding: '',
+  start_method: '',
+  started_ns: 0,
+  ended_ns: 0,
+  exit_code: null,
+  signal: '',
+  has_result: false,
+  result_text: '',
+  result_size_bytes: 0,
+  result_error: ''
 };

@@ -1,6 +1,6 @@
 /** A run that tests make up and change by hand: what `RunClient` would have, without a kernel. */
 
-import { EMPTY, type LastLine, type Link, type Part, type Progress, type RunData } from '../src/data.js';
+import { EMPTY, NO_WORKER, type LastLine, type Link, type Part, type Progress, type RunData } from '../src/data.js';
 import { TABS } from '../src/tabs/all.js';
 import type { Tab } from '../src/parts.js';
 import type { View } from '../src/view.js';
@@ -106,24 +106,15 @@ export class FakeRun implements RunData {
 
 export function fakeWorker(rank: number, changes: Partial<Worker> = {}): Worker {
   return {
-    node: 0,
+    ...NO_WORKER,
     local_rank: rank,
     rank,
-    round: 0,
     state: 'running',
     pid: 41200 + rank,
-    device: '',
     cpus: `${rank * 4}-${rank * 4 + 3}`,
     binding: `NUMA node ${rank % 2}, CPUs ${rank * 4}-${rank * 4 + 3}`,
     start_method: 'fork',
     started_ns: START_NS + 0.4 * S,
-    ended_ns: 0,
-    exit_code: null,
-    signal: '',
-    has_result: false,
-    result_text: '',
-    result_size_bytes: 0,
-    result_error: '',
     ...changes
   };
 }

@@ -1,6 +1,6 @@
 /** What is known of each rank, gathered from all stores, and who stands out: the slowest, the silent. Pure: drawn by others. */
 
-import type { LastLine, RunData } from '../data.js';
+import { NO_WORKER, type LastLine, type RunData } from '../data.js';
 import { isFinal, type Failure, type Snapshot, type Usage, type Worker } from '../model.js';
 import { durationText } from '../common/text.js';
 
@@ -88,26 +88,7 @@ export function rankCount({ workers, nproc, min_nodes, world_size }: Snapshot): 
   return world_size || Math.max(workers.length, asked);
 }
 
-const EXPECTED: Worker = {
-  node: 0,
-  local_rank: 0,
-  rank: 0,
-  round: 0,
-  state: 'starting',
-  pid: 0,
-  device: '',
-  cpus: '',
-  binding: '',
-  start_method: '',
-  started_ns: 0,
-  ended_ns: 0,
-  exit_code: null,
-  signal: '',
-  has_result: false,
-  result_text: '',
-  result_size_bytes: 0,
-  result_error: ''
-};
+const EXPECTED: Worker = { ...NO_WORKER, state: 'starting' };
 
 function progressOf(data: RunData, worker: Worker, last: LastLine | undefined): RankProgress | undefined {
   const told = worker.rank < 0 ? undefined : data.metrics.progress(worker.rank);

@@ -1,6 +1,6 @@
 /** Makes what came from a file fit the shapes that views rely on: a wrong type becomes the template's value. */
 
-import { EMPTY } from '../data.js';
+import { EMPTY, NO_WORKER } from '../data.js';
 import type { About, Failure, Frame, Round, RunState, Snapshot, Worker } from '../model.js';
 
 type Fields = Record<string, unknown>;
@@ -34,27 +34,6 @@ const ROUND: Round = {
   ended_ns: 0,
   world_size: 0,
   failures: []
-};
-
-const WORKER: Worker = {
-  node: 0,
-  local_rank: 0,
-  rank: 0,
-  round: 0,
-  state: 'ended',
-  pid: 0,
-  device: '',
-  cpus: '',
-  binding: '',
-  start_method: '',
-  started_ns: 0,
-  ended_ns: 0,
-  exit_code: null,
-  signal: '',
-  has_result: false,
-  result_text: '',
-  result_size_bytes: 0,
-  result_error: ''
 };
 
 const RUN_STATES = new Set(
@@ -99,7 +78,7 @@ export function list(value: unknown): unknown[] {
 }
 
 function workerOf(value: unknown): Worker {
-  const worker = fit(WORKER, record(value));
+  const worker = fit(NO_WORKER, record(value));
   worker.state = WORKER_STATES.has(worker.state) ? worker.state : 'ended';
   return worker;
 }
