@@ -14,12 +14,16 @@ rendezvous_started   round, attempt, backend
 rendezvous_finished  round, attempt, group_rank, group_world_size, world_size, master_addr, master_port
 worker_started       round, attempt, rank, local_rank, pid, start_ticks, start_method
 worker_ready         round, rank, local_rank, worker (content of worker.json)
-worker_exited        round, rank, local_rank, pid, exit_code, signal, state (a WorkerState), has_result
+worker_held          round, rank, local_rank, why (failure or breakpoint), text: it waits to be looked at
+worker_released      round, rank, local_rank: it goes on, or ends
+worker_exited        round, rank, local_rank, pid, exit_code, signal, state (a WorkerState), has_result, how: its way to its end
 worker_failed        round, rank, local_rank, failure (a WorkerFailure)
 round_ended          round, attempt, cause (success, failure, membership, stopped), text
 stop_requested       by, grace_s
 signal_sent          round, rank, local_rank, signal
-run_finished         state (succeeded, failed, stopped), root_rank, text
+hang_found           round, report (a StackReport): nothing has moved for too long
+hang_over            round: something moves again
+run_finished         state (succeeded, failed, stopped), root_rank, text, category, reasons: what made it fail
 run_lost             text
 mark                 name: a point on the way of a launch, for measuring
 ==================== ====================================================================

@@ -35,12 +35,14 @@ class RunState(str, Enum):
 class WorkerState(str, Enum):
     """State of one worker process.
 
+    ``HELD`` is a worker that waits at its exception or breakpoint for somebody to look at it.
     ``ENDED`` is a worker that the agent ended because another one failed or the group re-formed;
     ``STOPPED`` one that ended because somebody stopped the run.
     """
 
     STARTING = "starting"
     RUNNING = "running"
+    HELD = "held"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     ENDED = "ended"
@@ -49,7 +51,22 @@ class WorkerState(str, Enum):
     @property
     def is_final(self) -> bool:
         """True when the process is gone."""
-        return self not in {WorkerState.STARTING, WorkerState.RUNNING}
+        return self not in {WorkerState.STARTING, WorkerState.RUNNING, WorkerState.HELD}
+
+
+class FailureCategory(str, Enum):
+    """What kind of thing made a rank, or a whole run, fail. ``UNKNOWN`` where the evidence is missing."""
+
+    USER_ERROR = "user error"
+    HOST_MEMORY = "out of host memory"
+    GPU_MEMORY = "out of GPU memory"
+    KILLED = "killed from outside"
+    NATIVE_CRASH = "crashed in native code"
+    LOST_PEER = "lost a peer"
+    RENDEZVOUS = "rendezvous"
+    IMPORT = "import or pickle"
+    TIMEOUT = "timeout"
+    UNKNOWN = "unknown"
 
 
 Stream = Literal["stdout", "stderr"]
@@ -261,6 +278,8 @@ class WorkerFailure:
         traceback: formatted, with the notebook's lines; empty for a death without an exception.
         followed: why this failure only followed another one, or "" where it may be a cause.
         hint: what to do about it, or "".
+        category: value of a FailureCategory, or "" where nobody judged.
+        reasons: the evidence for the category, a sentence each.
     """
 
     rank: int
@@ -277,6 +296,51 @@ class WorkerFailure:
     frames: tuple[Frame, ...] = ()
     followed: str = ""
     hint: str = ""
+    category: str = ""
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackGroup:
+    """Ranks that stand at the same place.
+
+    Attributes:
+        ranks: global ranks, rising.
+        state: what their main thread does: ``waiting``, ``busy``, ``stopped`` (SIGSTOP), ``stuck`` (in the kernel),
+            ``held``, ``gone``, ``silent`` (no stack could be had).
+        doing: one line: ``waits in all_reduce, Cell In[12], line 31``.
+        frames: of the main thread, outermost first, without this package's own; empty where none could be had.
+        notes: what else is known, a sentence each: other threads, the collective's number and shape, the file waited for.
+        is_odd: this group, not the others, is what the others wait for, as far as one can tell.
+    """
+
+    ranks: tuple[int, ...]
+    state: str
+    doing: str
+    frames: tuple[Frame, ...] = ()
+    notes: tuple[str, ...] = ()
+    is_odd: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackReport:
+    """Where all ranks of a run stand at a moment.
+
+    Attributes:
+        time_ns: when the stacks were taken, nanoseconds since the epoch.
+        cause: ``asked`` by somebody, or ``hang``: nothing moved for too long.
+        headline: one sentence that names who waits for whom, or who does what.
+        advice: what to do about it, or "".
+        kind: which of the known ways to hang this is, in one word of ``hangs.KINDS``, or "" for none.
+        groups: the odd one out first.
+    """
+
+    time_ns: int
+    cause: str
+    headline: str
+    advice: str = ""
+    kind: str = ""
+    groups: tuple[StackGroup, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,6 +377,7 @@ def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
         TypeError: if a field without default is missing.
     """
     nested: dict[str, type[Any]] = {"entrypoint": Entrypoint, "options": LaunchOptions}
+    rows: dict[str, type[Any]] = {"frames": Frame, "groups": StackGroup}
     kwargs: dict[str, Any] = {}
     for f in fields(cls):  # type: ignore[arg-type]
         if f.name not in data:
@@ -320,8 +385,8 @@ def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
         value = data[f.name]
         if f.name in nested and isinstance(value, Mapping):
             value = from_json(nested[f.name], value)
-        elif f.name == "frames":
-            value = tuple(from_json(Frame, v) for v in value)
+        elif f.name in rows:
+            value = tuple(from_json(rows[f.name], v) for v in value)
         elif isinstance(value, list):
             value = tuple(value)
         kwargs[f.name] = value

@@ -1,6 +1,6 @@
-"""Where every file of a run lies, and how each is written and read.
+"""How the files of a run are made, written, read and found again.
 
-Runs in: every process. The run folder is the truth: what must outlive a process is a file here.
+Runs in: every process. ``rundir_paths`` says where each lies. The run folder is the truth: what must outlive a process is a file here.
 """
 
 from __future__ import annotations
@@ -13,14 +13,33 @@ import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nb_elastic import events
 from nb_elastic.errors import ElasticError, OptionError
 from nb_elastic.events import Event
-from nb_elastic.model import Stream
+from nb_elastic.rundir_paths import RankDir, RunDir
+
+__all__ = [
+    "Journal",
+    "JournalReader",
+    "LineReader",
+    "RankDir",
+    "RunDir",
+    "all_runs",
+    "create",
+    "find",
+    "home",
+    "make_private",
+    "new_run_id",
+    "read_at",
+    "read_json",
+    "read_whole",
+    "remove",
+    "write_atomic",
+    "write_json",
+]
 
 READ_BYTES = 1 << 20
 """Most bytes that one look at one log file reads."""
@@ -96,130 +115,6 @@ def read_json(path: Path, *, max_bytes: int = 4 << 20) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-@dataclass(frozen=True, slots=True)
-class RankDir:
-    """The files of one worker: one folder for each round and local rank."""
-
-    path: Path
-
-    @property
-    def stdout(self) -> Path:
-        """Every byte the rank wrote to fd 1."""
-        return self.path / "stdout.log"
-
-    @property
-    def stderr(self) -> Path:
-        """Every byte the rank wrote to fd 2."""
-        return self.path / "stderr.log"
-
-    def stream(self, stream: Stream) -> Path:
-        """Log file of a stream by its name."""
-        return self.stdout if stream == "stdout" else self.stderr
-
-    @property
-    def worker_json(self) -> Path:
-        """What the worker really got: pid, device, CPUs, and at its end a summary of its result."""
-        return self.path / "worker.json"
-
-    @property
-    def failure_json(self) -> Path:
-        """The exception that ended the rank, as text."""
-        return self.path / "failure.json"
-
-    @property
-    def result(self) -> Path:
-        """The rank's return value, pickled."""
-        return self.path / "result.pkl"
-
-    @property
-    def pulled(self) -> Path:
-        """Variables asked for with ``--pull``, pickled (rank 0 only)."""
-        return self.path / "pulled.pkl"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON line for each ``nb_elastic.report``."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def outputs(self) -> Path:
-        """One JSON line for each thing that the rank displayed."""
-        return self.path / "outputs.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class RunDir:
-    """One run's folder. Cheap to make; touches the disk only when asked."""
-
-    path: Path
-
-    @property
-    def run_id(self) -> str:
-        """The run's id is the folder's name."""
-        return self.path.name
-
-    @property
-    def run_json(self) -> Path:
-        """What was asked."""
-        return self.path / "run.json"
-
-    @property
-    def journal(self) -> Path:
-        """What happened."""
-        return self.path / "journal.jsonl"
-
-    @property
-    def payload(self) -> Path:
-        """The function or cell with what it captured."""
-        return self.path / "payload.pkl"
-
-    @property
-    def supervisor_log(self) -> Path:
-        """The supervisor's own stderr: torch's log lines and anything unexpected."""
-        return self.path / "supervisor.log"
-
-    @property
-    def stop_json(self) -> Path:
-        """How the last asker wants the run stopped: grace_s and by."""
-        return self.path / "stop.json"
-
-    def node(self, node: int | None = None) -> Path:
-        """Folder of what a node writes: the run's own, or, with ``node``, the level that runs of several nodes have."""
-        return self.path if node is None else self.path / f"node_{node}"
-
-    def usage(self, node: int | None = None) -> Path:
-        """What each rank of a node used, a JSON line a second."""
-        return self.node(node) / "usage.jsonl"
-
-    def growth(self, node: int | None = None) -> Path:
-        """How large the log files of a node's ranks were at what time, a JSON line for each look that found news."""
-        return self.node(node) / "growth.jsonl"
-
-    def round(self, number: int, *, node: int | None = None) -> Path:
-        """Folder of a round; ``node`` adds the level that runs of several nodes have."""
-        return self.node(node) / f"round_{number}"
-
-    def rank(self, round_number: int, local_rank: int, *, node: int | None = None) -> RankDir:
-        """Folder of one worker of a round."""
-        return RankDir(self.round(round_number, node=node) / str(local_rank))
-
-    def ranks(self) -> Iterator[tuple[int | None, int, int, RankDir]]:
-        """Yield (node, round, local rank, folder) of every worker there ever was, in order."""
-        found: list[tuple[int, int, int, Path]] = []
-        for path in [*self.path.glob("round_*/*"), *self.path.glob("node_*/round_*/*")]:
-            if not path.name.isdecimal() or path.is_symlink() or not path.is_dir():
-                continue
-            number = path.parent.name.removeprefix("round_")
-            level = path.parent.parent.name
-            node = (
-                level.removeprefix("node_") if level.startswith("node_") and path.parent.parent != self.path else "-1"
-            )
-            if number.isdecimal() and node.lstrip("-").isdecimal():
-                found.append((int(node), int(number), int(path.name), path))
-        for node_number, round_number, local_rank, path in sorted(found):
-            yield (None if node_number < 0 else node_number), round_number, local_rank, RankDir(path)
 
 
 def new_run_id(*, wanted: str = "") -> str:

@@ -11,129 +11,22 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from enum import Enum
 from typing import Any
 
 from nb_elastic import untrusted
 from nb_elastic.events import Event
 from nb_elastic.lifeline import ProcessId
-from nb_elastic.model import RunState, WorkerFailure, WorkerState
+from nb_elastic.model import RunState, WorkerState
 from nb_elastic.rundir import JournalReader, RunDir
+from nb_elastic.snapshot_nouns import EMPTY, RoundSnapshot, RunSnapshot, WorkerSnapshot
+
+__all__ = ["EMPTY", "RoundSnapshot", "RunSnapshot", "WorkerSnapshot", "fold", "load", "mark_lost", "to_json"]
 
 MAX_NOTES = 200
 ORPHAN_NS = 120 * 10**9
 """A run whose supervisor has not spoken this long after the run was made is lost."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSnapshot:
-    """One worker of the current round.
-
-    Attributes:
-        cpus: the CPUs it may use, read back in the rank, compact (``0-3,8``).
-        binding: how that came to be, in words.
-        result_text: short text of its return value; "" until it has one.
-        result_error: why its return value could not be kept, or "".
-    """
-
-    node: int
-    local_rank: int
-    rank: int = -1
-    round: int = 0
-    state: WorkerState = WorkerState.STARTING
-    pid: int = 0
-    start_ticks: int = 0
-    device: str = ""
-    cpus: str = ""
-    binding: str = ""
-    start_method: str = ""
-    started_ns: int = 0
-    ended_ns: int = 0
-    exit_code: int | None = None
-    signal: str = ""
-    has_result: bool = False
-    result_text: str = ""
-    result_size_bytes: int = 0
-    result_error: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundSnapshot:
-    """One forming of the group: ``cause`` is why it ended ("" while it lasts), ``formed_ns`` when the rendezvous did."""
-
-    number: int
-    attempt: int = 0
-    cause: str = ""
-    text: str = ""
-    started_ns: int = 0
-    formed_ns: int = 0
-    ended_ns: int = 0
-    world_size: int = 0
-    failures: tuple[WorkerFailure, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSnapshot:
-    """The state of a run at a moment. Times are nanoseconds since the epoch, 0 where unknown.
-
-    Attributes:
-        nproc: workers a node, as asked for: a number, or text such as ``auto``.
-        started_ns: when the first worker of the first round started.
-        last_ns: time of the latest event.
-        workers: of the current round, by node and local rank.
-        failures: of the current round: the root cause, other causes by time, then followers by time.
-        root_rank: global rank of the root cause in the current round, or None.
-        notes: (level, text), each once.
-        text: the run's last words.
-        stop_by: who asked for a stop, or "".
-    """
-
-    run_id: str = ""
-    rdzv_id: str = ""
-    name: str = ""
-    state: RunState = RunState.CREATED
-    entry: str = ""
-    nproc: int | str = 0
-    world_size: int = 0
-    min_nodes: int = 1
-    max_nodes: int = 1
-    attempt: int = 0
-    max_restarts: int = 0
-    round: int = 0
-    is_detached: bool = False
-    created_ns: int = 0
-    started_ns: int = 0
-    finished_ns: int = 0
-    workers: tuple[WorkerSnapshot, ...] = ()
-    rounds: tuple[RoundSnapshot, ...] = ()
-    failures: tuple[WorkerFailure, ...] = ()
-    root_rank: int | None = None
-    notes: tuple[tuple[str, str], ...] = ()
-    last_ns: int = 0
-    text: str = ""
-    supervisor_pid: int = 0
-    supervisor_start_ticks: int = 0
-    host: str = ""
-    torch: str = ""
-    python: str = ""
-    stop_by: str = ""
-
-    @property
-    def root(self) -> WorkerFailure | None:
-        """The root cause, or None while no rank of this round has failed."""
-        return self.failures[0] if self.failures else None
-
-    def worker(self, rank: int) -> WorkerSnapshot | None:
-        """The worker with this global rank in the current round, or None."""
-        return next((w for w in self.workers if w.rank == rank), None)
-
-    def elapsed_s(self, now_ns: int) -> float:
-        """Seconds from the run's making to its end, or to ``now_ns`` while it lasts."""
-        return max(0, (self.finished_ns or now_ns) - self.created_ns) / 1e9 if self.created_ns else 0.0
-
-
-EMPTY = RunSnapshot()
 
 
 def fold(snapshot: RunSnapshot, event: Event) -> RunSnapshot:
@@ -269,10 +162,31 @@ def _worker_exited(s: RunSnapshot, e: Event) -> RunSnapshot:
         "signal": untrusted.text(e.get("signal")),
         "ended_ns": e.time_ns,
         "has_result": e.get("has_result") is True,
+        "held": "",
+        "how": untrusted.text(e.get("how"), limit=500),
     }
     if pid := untrusted.integer(e.get("pid")):
         changes["pid"] = pid
     return _change_worker(s, e, **changes)
+
+
+def _worker_held(s: RunSnapshot, e: Event) -> RunSnapshot:
+    why = "breakpoint" if e.get("why") == "breakpoint" else "failure"
+    text = untrusted.text(e.get("text"), limit=4_000)
+    return _change_worker(s, e, state=WorkerState.HELD, held=why, held_text=text)
+
+
+def _worker_released(s: RunSnapshot, e: Event) -> RunSnapshot:
+    return _change_worker(s, e, state=WorkerState.RUNNING, held="", held_text="")
+
+
+def _hang_found(s: RunSnapshot, e: Event) -> RunSnapshot:
+    report = untrusted.stack_report(e.get("report"))
+    return s if report is None or untrusted.integer(e.get("round")) != s.round else replace(s, hang=report)
+
+
+def _hang_over(s: RunSnapshot, e: Event) -> RunSnapshot:
+    return replace(s, hang=None) if untrusted.integer(e.get("round")) == s.round else s
 
 
 def _worker_failed(s: RunSnapshot, e: Event) -> RunSnapshot:
@@ -313,6 +227,7 @@ def _run_finished(s: RunSnapshot, e: Event) -> RunSnapshot:
         s = _change_round(replace(s, failures=failures, root_rank=root_rank), s.round, failures=failures)
     elif s.root_rank is None and root_rank >= 0:
         s = replace(s, root_rank=root_rank)
+    s = replace(s, category=untrusted.text(e.get("category"), limit=100), reasons=untrusted.texts(e.get("reasons")))
     return _finish(s, state, text=untrusted.text(e.get("text")), time_ns=e.time_ns)
 
 
@@ -330,7 +245,11 @@ _REDUCERS: Mapping[str, Callable[[RunSnapshot, Event], RunSnapshot]] = {
     "rendezvous_finished": _rendezvous_finished,
     "worker_started": _worker_started,
     "worker_ready": _worker_ready,
+    "worker_held": _worker_held,
+    "worker_released": _worker_released,
     "worker_exited": _worker_exited,
+    "hang_found": _hang_found,
+    "hang_over": _hang_over,
     "worker_failed": _worker_failed,
     "round_ended": _round_ended,
     "stop_requested": _stop_requested,
@@ -369,6 +288,7 @@ def _enter_round(s: RunSnapshot, e: Event) -> RunSnapshot:
         workers=(),
         failures=(),
         root_rank=None,
+        hang=None,
     )
 
 

@@ -10,9 +10,12 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from nb_elastic.events import Event
-from nb_elastic.model import Frame, WorkerFailure
+from nb_elastic.model import Frame, StackGroup, StackReport, WorkerFailure
 
 E = TypeVar("E", bound=Enum)
+
+MAX_GROUPS, MAX_TEXTS = 200, 20
+_FAILURE_TEXTS = ("signal", "error_type", "message", "traceback", "followed", "hint")
 
 MAX_VALUES, MAX_VALUE_CHARS = 20, 200
 """Most variables of a frame, and most characters of each."""
@@ -72,8 +75,40 @@ def failure(e: Event) -> WorkerFailure | None:
         pid=integer(data.get("pid")),
         exit_code=None if code is None else integer(code),
         frames=tuple(frame(f) for f in frames if isinstance(f, Mapping)),
-        **{k: text(data.get(k)) for k in ("signal", "error_type", "message", "traceback", "followed", "hint")},
+        reasons=texts(data.get("reasons")),
+        **{k: text(data.get(k)) for k in (*_FAILURE_TEXTS, "category")},
     )
+
+
+def stack_report(data: Any) -> StackReport | None:
+    """Read where the ranks stand; None for what is no report."""
+    if not isinstance(data, Mapping):
+        return None
+    rows = data.get("groups")
+    return StackReport(
+        time_ns=integer(data.get("time_ns")),
+        groups=tuple(_stack_group(g) for g in rows[:MAX_GROUPS] if isinstance(g, Mapping))
+        if isinstance(rows, (list, tuple))
+        else (),
+        **{k: text(data.get(k), limit=4_000) for k in ("cause", "headline", "advice", "kind")},
+    )
+
+
+def _stack_group(data: Mapping[str, Any]) -> StackGroup:
+    ranks, rows = data.get("ranks"), data.get("frames")
+    return StackGroup(
+        ranks=tuple(integer(r, -1) for r in ranks[:100_000]) if isinstance(ranks, (list, tuple)) else (),
+        state=text(data.get("state"), limit=100),
+        doing=text(data.get("doing"), limit=4_000),
+        frames=tuple(frame(f) for f in rows[:200] if isinstance(f, Mapping)) if isinstance(rows, (list, tuple)) else (),
+        notes=texts(data.get("notes")),
+        is_odd=data.get("is_odd") is True,
+    )
+
+
+def texts(data: Any) -> tuple[str, ...]:
+    """Read some sentences."""
+    return tuple(text(t, limit=4_000) for t in data[:MAX_TEXTS]) if isinstance(data, (list, tuple)) else ()
 
 
 def frame(data: Mapping[str, Any]) -> Frame:
