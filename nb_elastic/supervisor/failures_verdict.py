@@ -42,6 +42,7 @@ _PICKLE = re.compile(
     r"(Can't|cannot|could not) (pickle|get attribute '[^']*' on <module|get local object)", re.IGNORECASE
 )
 _LOADER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [^)]*\) (?:is killed by signal: ([\w ]+)|exited unexpectedly)")
+_LOADER_SIGNAL = re.compile(r"DataLoader worker \(pid \d+\) is killed by signal: ([\w ]+)")
 _NATIVE_TEXT = re.compile(
     r"an illegal memory access|misaligned address|an illegal instruction was encountered|unspecified launch failure"
 )
@@ -188,6 +189,8 @@ def _of_link(one: Link, failure: WorkerFailure, found: Evidence, *, is_certain: 
 
 def _of_loader(how: str, failure: WorkerFailure, found: Evidence) -> _Told:
     """A DataLoader worker died: as a rank's own child it counts as the rank."""
+    if not how and (match := _LOADER_SIGNAL.search(failure.traceback)):  # told by the exception that this one came from
+        how = match[1]
     if name := _LOADER_SIGNALS.get(how.strip()):
         category, reasons = _of_signal(name, failure, found)
         return category, f"One of its DataLoader workers died by {name}. {reasons[0]}"

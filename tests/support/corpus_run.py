@@ -58,7 +58,9 @@ def ours(case: Case) -> Told:
     last = folded(done.run)
     kind = FailureCategory(last.category) if last.category else None
     is_rank = last.root is not None and not last.root.followed
-    return Told(kind=kind, root=last.root_rank if is_rank else None, text=report_text.failure_text(last, folder=done.run))
+    return Told(
+        kind=kind, root=last.root_rank if is_rank else None, text=report_text.failure_text(last, folder=done.run)
+    )
 
 
 def folded(run: rundir.RunDir) -> RunSnapshot:
@@ -184,5 +186,3 @@ def _read(told: Mapping[str, Any]) -> Told:
 
 def _kind_of_text(text: str) -> FailureCategory | None:
     return FailureCategory.RENDEZVOUS if text.startswith("Rendezvous") else None
-
-

@@ -94,7 +94,9 @@ def cuda_out_of_memory():
 
 
 def cuda_out_of_memory_in_a_kernel():
-    raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call.")
+    raise RuntimeError(
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call."
+    )
 
 
 def cublas_gets_no_memory():

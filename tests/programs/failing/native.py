@@ -92,7 +92,9 @@ def in_a_thread():
 
 def on_the_gpu():
     """As torch tells it; there is no GPU here."""
-    raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with `TORCH_USE_CUDA_DSA` to enable it.")
+    raise RuntimeError(
+        "CUDA error: an illegal memory access was encountered\nCompile with `TORCH_USE_CUDA_DSA` to enable it."
+    )
 
 
 def with_handlers_off():
