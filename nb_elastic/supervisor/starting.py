@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nb_elastic import ambient, birth, installed, wire
 from nb_elastic.events import make
@@ -86,7 +86,7 @@ def serve(warmth: Warmth | None = None) -> int:
         traceback.print_exc()
         text = f"The supervisor failed: {type(e).__name__}: {e}"
         told = run_verdict.of_error(e)
-        more = {"category": told.category, "reasons": list(told.reasons)}
+        more: dict[str, Any] = {"category": told.category, "reasons": list(told.reasons)}
         say(spec, make("run_finished", node=spec.node, state="failed", root_rank=None, text=text, **more))
         return NOT_STARTED
 

@@ -12,7 +12,7 @@ import signal
 import time
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nb_elastic import lifeline, rundir
 from nb_elastic.events import Event, encode, make
@@ -79,7 +79,7 @@ class Vigil:
         try:
             node = self._spec.node
             told = run_verdict.NONE if code == STOPPED else run_verdict.of_timeout(self._spec.options.timeout)
-            more = {"category": told.category, "reasons": list(told.reasons)}
+            more: dict[str, Any] = {"category": told.category, "reasons": list(told.reasons)}
             say(
                 self._spec,
                 make("stop_requested", node=node, by=by, grace_s=0.0),

@@ -39,6 +39,11 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def group(self) -> str:
+        """Its family: the file that it is in, or what it is run as."""
+        return self.name.split(".")[0].split(":")[0].split()[0]
+
+    @property
     def why_not(self) -> str:
         """Why it can't run here, or ""."""
         if self.target.endswith((":divides_by_zero", ":runs_a_wrong_instruction", ":overflows_the_stack")):
@@ -104,7 +109,7 @@ CASES = [
         ("cannot_pickle_a_lock", IMPORT, (0,), "lock", 1),
         ("there_is_no_such_function", IMPORT, (0,), "there_is_no_such_function", 1),
     ]),
-    Case(name="script with wrong syntax", target="failing/wrong_syntax.py", kind=IMPORT, roots=(0,), word="wrong_syntax.py"),
+    Case(name="script with wrong syntax", target="syntax_is_wrong.py", kind=IMPORT, roots=(0,), word="syntax_is_wrong.py"),
     Case(name="script that is not there", target="failing/not_there.py", kind=IMPORT, roots=(0,), word="not_there.py"),
     Case(name="program: a module is missing", target="!python", args=("-c", "import no_such_package_of_mine"), kind=IMPORT, roots=(0,), word="no_such_package_of_mine", options={"no_python": True}),
     Case(name="program: an exception", target="!python", args=("-c", "raise ValueError('bad batch')"), kind=USER, roots=(0,), word="bad batch", options={"no_python": True}),
