@@ -18,7 +18,7 @@ from typing import Any
 from nb_elastic import untrusted
 from nb_elastic.events import Event
 from nb_elastic.lifeline import ProcessId
-from nb_elastic.model import RunState, WorkerState
+from nb_elastic.model import FailureCategory, RunState, WorkerFailure, WorkerState
 from nb_elastic.rundir import JournalReader, RunDir
 from nb_elastic.snapshot_nouns import EMPTY, RoundSnapshot, RunSnapshot, WorkerSnapshot
 
@@ -194,8 +194,9 @@ def _worker_failed(s: RunSnapshot, e: Event) -> RunSnapshot:
     if failure is None or failure.round < s.round:
         return s
     others = tuple(f for f in s.failures if (f.node, f.local_rank) != (failure.node, failure.local_rank))
-    failures = sorted((*others, failure), key=lambda f: (bool(f.followed), f.time_ns, f.rank))
-    s = replace(s, failures=tuple(failures), root_rank=failures[0].rank)
+    failures = (*others, failure)
+    failures = tuple(sorted(failures, key=lambda f: (_is_follower(f, failures), f.time_ns, f.rank)))
+    s = replace(s, failures=failures, root_rank=failures[0].rank)
     return _change_round(s, s.round, failures=s.failures)
 
 
@@ -222,12 +223,16 @@ def _run_finished(s: RunSnapshot, e: Event) -> RunSnapshot:
     if s.state.is_final and s.state is not RunState.LOST and state is not RunState.FAILED:
         return s
     root_rank = untrusted.integer(e.get("root_rank"), -1)
-    if any(f.rank == root_rank for f in s.failures):
+    root = next((f for f in s.failures if f.rank == root_rank), None)
+    if root is not None and not (_is_follower(root, s.failures) and not root.followed):
         failures = tuple(sorted(s.failures, key=lambda f: f.rank != root_rank))
         s = _change_round(replace(s, failures=failures, root_rank=root_rank), s.round, failures=failures)
     elif s.root_rank is None and root_rank >= 0:
         s = replace(s, root_rank=root_rank)
-    s = replace(s, category=untrusted.text(e.get("category"), limit=100), reasons=untrusted.texts(e.get("reasons")))
+    category, reasons = untrusted.text(e.get("category"), limit=100), untrusted.texts(e.get("reasons"))
+    if root is not None and s.failures[0] is not root and s.failures[0].category:  # another node's rank is the cause
+        category, reasons = s.failures[0].category, s.failures[0].reasons
+    s = replace(s, category=category, reasons=reasons)
     return _finish(s, state, text=untrusted.text(e.get("text")), time_ns=e.time_ns)
 
 
@@ -273,6 +278,18 @@ def _finish(s: RunSnapshot, state: RunState, *, text: str, time_ns: int) -> RunS
     workers = tuple(w if w.state.is_final else replace(w, state=left, ended_ns=time_ns) for w in s.workers)
     last_words = text or ("" if state is RunState.SUCCEEDED else s.text)
     return replace(s, state=state, text=last_words, finished_ns=time_ns, workers=workers)
+
+
+def _is_follower(failure: WorkerFailure, failures: tuple[WorkerFailure, ...]) -> bool:
+    """True if a failure only followed: its node says so, or it lost a peer while another node's rank failed by itself.
+
+    No node can see the ranks of another one.
+    """
+    lost = FailureCategory.LOST_PEER.value
+    is_lost = failure.category == lost
+    return bool(failure.followed) or (
+        is_lost and any(f.node != failure.node and not f.followed and f.category != lost for f in failures)
+    )
 
 
 def _enter_round(s: RunSnapshot, e: Event) -> RunSnapshot:

@@ -27,13 +27,14 @@ from nb_elastic.errors import ElasticError, LaunchError
 from nb_elastic.model import LaunchSpec
 from nb_elastic.rundir import RunDir
 from nb_elastic.supervisor import agent as agents
-from nb_elastic.supervisor import failures
+from nb_elastic.supervisor import failures_words, run_verdict
 from nb_elastic.supervisor import placement as placing
 from nb_elastic.supervisor.agent import Agent
 from nb_elastic.supervisor.channel import EventLog, FrameDecoder, FrameReader
 from nb_elastic.supervisor.crew import ForkServer, ForkServerLostError
 from nb_elastic.supervisor.logs import RunLogs, load_specs
 from nb_elastic.supervisor.pulse import Pulse
+from nb_elastic.supervisor.run_verdict import Verdict
 from nb_elastic.supervisor.stopping import LOST_GRACE_S, Stopper, timeout_text
 
 SUCCEEDED, FAILED, STOPPED, NOT_STARTED = 0, 1, 2, 3
@@ -67,6 +68,18 @@ class _End:
     state: str
     text: str = ""
     root_rank: int | None = None
+    verdict: Verdict = run_verdict.NONE
+
+    def tell(self, log: EventLog) -> None:
+        """The run's last word."""
+        log.tell(
+            "run_finished",
+            state=self.state,
+            root_rank=self.root_rank,
+            text=self.text,
+            category=self.verdict.category,
+            reasons=list(self.verdict.reasons),
+        )
 
 
 def run(spec: LaunchSpec, ground: Ground) -> int:
@@ -101,13 +114,13 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
             end = _run_agent(spec, ground, stopper, log, pulse)
             if end.code == SUCCEEDED:  # every rank is gone and what it left was swept: nobody need wait for our own end
                 stopper.close()
-                log.tell("run_finished", state=end.state, root_rank=end.root_rank, text=end.text)
+                end.tell(log)
                 log.hang_up(timeout_s=1.0)
         finally:
             ground.server.close()
             stopper.close()
         if end.code != SUCCEEDED:
-            log.tell("run_finished", state=end.state, root_rank=end.root_rank, text=end.text)
+            end.tell(log)
     log.flush(timeout_s=1.0)
     pulse.close()
     return end.code
@@ -128,9 +141,9 @@ def _run_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog
         text = f"{e}\nLogs of all ranks: {spec.run_dir}"
         if agent is not None:
             agent.end_round("failure", text=text)
-        return _End(code=FAILED, state="failed", text=text)
+        return _End(code=FAILED, state="failed", text=text, verdict=run_verdict.of_lost_server(ground.server.pid))
     except ElasticError as e:
-        return _End(code=NOT_STARTED, state="failed", text=str(e))
+        return _End(code=NOT_STARTED, state="failed", text=str(e), verdict=run_verdict.of_error(e))
     except TorchRendezvousError as e:
         return _lost_group(spec, agent, e)
     except Exception as e:  # noqa: BLE001  the border of the process: torch or a plugin raised something we do not know
@@ -138,7 +151,7 @@ def _run_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog
 
         traceback.print_exc()
         text = f"The agent failed: {type(e).__name__}: {e}\nIts own log is {RunDir(Path(spec.run_dir)).supervisor_log}"
-        return _End(code=NOT_STARTED, state="failed", text=text)
+        return _End(code=NOT_STARTED, state="failed", text=text, verdict=run_verdict.of_error(e))
     finally:
         pulse.end()
         if agent is not None:
@@ -148,7 +161,8 @@ def _run_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog
 def _failure(agent: Agent) -> _End:
     agent.end_round("failure")
     root = agent.failures[0].rank if agent.failures else None
-    return _End(code=FAILED, state="failed", text=agent.text, root_rank=root)
+    verdict = run_verdict.of_failures(agent.failures)
+    return _End(code=FAILED, state="failed", text=agent.text, root_rank=root, verdict=verdict)
 
 
 def _lost_group(spec: LaunchSpec, agent: Agent | None, error: TorchRendezvousError) -> _End:
@@ -161,15 +175,17 @@ def _lost_group(spec: LaunchSpec, agent: Agent | None, error: TorchRendezvousErr
     has_begun = agent is not None and agent.has_begun
     if agent is not None:
         agent.end_round("failure", text=text)
-    return _End(code=FAILED if has_begun else NOT_STARTED, state="failed", text=text)
+    verdict = run_verdict.of_lost_meeting(error)
+    return _End(code=FAILED if has_begun else NOT_STARTED, state="failed", text=text, verdict=verdict)
 
 
 def _stopped(spec: LaunchSpec, agent: Agent | None, stopper: Stopper) -> _End:
     if agent is not None:
         agent.end_round("failure" if stopper.is_timeout else "stopped")
     if stopper.is_timeout:
-        where = failures.where_text(agent.interrupted()) if agent is not None else ""
-        return _End(code=FAILED, state="failed", text=f"{timeout_text(spec.options.timeout)}\n{where}".rstrip())
+        where = failures_words.where_text(agent.interrupted()) if agent is not None else ""
+        text = f"{timeout_text(spec.options.timeout)}\n{where}".rstrip()
+        return _End(code=FAILED, state="failed", text=text, verdict=run_verdict.of_timeout(spec.options.timeout))
     return _End(code=STOPPED, state="stopped", text=f"stopped by {stopper.by}")
 
 
@@ -233,7 +249,8 @@ def _give_up(spec: LaunchSpec, log: EventLog, server: ForkServer, stopper: Stopp
     pulse.end()
     state = "failed" if stopper.is_timeout else "stopped"
     text = timeout_text(spec.options.timeout) if stopper.is_timeout else f"stopped by {stopper.by}"
-    log.tell("run_finished", state=state, root_rank=None, text=text)
+    verdict = run_verdict.of_timeout(spec.options.timeout) if stopper.is_timeout else run_verdict.NONE
+    _End(code=FAILED, state=state, text=text, verdict=verdict).tell(log)
     log.flush(timeout_s=1.0)
     os._exit(FAILED if stopper.is_timeout else STOPPED)
 
