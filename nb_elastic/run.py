@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nb_elastic import payload, rundir, snapshot
+from nb_elastic import payload, rundir, snapshot, stacks
 from nb_elastic.dashboard import plainjson, saved
 from nb_elastic.errors import ElasticError, OptionError, PayloadError, RunLostError, RunStoppedError, WorkerFailedError
 from nb_elastic.follower import Follower
 from nb_elastic.lifeline import HeldInterrupts, ProcessId
-from nb_elastic.model import RunState, Stream, WorkerFailure
+from nb_elastic.model import RunState, StackReport, Stream, WorkerFailure
 from nb_elastic.report_text import failure_text, stopped_text
 from nb_elastic.rundir import RankDir, RunDir
 from nb_elastic.snapshot import EMPTY, RunSnapshot
@@ -105,6 +105,10 @@ class Run:
             rows = plainjson.RowReader(folder.outputs).rows()
             found += [{"round": number, **one} for row in rows if (one := saved.output(row))]
         return sorted(found, key=lambda one: one["time_ns"])
+
+    def stacks(self, rank: int | None = None) -> StackReport:
+        """Where all ranks, or one, stand now: their Python stacks, equal ones grouped, the odd one first."""
+        return stacks.report(self._folder, rank=rank)
 
     def logs(self, rank: int = 0, stream: Stream = "stdout") -> str:
         """Text that a rank of the last round wrote so far; bytes that are no UTF-8 are replaced.
