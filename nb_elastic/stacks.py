@@ -152,7 +152,7 @@ def _with_wait(one: RankStack, frames: Sequence[Frame], now: Look, answer: Answe
         wchan=now.wchan,
         awaited="" if is_busy else stacks_proc.awaited_file(one.pid),
         is_busy=is_busy,
-        pending_op=pending if answer.is_native else "",
+        pending_op="" if is_busy else pending,
         has_gpu=stacks_proc.has_gpu(one.pid),
     )
     user = stacks_frames.users_frame(frames) or frames[-1]

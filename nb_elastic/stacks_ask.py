@@ -29,6 +29,8 @@ from nb_elastic.stacks_dump import ThreadStack
 POLL_S = 0.004
 IDLE_S = 0.06
 """A main thread that slept for so long after it was asked waits in native code, not in Python's own."""
+BELL_FIRST_S = 0.25
+"""The bell disturbs nobody: for so long it alone is rung."""
 BELL_S = 1.0
 """How long the rank's thread may take to answer the bell; it needs Python's lock."""
 BUSY_S = 0.5
@@ -50,7 +52,7 @@ class Answer:
         main: frames of the main thread, outermost first; empty where none could be had.
         others: the other Python threads.
         flight: counters and last collectives, as the rank wrote them: nobody vouches for it.
-        is_native: the main thread is in native code: it did not heed the signal that Python handles.
+        is_native: the main thread is in native code for long: it did not heed the signal that Python handles.
         is_deaf: the rank's own thread did not answer the bell: somebody holds Python's lock.
         why: why there are no frames, or "".
     """
@@ -90,7 +92,8 @@ class _Asking:
         self._has_bell = False
         self._asked_at = 0.0
         self._asked_ns = 0
-        self._base_ns = 0
+        self._base_ns: int | None = None
+        self._signalled_at = 0.0
         self._idle_since: float | None = None
         self._last_run_ns = -1
         self._dump_at: float | None = None
@@ -112,12 +115,8 @@ class _Asking:
             self._take_lock()
             with contextlib.suppress(OSError):
                 self._answer_path.unlink()
-            now = stacks_proc.look(self._pid) or now
-            self._base_ns = now.run_ns
             self._asked_at, self._asked_ns = time.monotonic(), time.monotonic_ns()
             self._has_bell = self._ring()
-            if is_in(now.caught, ASK) and not is_in(now.blocked, ASK):
-                self._identity.signal(ASK)
 
     def step(self) -> bool:
         """Look whether it answered, and go on to the next way; True when there is nothing more to come."""
@@ -130,8 +129,11 @@ class _Asking:
             self.answer = Answer(why="it is gone")
         elif waited > GIVE_UP_S:
             self.answer = self._last_word(now)
+        elif self._base_ns is None:
+            if not self._has_bell or waited >= BELL_FIRST_S:
+                self._ask_main_thread(now)
         elif self._dump_at is None:
-            if self._is_in_native_code(now, waited):
+            if self._is_in_native_code(now):
                 self._dump(now)
         elif self._dumped is None:
             self._read_dump(now)
@@ -164,6 +166,11 @@ class _Asking:
                 os.close(fd)
         return False
 
+    def _ask_main_thread(self, now: stacks_proc.Look) -> None:
+        self._base_ns, self._signalled_at = now.run_ns, time.monotonic()
+        if is_in(now.caught, ASK) and not is_in(now.blocked, ASK):
+            self._identity.signal(ASK)
+
     def _read_answer(self) -> bool:
         if not os.path.lexists(self._answer_path):
             return False
@@ -176,14 +183,12 @@ class _Asking:
             main=_frames(told.get("main")),
             others=_threads(told.get("threads")),
             flight=told["flight"] if isinstance(told.get("flight"), dict) else {},
-            # It was a thread of its own that answered: the main thread had not, until then, come by Python code.
-            is_native=told.get("is_main") is not True,
         )
         return True
 
     # -- the other way -----------------------------------------------------------------------
 
-    def _is_in_native_code(self, now: stacks_proc.Look, waited: float) -> bool:
+    def _is_in_native_code(self, now: stacks_proc.Look) -> bool:
         """True once the main thread can't be in the middle of Python code: it sleeps, or it was asked and did not hear."""
         if is_in(now.blocked, DUMP):
             return False
@@ -192,11 +197,10 @@ class _Asking:
         elif self._idle_since is None:
             self._idle_since = time.monotonic()
         self._last_run_ns = now.run_ns
-        if self._has_bell and waited < BELL_S / 2:
-            return False
         if self._idle_since is not None and time.monotonic() - self._idle_since >= IDLE_S:
             return True
-        return waited >= BUSY_S and now.run_ns - self._base_ns >= BUSY_NS and is_in(now.caught, ASK)
+        used_ns, waited = now.run_ns - (self._base_ns or 0), time.monotonic() - self._signalled_at
+        return waited >= BUSY_S and used_ns >= BUSY_NS and is_in(now.caught, ASK)
 
     def _dump(self, now: stacks_proc.Look) -> None:
         self._dump_at = time.monotonic()

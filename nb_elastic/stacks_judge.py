@@ -103,7 +103,13 @@ def _grouped(stacks: Sequence[RankStack]) -> list[_Group]:
 
 
 def _by_names(groups: Sequence[_Group]) -> Verdict:
-    """Without flight recorders: different collectives by the names of the functions called."""
+    """Where flight recorders tell nothing: by the names of the functions called."""
+    talking = [r for g in groups if g.first.kind == "p2p" for r in g.ranks]
+    together = [r for g in groups if g.first.kind in {"collective", "barrier"} for r in g.ranks]
+    if talking and together:
+        waits = "waits" if len(together) == 1 else "wait"
+        text = f"{ranks_text(together)} {waits} in a collective, and {ranks_text(talking)} for a single rank's message."
+        return Verdict(kind="missing", odd=tuple(talking), text=text[:1].upper() + text[1:])
     named = [g for g in groups if g.first.kind in {"collective", "barrier"}]
     ops = {g.first.doing for g in named}
     if len(ops) < 2 or len(named) != len([g for g in groups if g.first.state != "gone"]):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MAX_CHILDREN = 32
+MAX_FAMILY = 200
 TICK_NS = 10**9 // (os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100)
 
 
@@ -89,6 +90,25 @@ def children(pid: int) -> list[Child]:
             name = _read(f"/proc/{word}/comm", 100).strip()
             found.append(Child(pid=int(word), name=name, state=fields[0], wchan=wchan(int(word))))
     return found
+
+
+def family_cpu_ns(pid: int) -> int:
+    """CPU time of a process and of its living descendants, so far."""
+    total, queue, seen = 0, [pid], set[int]()
+    while queue and len(seen) < MAX_FAMILY:
+        one = queue.pop()
+        seen.add(one)
+        if fields := _stat(f"/proc/{one}/stat"):
+            total += (int(fields[11]) + int(fields[12])) * TICK_NS
+            words = _read(f"/proc/{one}/task/{one}/children", 10_000).split()
+            queue += [int(w) for w in words if w.isdecimal() and int(w) not in seen]
+    return total
+
+
+def io_bytes(pid: int) -> int:
+    """Bytes that a process read and wrote so far, by files and pipes; 0 where that can't be told."""
+    status = _status(f"/proc/{pid}/io")
+    return _number(status.get("rchar", "")) + _number(status.get("wchar", ""))
 
 
 def writes_to(pid: int, path: Path) -> bool:

@@ -12,7 +12,6 @@ from nb_elastic.model import LaunchSpec, WorkerSpec
 from nb_elastic.rundir import RankDir
 from nb_elastic.supervisor.placement import Placement
 
-
 FLIGHT_ENTRIES = "64"
 """How many collectives torch's flight recorder keeps: enough to tell a hang, and little to write."""
 

@@ -24,7 +24,7 @@ from torch.distributed.elastic.rendezvous import RendezvousError as TorchRendezv
 
 from nb_elastic import lifeline
 from nb_elastic.errors import ElasticError, LaunchError
-from nb_elastic.model import LaunchSpec
+from nb_elastic.model import FailureCategory, LaunchSpec
 from nb_elastic.rundir import RunDir
 from nb_elastic.supervisor import agent as agents
 from nb_elastic.supervisor import failures
@@ -32,6 +32,7 @@ from nb_elastic.supervisor import placement as placing
 from nb_elastic.supervisor.agent import Agent
 from nb_elastic.supervisor.channel import EventLog, FrameDecoder, FrameReader
 from nb_elastic.supervisor.crew import ForkServer, ForkServerLostError
+from nb_elastic.supervisor.hangs import HANG_AFTER_S, HangWatch, hang_text
 from nb_elastic.supervisor.logs import RunLogs, load_specs
 from nb_elastic.supervisor.pulse import Pulse
 from nb_elastic.supervisor.stopping import LOST_GRACE_S, Stopper, timeout_text
@@ -67,6 +68,8 @@ class _End:
     state: str
     text: str = ""
     root_rank: int | None = None
+    category: str = ""
+    reasons: tuple[str, ...] = ()
 
 
 def run(spec: LaunchSpec, ground: Ground) -> int:
@@ -74,7 +77,6 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
     folder = RunDir(Path(spec.run_dir))
     log = EventLog(folder, node=spec.node)
     log.tell("mark", time_ns=ground.received_ns, name="received")
-    pulse = Pulse(folder, node=None if spec.options.is_one_node else spec.node)
     timeout_s = spec.options.timeout
     stopper = Stopper(
         folder,
@@ -83,6 +85,15 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
         on_stuck=lambda: _give_up(spec, log, ground.server, stopper, pulse),
         timeout_s=None if timeout_s is None else max(0.0, ground.started_at + timeout_s - time.monotonic()),
     )
+    hangs = HangWatch(
+        folder,
+        log=log,
+        stopper=stopper,
+        after_s=spec.options.hang_after or HANG_AFTER_S,
+        is_stop=spec.options.on_hang == "stop",
+        has_others=not spec.options.is_one_node,
+    )
+    pulse = Pulse(folder, node=None if spec.options.is_one_node else spec.node, hangs=hangs)
     stopper.install(spec.options.signals_to_handle)
     stopper.start()
 
@@ -99,6 +110,7 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
         stopper.heed()  # whoever comes later knows our pid
         try:
             end = _run_agent(spec, ground, stopper, log, pulse)
+            end = _hung(end, pulse.hang_text) if pulse.hang_text else end
             if end.code == SUCCEEDED:  # every rank is gone and what it left was swept: nobody need wait for our own end
                 stopper.close()
                 log.tell("run_finished", state=end.state, root_rank=end.root_rank, text=end.text)
@@ -107,7 +119,14 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
             ground.server.close()
             stopper.close()
         if end.code != SUCCEEDED:
-            log.tell("run_finished", state=end.state, root_rank=end.root_rank, text=end.text)
+            log.tell(
+                "run_finished",
+                state=end.state,
+                root_rank=end.root_rank,
+                text=end.text,
+                category=end.category,
+                reasons=list(end.reasons),
+            )
     log.flush(timeout_s=1.0)
     pulse.close()
     return end.code
@@ -143,6 +162,13 @@ def _run_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog
         pulse.end()
         if agent is not None:
             agent.leave(is_stopped=stopper.is_requested)
+
+
+def _hung(end: _End, headline: str) -> _End:
+    """The run was ended because it hung: that is a failure, and its text names the culprit."""
+    if not end.text.startswith("timeout:"):  # a rank failed of itself meanwhile, or somebody else stopped the run
+        return end
+    return replace(end, text=hang_text(headline), category=FailureCategory.TIMEOUT.value, reasons=(headline,))
 
 
 def _failure(agent: Agent) -> _End:
@@ -233,6 +259,7 @@ def _give_up(spec: LaunchSpec, log: EventLog, server: ForkServer, stopper: Stopp
     pulse.end()
     state = "failed" if stopper.is_timeout else "stopped"
     text = timeout_text(spec.options.timeout) if stopper.is_timeout else f"stopped by {stopper.by}"
+    text = hang_text(pulse.hang_text) if pulse.hang_text else text
     log.tell("run_finished", state=state, root_rank=None, text=text)
     log.flush(timeout_s=1.0)
     os._exit(FAILED if stopper.is_timeout else STOPPED)
