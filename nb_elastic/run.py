@@ -100,11 +100,7 @@ class Run:
         Each has ``round``, ``rank``, ``time_ns``, ``kind`` (display, update or clear), ``display_id``, ``data`` (a MIME
         bundle; images are base64), ``metadata``, and ``note``: why something is missing, or "".
         """
-        found: list[dict[str, Any]] = []
-        for _, number, _, folder in self._folder.ranks():
-            rows = plainjson.RowReader(folder.outputs).rows()
-            found += [{"round": number, **one} for row in rows if (one := saved.output(row))]
-        return sorted(found, key=lambda one: one["time_ns"])
+        return sorted(_outputs(self._folder), key=lambda one: one["time_ns"])
 
     def stacks(self, rank: int | None = None) -> StackReport:
         """Where all ranks, or one, stand now: their Python stacks, equal ones grouped, the odd one first."""
@@ -296,6 +292,13 @@ def _metrics(run: RunDir) -> Iterator[dict[str, Any]]:
                 row = json.loads(line)
                 if isinstance(row, dict) and isinstance(row.get("time_ns"), int):
                     yield {"round": number, **row}
+
+
+def _outputs(run: RunDir) -> Iterator[dict[str, Any]]:
+    for _, number, _, folder in run.ranks():
+        for row in plainjson.RowReader(folder.outputs).rows():
+            if one := saved.output(row):
+                yield {"round": number, **one}
 
 
 def attach(run_id: str = "") -> Run:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from nb_elastic import (
     rundir,
@@ -32,7 +33,10 @@ from nb_elastic.stacks_proc import Look
 
 WINDOW_S = 0.2
 """For so long it is watched whether a main thread uses a CPU."""
-BUSY_SHARE = 0.4
+BUSY_SHARE = 0.15
+"""Of one CPU; less than half, for other threads may have Python's lock most of the time."""
+QUIET_S = 10.0
+MOVES_S = 0.3
 MAX_CHILDREN = 4
 MAX_THREADS = 6
 WITH_CHILDREN = frozenset({"dataloader", "queue", "child", "thread"})
@@ -52,7 +56,9 @@ def report(folder: RunDir, *, rank: int | None = None) -> StackReport:
     if not asked:
         what = "No rank has started yet." if rank is None else f"There is no rank {rank} now."
         return StackReport(time_ns=time_ns, cause="asked", headline=what)
-    found = take(asked, texts=texts_of(folder))
+    texts = texts_of(folder)
+    found = take(asked, texts=texts)
+    found = _with_quiet(asked, found, texts, now_s=time_ns / 1e9)
     return stacks_judge.judge([_with_native(one) for one in found], cause="asked", time_ns=time_ns)
 
 
@@ -214,6 +220,36 @@ def _children(target: Target, one: RankStack, texts: Texts) -> tuple[str, ...]:
         where = stacks_frames.place(stacks_frames.users_frame(frames))
         found.append(f"Its child process {child.pid} ({child.name}) {doing}{', ' + where if where else ''}.")
     return tuple(found)
+
+
+def _with_quiet(asked: Sequence[Target], found: Sequence[RankStack], texts: Texts, *, now_s: float) -> list[RankStack]:
+    """Add for how long each rank has told nothing, and, where it computes, whether its code moves."""
+    quiet = {t.rank: now_s - max(map(_changed_s, _told_in(t))) for t in asked if not t.ended}
+    busy = [t for t, s in zip(asked, found, strict=True) if s.state == "busy" and quiet.get(t.rank, 0.0) >= QUIET_S]
+    if busy:
+        time.sleep(MOVES_S)
+    later = {s.rank: s for s in (take(busy, texts=texts, window_s=0.05) if busy else [])}
+    told = []
+    for one in found:
+        seconds = quiet.get(one.rank, 0.0)
+        note = f"It has told nothing for {seconds:.0f} s" if seconds >= QUIET_S else ""
+        if note and one.rank in later:
+            has_moved = later[one.rank].places != one.places
+            note += ", but its code moves" if has_moved else ", and its code stood at the same line twice"
+        told.append(replace(one, notes=(*one.notes, f"{note}.")) if note else one)
+    return told
+
+
+def _told_in(target: Target) -> tuple[Path, ...]:
+    folder = target.folder
+    return folder.stdout, folder.stderr, folder.metrics, folder.outputs, folder.worker_json
+
+
+def _changed_s(path: Path) -> float:
+    try:
+        return path.stat(follow_symlinks=False).st_mtime
+    except OSError:
+        return 0.0
 
 
 def _with_native(one: RankStack) -> RankStack:
