@@ -41,6 +41,11 @@ def of_timeout(timeout_s: float | None) -> Verdict:
     return Verdict(category=Category.TIMEOUT.value, reasons=reasons)
 
 
+def of_hang(headline: str) -> Verdict:
+    """Nothing moved for too long, and the user wanted that to end the run."""
+    return Verdict(category=Category.TIMEOUT.value, reasons=(headline,))
+
+
 def of_error(error: Exception) -> Verdict:
     """Why nothing, or no more, could be started."""
     first = next(iter(str(error).splitlines()), "")

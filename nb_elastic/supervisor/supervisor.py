@@ -32,6 +32,7 @@ from nb_elastic.supervisor import placement as placing
 from nb_elastic.supervisor.agent import Agent
 from nb_elastic.supervisor.channel import EventLog, FrameDecoder, FrameReader
 from nb_elastic.supervisor.crew import ForkServer, ForkServerLostError
+from nb_elastic.supervisor.hangs import BY_HANG, HANG_AFTER_S, HangWatch, hang_text
 from nb_elastic.supervisor.logs import RunLogs, load_specs
 from nb_elastic.supervisor.pulse import Pulse
 from nb_elastic.supervisor.run_verdict import Verdict
@@ -87,7 +88,6 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
     folder = RunDir(Path(spec.run_dir))
     log = EventLog(folder, node=spec.node)
     log.tell("mark", time_ns=ground.received_ns, name="received")
-    pulse = Pulse(folder, node=None if spec.options.is_one_node else spec.node)
     timeout_s = spec.options.timeout
     stopper = Stopper(
         folder,
@@ -96,6 +96,15 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
         on_stuck=lambda: _give_up(spec, log, ground.server, stopper, pulse),
         timeout_s=None if timeout_s is None else max(0.0, ground.started_at + timeout_s - time.monotonic()),
     )
+    hangs = HangWatch(
+        folder,
+        log=log,
+        stopper=stopper,
+        after_s=spec.options.hang_after or HANG_AFTER_S,
+        is_stop=spec.options.on_hang == "stop",
+        has_others=not spec.options.is_one_node,
+    )
+    pulse = Pulse(folder, node=None if spec.options.is_one_node else spec.node, hangs=hangs)
     stopper.install(spec.options.signals_to_handle)
     stopper.start()
 
@@ -136,7 +145,7 @@ def _run_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog
             return _End(code=SUCCEEDED, state="succeeded")
         return _failure(agent)
     except SignalException:
-        return _stopped(spec, agent, stopper)
+        return _stopped(spec, agent, stopper, pulse)
     except ForkServerLostError as e:
         text = f"{e}\nLogs of all ranks: {spec.run_dir}"
         if agent is not None:
@@ -179,14 +188,21 @@ def _lost_group(spec: LaunchSpec, agent: Agent | None, error: TorchRendezvousErr
     return _End(code=FAILED if has_begun else NOT_STARTED, state="failed", text=text, verdict=verdict)
 
 
-def _stopped(spec: LaunchSpec, agent: Agent | None, stopper: Stopper) -> _End:
+def _stopped(spec: LaunchSpec, agent: Agent | None, stopper: Stopper, pulse: Pulse) -> _End:
     if agent is not None:
         agent.end_round("failure" if stopper.is_timeout else "stopped")
     if stopper.is_timeout:
+        text, verdict = _time_is_up(spec, stopper, pulse)
         where = failures_words.where_text(agent.interrupted()) if agent is not None else ""
-        text = f"{timeout_text(spec.options.timeout)}\n{where}".rstrip()
-        return _End(code=FAILED, state="failed", text=text, verdict=run_verdict.of_timeout(spec.options.timeout))
+        return _End(code=FAILED, state="failed", text=f"{text}\n{where}".rstrip(), verdict=verdict)
     return _End(code=STOPPED, state="stopped", text=f"stopped by {stopper.by}")
+
+
+def _time_is_up(spec: LaunchSpec, stopper: Stopper, pulse: Pulse) -> tuple[str, Verdict]:
+    """The run's last word when it took too long, or hung."""
+    if stopper.by == BY_HANG:
+        return hang_text(pulse.hang_text), run_verdict.of_hang(pulse.hang_text)
+    return timeout_text(spec.options.timeout), run_verdict.of_timeout(spec.options.timeout)
 
 
 def _make_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog, pulse: Pulse) -> Agent:
@@ -247,12 +263,13 @@ def _give_up(spec: LaunchSpec, log: EventLog, server: ForkServer, stopper: Stopp
     """The main thread hangs in native code: end everything from the watchdog's thread."""
     server.abandon()
     pulse.end()
-    state = "failed" if stopper.is_timeout else "stopped"
-    text = timeout_text(spec.options.timeout) if stopper.is_timeout else f"stopped by {stopper.by}"
-    verdict = run_verdict.of_timeout(spec.options.timeout) if stopper.is_timeout else run_verdict.NONE
-    _End(code=FAILED, state=state, text=text, verdict=verdict).tell(log)
+    end = _End(code=STOPPED, state="stopped", text=f"stopped by {stopper.by}")
+    if stopper.is_timeout:
+        text, verdict = _time_is_up(spec, stopper, pulse)
+        end = _End(code=FAILED, state="failed", text=text, verdict=verdict)
+    end.tell(log)
     log.flush(timeout_s=1.0)
-    os._exit(FAILED if stopper.is_timeout else STOPPED)
+    os._exit(end.code)
 
 
 def _seconds(value: Any) -> float:
