@@ -21,6 +21,7 @@ class WorkerSnapshot:
         result_error: why its return value could not be kept, or "".
         held: why it waits to be looked at (``failure`` or ``breakpoint``), or "".
         held_text: where it waits, in words.
+        holds: when it was held: begin and end of each time, 0 while it lasts.
         how: its way to its end, in words ("saved and left by itself"), or "".
     """
 
@@ -45,6 +46,7 @@ class WorkerSnapshot:
     result_error: str = ""
     held: str = ""
     held_text: str = ""
+    holds: tuple[tuple[int, int], ...] = ()
     how: str = ""
 
 
