@@ -110,6 +110,7 @@ def _supervisor_started(s: RunSnapshot, e: Event) -> RunSnapshot:
             host=untrusted.text(e.get("host")),
             torch=untrusted.text(e.get("torch")),
             python=untrusted.text(e.get("python")),
+            waits_for="",
         ),
         RunState.STARTING,
     )
@@ -120,6 +121,11 @@ def _note(s: RunSnapshot, e: Event) -> RunSnapshot:
     if not note[1] or note in s.notes or len(s.notes) >= MAX_NOTES:
         return s
     return replace(s, notes=(*s.notes, note))
+
+
+def _mark(s: RunSnapshot, e: Event) -> RunSnapshot:
+    is_early = e.get("name") == "waits" and s.state is RunState.CREATED
+    return replace(s, waits_for=untrusted.text(e.get("text"), limit=200)) if is_early else s
 
 
 def _rendezvous_started(s: RunSnapshot, e: Event) -> RunSnapshot:
@@ -247,6 +253,7 @@ _REDUCERS: Mapping[str, Callable[[RunSnapshot, Event], RunSnapshot]] = {
     "run_created": _run_created,
     "supervisor_started": _supervisor_started,
     "note": _note,
+    "mark": _mark,
     "rendezvous_started": _rendezvous_started,
     "rendezvous_finished": _rendezvous_finished,
     "worker_started": _worker_started,

@@ -82,6 +82,7 @@ class RunSnapshot:
         category: value of the FailureCategory that made the run fail, or "".
         reasons: the evidence for the category, a sentence each.
         hang: where the ranks stand while nothing moves, or None.
+        waits_for: what the launch waits for before its supervisor speaks, or "".
     """
 
     run_id: str = ""
@@ -116,6 +117,7 @@ class RunSnapshot:
     category: str = ""
     reasons: tuple[str, ...] = ()
     hang: StackReport | None = None
+    waits_for: str = ""
 
     @property
     def held(self) -> tuple[WorkerSnapshot, ...]:
