@@ -14,7 +14,7 @@ from typing import Any
 from nb_elastic import rundir
 from nb_elastic.dashboard import plainjson
 from nb_elastic.errors import ElasticError
-from nb_elastic.model import StackReport, WorkerFailure
+from nb_elastic.model import Frame, StackReport, WorkerFailure
 from nb_elastic.model import to_json as model_json
 from nb_elastic.rundir import RunDir
 from nb_elastic.snapshot import RunSnapshot, to_json
@@ -36,9 +36,11 @@ WHOLE_FAILURES = 8
 ROUNDS = 50
 MAX_ID_CHARS = 200
 MAX_FILES = 20_000
-STACK_GROUPS = 64
-STACK_FRAMES = 60
-"""So many of a group's innermost frames are sent."""
+STACK_GROUPS, STACK_FRAMES = 64, 60
+"""So many groups of a report are sent, and so many innermost frames of each."""
+SAVED_GROUPS, SAVED_FRAMES = 16, 12
+"""The same of what is saved with a notebook."""
+STACK_RANKS = 4_096
 KINDS = frozenset({"open", "ack", "read", "stop", "saved", "close", "list", "asset", "stacks"})
 
 
@@ -111,7 +113,7 @@ def about(folder: RunDir, *, can_stop: bool) -> dict[str, Any]:
             "label": target if isinstance(target, str) else "",
             "cell": cell[:CELL_CHARS] if isinstance(cell, str) else "",
             "grace_s": GRACE_S,
-            "hang_after_s": _hang_after_s(asked),
+            "hang_after_s": hang_after_s(asked),
             "can_stop": can_stop,
         }
     )
@@ -124,10 +126,17 @@ def stacks(report: StackReport) -> dict[str, Any]:
     return {"ok": True, "text": value["headline"], "report": value}
 
 
-def slim_report(report: StackReport) -> StackReport:
+def slim_report(report: StackReport, *, groups: int = STACK_GROUPS, frames: int = STACK_FRAMES) -> StackReport:
     """A report without what would make it huge where hundreds of ranks stand at different places, deep in recursion."""
-    groups = tuple(replace(g, frames=g.frames[-STACK_FRAMES:]) for g in report.groups[:STACK_GROUPS])
-    return replace(report, groups=groups)
+    kept = tuple(
+        replace(g, ranks=g.ranks[:STACK_RANKS], frames=tuple(map(_slim_frame, g.frames[-frames:] if frames else ())))
+        for g in report.groups[:groups]
+    )
+    return replace(report, groups=kept)
+
+
+def _slim_frame(frame: Frame) -> Frame:
+    return replace(frame, file=frame.file[-300:], name=frame.name[:200], text=frame.text[:300], values={})
 
 
 def snapshot_json(snapshot: RunSnapshot) -> dict[str, Any]:
@@ -173,7 +182,7 @@ def run_row(snapshot: RunSnapshot, folder: RunDir, *, is_own: bool, is_here: boo
     }
 
 
-def _hang_after_s(asked: Mapping[str, Any]) -> float:
+def hang_after_s(asked: Mapping[str, Any]) -> float:
     """What the run was told of ``--hang-after``."""
     options = asked.get("options")
     given = options.get("hang_after") if isinstance(options, Mapping) else None

@@ -182,7 +182,12 @@ export const SCENES: Record<string, () => FakeRun> = {
   },
   stopped: () =>
     over(fakeRun(), 'stopped', 'stopped', { stop_by: 'the Stop button', text: 'stopped by the Stop button' }),
-  lost: () => over(fakeRun(), 'lost', 'ended', { text: 'the supervisor (pid 41100) vanished without a last word' }),
+  lost: () => {
+    const text = 'the supervisor (pid 41100) vanished without a last word; 2 ranks may still run: `%elastic reap`';
+    const run = over(fakeRun(), 'lost', 'ended', { text });
+    run.snapshot = { ...run.snapshot, workers: run.snapshot.workers.map(w => ({ ...w, exit_code: null })) };
+    return run;
+  },
   succeeded: () => {
     const run = over(fakeRun(), 'succeeded', 'succeeded');
     for (const rank of [0, 1, 2, 3]) {

@@ -64,7 +64,7 @@ function rootLines(data: RunData, root: Failure): string[] {
 
 /** What kind of failure it was, and the evidence: the rank's own, else the run's. */
 export function verdictOf(snapshot: Snapshot, root: Failure | undefined): [category: string, reasons: readonly string[]] {
-  const own = root?.category ? root : snapshot;
+  const own = root?.category && !(root.followed && snapshot.category) ? root : snapshot;
   return [own.category ?? '', own.reasons ?? []];
 }
 

@@ -184,7 +184,7 @@ function restLines({ failures, workers, state }: Snapshot): HTMLElement[] {
   for (const worker of workers.filter(w => !known.has(w.rank))) {
     const how = worker.how && worker.state !== 'succeeded' ? firstLine(worker.how) : stateText(worker.state);
     const isEnded = worker.state === 'ended' && /^ended( by the agent)?$/.test(how);
-    const words = !isEnded ? how : state === 'lost' ? 'what became of it is not known' : 'ended by the agent, because of this';
+    const words = !isEnded ? how : state === 'lost' ? 'nobody saw how it ended' : 'ended by the agent, because of this';
     ways.set(words, [...(ways.get(words) ?? []), worker.rank]);
   }
   return [...ways].map(([words, ranks]) => h('li', {}, `${ranksText(ranks)}: ${words}`));

@@ -37,7 +37,8 @@ export function summaryPieces(facts: readonly RankFacts[], snapshot: Snapshot, i
     pieces.push({ text: steps, kind: '' });
   }
   // With a rank that stands, nobody knows.
-  const isKnown = isLive && !isFinal(snapshot.state) && !facts.some(fact => fact.silent);
+  const isStill = snapshot.hang || facts.some(fact => fact.silent || fact.worker.state === 'held');
+  const isKnown = isLive && !isFinal(snapshot.state) && !isStill;
   const left = isKnown ? leftText(facts) : '';
   if (left) {
     pieces.push({ text: left, kind: '' });

@@ -153,7 +153,7 @@ function workerRows(snapshot: Snapshot, end_ns: number): Row[] {
 
 function workerBar(worker: Worker, end_ns: number): Bar {
   const until_ns = Math.max(worker.started_ns, worker.ended_ns || end_ns);
-  const state = worker.state === 'ended' ? 'ended by the agent' : stateText(worker.state);
+  const state = { ended: 'ended by the agent', held: 'running' }[worker.state as string] ?? stateText(worker.state);
   const words = worker.how && worker.state !== 'succeeded' ? visible(worker.how, 200) : exitText(worker);
   const how = [words === state ? '' : state, words].filter(Boolean).join(', ');
   return {
