@@ -14,7 +14,7 @@ from typing import Any
 from nb_elastic import rundir
 from nb_elastic.dashboard import plainjson
 from nb_elastic.errors import ElasticError
-from nb_elastic.model import Frame, StackReport, WorkerFailure
+from nb_elastic.model import Frame, StackGroup, StackReport, WorkerFailure
 from nb_elastic.model import to_json as model_json
 from nb_elastic.rundir import RunDir
 from nb_elastic.snapshot import RunSnapshot, to_json
@@ -41,6 +41,7 @@ STACK_GROUPS, STACK_FRAMES = 64, 60
 SAVED_GROUPS, SAVED_FRAMES = 16, 12
 """The same of what is saved with a notebook."""
 STACK_RANKS = 4_096
+SENTENCES, SENTENCE_CHARS = 10, 1_000
 KINDS = frozenset({"open", "ack", "read", "stop", "saved", "close", "list", "asset", "stacks"})
 
 
@@ -128,11 +129,13 @@ def stacks(report: StackReport) -> dict[str, Any]:
 
 def slim_report(report: StackReport, *, groups: int = STACK_GROUPS, frames: int = STACK_FRAMES) -> StackReport:
     """A report without what would make it huge where hundreds of ranks stand at different places, deep in recursion."""
-    kept = tuple(
-        replace(g, ranks=g.ranks[:STACK_RANKS], frames=tuple(map(_slim_frame, g.frames[-frames:] if frames else ())))
-        for g in report.groups[:groups]
-    )
-    return replace(report, groups=kept)
+    return replace(report, groups=tuple(_slim_group(g, frames) for g in report.groups[:groups]))
+
+
+def _slim_group(group: StackGroup, frames: int) -> StackGroup:
+    kept = tuple(map(_slim_frame, group.frames[-frames:] if frames else ()))
+    doing, notes = group.doing[:SENTENCE_CHARS], sentences(group.notes)
+    return replace(group, ranks=group.ranks[:STACK_RANKS], doing=doing, frames=kept, notes=notes)
 
 
 def _slim_frame(frame: Frame) -> Frame:
@@ -144,7 +147,8 @@ def snapshot_json(snapshot: RunSnapshot) -> dict[str, Any]:
     rounds = tuple(replace(r, failures=slimmed(r.failures, whole=1)) for r in snapshot.rounds[-ROUNDS:])
     hang = None if snapshot.hang is None else slim_report(snapshot.hang)
     failures = slimmed(snapshot.failures, whole=WHOLE_FAILURES)
-    return to_json(replace(snapshot, rounds=rounds, failures=failures, hang=hang))
+    reasons = sentences(snapshot.reasons)
+    return to_json(replace(snapshot, rounds=rounds, failures=failures, reasons=reasons, hang=hang))
 
 
 def slimmed(failures: tuple[WorkerFailure, ...], *, whole: int) -> tuple[WorkerFailure, ...]:
@@ -154,14 +158,23 @@ def slimmed(failures: tuple[WorkerFailure, ...], *, whole: int) -> tuple[WorkerF
 
 def brief(failure: WorkerFailure) -> WorkerFailure:
     """A failure in a few words."""
-    return replace(failure, message=failure.message[:300], hint=failure.hint[:300], traceback="", frames=())
+    message, hint = failure.message[:300], failure.hint[:300]
+    return replace(failure, message=message, hint=hint, traceback="", frames=(), reasons=())
 
 
 def cut(failure: WorkerFailure) -> WorkerFailure:
     """A failure whose traceback lacks its middle if it is very long."""
     text, half = failure.traceback, TRACEBACK_CHARS // 2
     short = text if len(text) <= TRACEBACK_CHARS else f"{text[:half]}\n[... cut ...]\n{text[-half:]}"
-    return replace(failure, traceback=short, message=failure.message[:3_000], frames=failure.frames[-20:])
+    reasons = sentences(failure.reasons)
+    return replace(
+        failure, traceback=short, message=failure.message[:3_000], frames=failure.frames[-20:], reasons=reasons
+    )
+
+
+def sentences(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Some sentences, none of them endless."""
+    return tuple(text[:SENTENCE_CHARS] for text in texts[:SENTENCES])
 
 
 def run_row(snapshot: RunSnapshot, folder: RunDir, *, is_own: bool, is_here: bool) -> dict[str, Any]:

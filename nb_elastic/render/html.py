@@ -97,7 +97,8 @@ def json_bundle(snapshot: RunSnapshot, tails: Tails, *, folder: RunDir) -> dict[
     for ranks in RANKS_SHOWN:
         rounds = tuple(replace(r, failures=tuple(map(messages.brief, r.failures[:1]))) for r in snapshot.rounds[-20:])
         failures, notes = messages.slimmed(snapshot.failures[:ranks], whole=1), snapshot.notes[:20]
-        slim = replace(snapshot, rounds=rounds, failures=failures, notes=notes, hang=hang)
+        reasons = messages.sentences(snapshot.reasons)
+        slim = replace(snapshot, rounds=rounds, failures=failures, notes=notes, reasons=reasons, hang=hang)
         slim = replace(slim, workers=tuple(replace(w, holds=w.holds[-5:]) for w in snapshot.workers[:ranks]))
         value = {
             "version": 1,

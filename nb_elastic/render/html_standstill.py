@@ -16,6 +16,11 @@ from nb_elastic.render.html_style import AMBER, MUTED, PURPLE, chip, lined, pre,
 from nb_elastic.rundir import RunDir
 from nb_elastic.snapshot import RunSnapshot
 
+STACKS_CHARS = 40_000
+"""Characters of all stacks together, escaped; groups that come later are told in a line."""
+REASONS = 8
+SENTENCE_CHARS = 400
+
 
 def held(snapshot: RunSnapshot) -> str:
     """Ranks that wait to be looked at."""
@@ -38,7 +43,11 @@ def hang(snapshot: RunSnapshot, *, folder: RunDir, now_ns: int, has_frames: bool
     slim = messages.slim_report(report, groups=len(report.groups), frames=messages.SAVED_FRAMES if has_frames else 0)
     groups, most = sorted(slim.groups, key=lambda g: not g.is_odd), messages.SAVED_GROUPS
     parts = [f"<div><b>{escape(title)}</b></div>", f"<div>{ticked(report.headline)}</div>"]
-    parts += [_group(group) for group in groups[:most]]
+    room = STACKS_CHARS
+    for group in groups[:most]:
+        stack = _stack(group)
+        room -= len(stack)
+        parts.append(_group(group, stack if room > 0 else ""))
     if len(groups) > most:
         parts.append(f'<div style="{MUTED}">and {len(groups) - most} more groups</div>')
     if report.advice:
@@ -65,16 +74,19 @@ def lost(snapshot: RunSnapshot) -> str:
     return lined(f"<div>{ticked(snapshot.text)}</div>", colour=AMBER)
 
 
-def _group(group: StackGroup) -> str:
-    line = f"<div>{escape(standstill.group_text(group))}</div>{_list(group.notes)}"
-    if not group.frames:
-        return f'<div style="margin-top:4px">{line}</div>'
-    frames = [f'File "{f.file}", line {f.line}, in {f.name}\n    {f.text.strip()}' for f in group.frames]
-    text = report_text.clean_text("\n".join(frames))
-    stack = f'<details><summary style="cursor:pointer;{MUTED}">stack</summary>{pre(text)}</details>'
+def _group(group: StackGroup, stack: str) -> str:
+    line = f"<div>{escape(standstill.group_text(group))}</div>{_list(group.notes[: standstill.NOTES])}"
     return f'<div style="margin-top:4px">{line}{stack}</div>'
 
 
+def _stack(group: StackGroup) -> str:
+    if not group.frames:
+        return ""
+    frames = [f'File "{f.file}", line {f.line}, in {f.name}\n    {f.text.strip()}' for f in group.frames]
+    text = report_text.clean_text("\n".join(frames))
+    return f'<details><summary style="cursor:pointer;{MUTED}">stack</summary>{pre(text)}</details>'
+
+
 def _list(sentences: Sequence[str]) -> str:
-    rows = "".join(f"<li>{ticked(sentence)}</li>" for sentence in sentences)
+    rows = "".join(f"<li>{ticked(sentence, limit=SENTENCE_CHARS)}</li>" for sentence in sentences[:REASONS])
     return f'<ul style="margin:0;padding-left:18px">{rows}</ul>' if rows else ""
