@@ -3,6 +3,7 @@
 import { copyFrom } from '../common/clipboard.js';
 import { icon } from '../common/icons.js';
 import type { Selection } from '../common/selection.js';
+import { visible } from '../common/text.js';
 import { ticked } from '../common/ticked.js';
 import type { RunData } from '../data.js';
 import { h, setText } from '../dom.js';
@@ -37,6 +38,11 @@ export function stacksView(data: RunData, host: Host & { selection?: Selection }
     }
     drawn = key;
     element.hidden = !report && !error;
+    if (element.hidden) {
+      cards.replaceChildren();
+      setText(spoken, '');
+      return;
+    }
     const isStill = Boolean(data.snapshot.hang);
     cards.replaceChildren(
       h(
@@ -55,7 +61,7 @@ export function stacksView(data: RunData, host: Host & { selection?: Selection }
         ...(report ? reportParts(report, data, host) : [])
       )
     );
-    setText(spoken, [titleOf(report, isHang), report?.headline ?? error].filter(Boolean).join('. '));
+    setText(spoken, `${titleOf(report, isHang)}. ${visible(report?.headline || error, 1000)}`);
   }
 
   const titleOf = (report: StackReport | undefined, isHang: boolean): string =>
