@@ -213,6 +213,7 @@ def worker_columns(snapshot: RunSnapshot, *, now_ns: int) -> dict[str, list[str]
         "cpus": [first_line(w.cpus, limit=24) for w in workers],
         "binding": ["" if w.binding in told else first_line(w.binding, limit=40) for w in workers],
         "time": [elapsed_text(t) for t in times],
+        "end": [first_line(w.how, limit=40) for w in workers],
     }
     return {name: cells for name, cells in columns.items() if any(cells)}
 

@@ -25,8 +25,12 @@ from nb_elastic.snapshot_nouns import EMPTY, RoundSnapshot, RunSnapshot, WorkerS
 __all__ = ["EMPTY", "RoundSnapshot", "RunSnapshot", "WorkerSnapshot", "fold", "load", "mark_lost", "to_json"]
 
 MAX_NOTES = 200
+MAX_HOLDS = 100
 ORPHAN_NS = 120 * 10**9
 """A run whose supervisor has not spoken this long after the run was made is lost."""
+
+Holds = tuple[tuple[int, int], ...]
+"""When a worker was held: begin and end of each time, 0 for no end yet."""
 
 
 def fold(snapshot: RunSnapshot, event: Event) -> RunSnapshot:
@@ -106,6 +110,7 @@ def _supervisor_started(s: RunSnapshot, e: Event) -> RunSnapshot:
             host=untrusted.text(e.get("host")),
             torch=untrusted.text(e.get("torch")),
             python=untrusted.text(e.get("python")),
+            waits_for="",
         ),
         RunState.STARTING,
     )
@@ -116,6 +121,11 @@ def _note(s: RunSnapshot, e: Event) -> RunSnapshot:
     if not note[1] or note in s.notes or len(s.notes) >= MAX_NOTES:
         return s
     return replace(s, notes=(*s.notes, note))
+
+
+def _mark(s: RunSnapshot, e: Event) -> RunSnapshot:
+    is_early = e.get("name") == "waits" and s.state is RunState.CREATED
+    return replace(s, waits_for=untrusted.text(e.get("text"), limit=200)) if is_early else s
 
 
 def _rendezvous_started(s: RunSnapshot, e: Event) -> RunSnapshot:
@@ -167,17 +177,19 @@ def _worker_exited(s: RunSnapshot, e: Event) -> RunSnapshot:
     }
     if pid := untrusted.integer(e.get("pid")):
         changes["pid"] = pid
-    return _change_worker(s, e, **changes)
+    return _map_holds(_change_worker(s, e, **changes), e, lambda holds: _let_go(holds, e.time_ns))
 
 
 def _worker_held(s: RunSnapshot, e: Event) -> RunSnapshot:
     why = "breakpoint" if e.get("why") == "breakpoint" else "failure"
     text = untrusted.text(e.get("text"), limit=4_000)
-    return _change_worker(s, e, state=WorkerState.HELD, held=why, held_text=text)
+    s = _change_worker(s, e, state=WorkerState.HELD, held=why, held_text=text)
+    return _map_holds(s, e, lambda holds: (*_let_go(holds, e.time_ns), (e.time_ns, 0)))
 
 
 def _worker_released(s: RunSnapshot, e: Event) -> RunSnapshot:
-    return _change_worker(s, e, state=WorkerState.RUNNING, held="", held_text="")
+    s = _change_worker(s, e, state=WorkerState.RUNNING, held="", held_text="")
+    return _map_holds(s, e, lambda holds: _let_go(holds, e.time_ns))
 
 
 def _hang_found(s: RunSnapshot, e: Event) -> RunSnapshot:
@@ -246,6 +258,7 @@ _REDUCERS: Mapping[str, Callable[[RunSnapshot, Event], RunSnapshot]] = {
     "run_created": _run_created,
     "supervisor_started": _supervisor_started,
     "note": _note,
+    "mark": _mark,
     "rendezvous_started": _rendezvous_started,
     "rendezvous_finished": _rendezvous_finished,
     "worker_started": _worker_started,
@@ -275,7 +288,10 @@ def _towards(s: RunSnapshot, state: RunState) -> RunSnapshot:
 
 def _finish(s: RunSnapshot, state: RunState, *, text: str, time_ns: int) -> RunSnapshot:
     left = WorkerState.STOPPED if state is RunState.STOPPED else WorkerState.ENDED
-    workers = tuple(w if w.state.is_final else replace(w, state=left, ended_ns=time_ns) for w in s.workers)
+    workers = tuple(
+        w if w.state.is_final else replace(w, state=left, ended_ns=time_ns, held="", holds=_let_go(w.holds, time_ns))
+        for w in s.workers
+    )
     last_words = text or ("" if state is RunState.SUCCEEDED else s.text)
     return replace(s, state=state, text=last_words, finished_ns=time_ns, workers=workers)
 
@@ -326,6 +342,20 @@ def _change_worker(s: RunSnapshot, e: Event, **changes: Any) -> RunSnapshot:
         changes["state"] = old.state
     changes.setdefault("rank", untrusted.integer(e.get("rank"), old.rank))
     return replace(s, workers=tuple(sorted([*rest, replace(old, **changes)], key=lambda w: (w.node, w.local_rank))))
+
+
+def _map_holds(s: RunSnapshot, e: Event, change: Callable[[Holds], Holds]) -> RunSnapshot:
+    """Change when the event's worker was held; one that is gone is not held again."""
+    here = (e.node, untrusted.integer(e.get("local_rank"), -1))
+    old = next((w for w in s.workers if (w.node, w.local_rank) == here), None)
+    if old is None or (e.kind == "worker_held" and old.state is not WorkerState.HELD):
+        return s
+    holds = change(old.holds)[-MAX_HOLDS:]
+    return s if holds == old.holds else _change_worker(s, e, holds=holds)
+
+
+def _let_go(holds: Holds, time_ns: int) -> Holds:
+    return tuple((begin, end or time_ns) for begin, end in holds)
 
 
 def _plain_dict(items: list[tuple[str, Any]]) -> dict[str, Any]:
