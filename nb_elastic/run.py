@@ -14,17 +14,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nb_elastic import payload, rundir, snapshot
+from nb_elastic import debugging, payload, rundir, snapshot
 from nb_elastic.dashboard import plainjson, saved
 from nb_elastic.errors import ElasticError, OptionError, PayloadError, RunLostError, RunStoppedError, WorkerFailedError
 from nb_elastic.follower import Follower
 from nb_elastic.lifeline import HeldInterrupts, ProcessId
 from nb_elastic.model import RunState, Stream, WorkerFailure
+from nb_elastic.render.base import aside
 from nb_elastic.report_text import failure_text, stopped_text
 from nb_elastic.rundir import RankDir, RunDir
 from nb_elastic.snapshot import EMPTY, RunSnapshot
 
 if TYPE_CHECKING:
+    from nb_elastic.debugging import Attendant
     from nb_elastic.engines.base import Channel
     from nb_elastic.render.base import Renderer
 
@@ -210,6 +212,7 @@ class Run:
         *,
         on_interrupt: Callable[[int], bool] | None = None,
         held: HeldInterrupts | None = None,
+        attendant: Attendant | None = None,
     ) -> RunState:
         """Feed a renderer until the run is over.
 
@@ -218,6 +221,7 @@ class Run:
             on_interrupt: called with 1, 2, ... at each KeyboardInterrupt; True goes on following.
                 Without it the KeyboardInterrupt ends the following, not the run.
             held: interrupts that are held back until the renderer is in good hands.
+            attendant: answers ranks at breakpoints; following ends where it finds the group held at a failure.
         """
         interrupts = 0
         self._drawn = snapshot.EMPTY
@@ -229,6 +233,8 @@ class Run:
                         raise KeyboardInterrupt
                     if self._feed(renderer):
                         break
+                    if attendant is not None and self._attend(renderer, attendant):
+                        return self.state
                     self._follower.pause()
                 except KeyboardInterrupt:
                     interrupts += 1
@@ -242,6 +248,22 @@ class Run:
                 raise
         self._follower.close()
         return self.state
+
+    def _attend(self, renderer: Renderer, attendant: Attendant) -> bool:
+        """Answer a rank that waits; True where the group is held at a failure."""
+        now = self._drawn
+        if (waiting := attendant.look(now)) is not None:
+            with aside(renderer):
+                attendant.attend(waiting, now)
+        return attendant.is_held
+
+    def eval(self, expression: str, rank: int | None = None) -> str:
+        """A short text of an expression's value in a held rank: this one, else the root cause's, else the lowest.
+
+        Raises:
+            ElasticError: if no such rank is held, or the expression fails there.
+        """
+        return debugging.look(debugging.choose(self._folder, self.snapshot, rank), expression)
 
     def raise_for_state(self) -> None:
         """Raise the error that tells how the run ended; nothing for one that succeeded or still runs.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from nb_elastic import holding_patience
 from nb_elastic.model import LaunchSpec, WorkerSpec
 from nb_elastic.rundir import RankDir
 from nb_elastic.supervisor.placement import Placement
@@ -52,6 +53,8 @@ def build(
     env.setdefault("OMP_NUM_THREADS", str(max(1, cpus // place.local_world_size)))
     env.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
     env.setdefault("PYTHONUNBUFFERED", "1")
+    if spec.is_patient:
+        env |= holding_patience.ENV
     if cuda_visible is not None:
         env["CUDA_VISIBLE_DEVICES"] = cuda_visible
     env |= {
@@ -118,4 +121,7 @@ def worker_spec(
         niceness=launch.niceness,
         affinity=launch.affinity,
         hide_values=launch.options.hide_values,
+        hold=launch.options.hold,
+        on_breakpoint=launch.on_breakpoint,
+        is_patient=launch.is_patient,
     )
