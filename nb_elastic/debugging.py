@@ -191,11 +191,13 @@ class Attendant:
         self._can_ask = can_ask
         self._ask = ask or input_line
         self._seen: dict[tuple[int, int], float] = {}
+        self._done: set[tuple[int, int]] = set()
         self.is_held = False
+        self._is_over = False
 
     def look(self, now: RunSnapshot) -> HeldRank | None:
         """The rank whose turn it is to be attended to, or None. A failed group ends the following: see ``is_held``."""
-        if now.state.is_final or now.state is RunState.STOPPING or not now.held:
+        if self._is_over or now.state.is_final or now.state is RunState.STOPPING or not now.held:
             return None
         if any(w.held == "failure" for w in now.held):
             self.is_held = bool(now.failures)
@@ -203,8 +205,9 @@ class Attendant:
         if not self._can_ask:
             return None
         for held in held_ranks(self._run, now):
-            since = self._seen.setdefault((held.rank, held.number), time.monotonic())
-            if held.why == "breakpoint" and time.monotonic() - since >= SETTLE_S:
+            stop = held.rank, held.number
+            since = self._seen.setdefault(stop, time.monotonic())
+            if held.why == "breakpoint" and stop not in self._done and time.monotonic() - since >= SETTLE_S:
                 return held
         return None
 
@@ -215,15 +218,22 @@ class Attendant:
             KeyboardInterrupt: if the user interrupted.
         """
         others = [h.rank for h in held_ranks(self._run, now) if h.rank != held.rank]
-        turn = f" ({report_text.ranks_text(others)}: waiting for their turn)" if others else ""
+        turn = (
+            f" ({report_text.ranks_text(others)}: waiting for {'its' if len(others) == 1 else 'their'} turn)"
+            if others
+            else ""
+        )
         show(f"Rank {held.rank} is at a breakpoint: {held.text}{turn}\n")
+        self._done.add((held.rank, held.number))
         try:
             outcome = converse(held, ask=self._ask, write=show, patience_s=PATIENCE_S)
+        except KeyboardInterrupt:
+            self._is_over = True
+            raise
         except GoneError:
             return  # the journal tells why
         except ElasticError as e:
             show(f"{e}\n")
-            self._seen[held.rank, held.number] = time.monotonic() + 5
             return
         except NotImplementedError:  # ipykernel's: this front end has no way to answer after all
             show(f"Nobody can answer here: rank {held.rank} goes on.\n")
@@ -235,6 +245,7 @@ class Attendant:
             with contextlib.suppress(ElasticError):
                 release(held)
         if outcome == "quit":
+            self._is_over = True
             self._stop()
 
 
@@ -305,6 +316,8 @@ def _telling(held: HeldRank) -> Iterator[None]:
     """Turn what can go wrong on the line into words."""
     try:
         yield
+    except BlockingIOError as e:
+        raise ElasticError(f"Rank {held.rank} does not answer: too many ask it. Try again.") from e
     except PermissionError as e:
         raise ElasticError(f"Rank {held.rank} can't be asked: {e.strerror or e}.") from e
     except (OSError, ValueError) as e:

@@ -49,6 +49,16 @@ def at_failure(spec: WorkerSpec, exc: BaseException) -> None:
         say(f"rank {spec.rank} can't be held: {e.strerror or e}.")
 
 
+def trim(exc: BaseException) -> None:
+    """Cut the debugger's own frames off an exception that was raised through it into the user's code: a stop's, most often."""
+    tb = exc.__traceback__
+    while tb is not None and tb.tb_next is not None:
+        code = tb.tb_next.tb_frame.f_code
+        if code.co_name == "trace_dispatch" and os.path.basename(code.co_filename) == "bdb.py":
+            tb.tb_next = None
+        tb = tb.tb_next
+
+
 def let_go() -> None:
     """The user's code is over: nobody steps into what comes after."""
     owner = getattr(sys.gettrace(), "__self__", None)
@@ -62,7 +72,7 @@ class _Breakpoints:
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
         self._pdb: RankPdb | None = None
-        self._has_said = False
+        self._said: set[str] = set()
 
     def hook(self, *args: Any, **kwargs: Any) -> Any:
         """See ``sys.breakpointhook``: PYTHONBREAKPOINT has its way."""
@@ -70,14 +80,14 @@ class _Breakpoints:
         if chosen == "0":
             return None
         if chosen not in {"", "pdb.set_trace"}:
-            return sys.__breakpointhook__(*args, **kwargs)
-        return self._stop(sys._getframe(1))
+            return sys.__breakpointhook__(*args, **kwargs)  # noqa: T100  the user's own choice
+        return self._stop(_caller())
 
     def change_pdb(self, module: Any) -> None:
         """Let ``pdb.set_trace()`` stop here, too."""
 
         def set_trace(*, header: str | None = None, commands: Any = None) -> None:  # noqa: ARG001  pdb's own signature
-            self._stop(sys._getframe(1), header=header or "")
+            self._stop(_caller(), header=header or "")
 
         module.set_trace = set_trace
 
@@ -86,7 +96,7 @@ class _Breakpoints:
         seen: Counter[tuple[str, int]] = Counter()
 
         def stop_one(rank: int = 0, skip: int = 0, timeout_s: float | None = 3600) -> None:  # noqa: ARG001  torch's own
-            frame = sys._getframe(1)
+            frame = _caller()
             place = frame.f_code.co_filename, frame.f_lineno
             seen[place] += 1
             if seen[place] <= skip:
@@ -121,11 +131,17 @@ class _Breakpoints:
         self._pdb.set_trace(frame)
 
     def _say_once(self, text: str) -> None:
-        if not self._has_said:
-            self._has_said = True
+        kind = text.partition(" at ")[0]
+        if kind not in self._said:
+            self._said.add(kind)
             say(text)
 
 
 def _is_rank() -> bool:
     """False in a child that the user's code forked: the rank leads the session."""
     return os.getpid() == os.getsid(0)
+
+
+def _caller() -> FrameType:
+    """Frame of the user's code that called the caller of this."""
+    return sys._getframe(2)  # noqa: SLF001  as pdb itself does

@@ -27,6 +27,7 @@ KEPT_CHARS = 200_000
 
 VALUE_CHARS = 4_000
 MAX_WAITING = 32
+"""Of so many who connected and said nothing yet, the first is sent away."""
 
 
 class Interrupted(BaseException):
@@ -46,6 +47,7 @@ class Desk(io.TextIOBase):
         self._folder = folder
         self._listener: socket.socket | None = None
         self._client: Peer | None = None
+        self._releaser: Peer | None = None
         self._waiting: list[Peer] = []
         self._text = self._prompt = ""
         self._number = 0
@@ -82,6 +84,11 @@ class Desk(io.TextIOBase):
             for peer in self._waiting:
                 peer.close()
             self._waiting.clear()
+            if (
+                self._releaser is not None
+            ):  # what it is told is true by now: nothing here says any more that the rank is held
+                _answer(self._releaser, {"type": "end", "how": "released"})
+                self._releaser = None
 
     # -- pdb's terminal ----------------------------------------------------------------------
 
@@ -136,16 +143,15 @@ class Desk(io.TextIOBase):
             while True:
                 ready = debugwire.readable([client.fileno(), listener.fileno()], 0 if client.has_more else None)
                 self._check()
-                if listener.fileno() in ready and (other := debugwire.accept(listener)):
-                    _answer(other, {"type": "busy"})
-                if client.has_more or client.fileno() in ready:
-                    message = client.take()
-                    if message is None:
-                        continue
+                # This one first: if it has hung up, the other is not sent away.
+                message = client.take() if client.has_more or client.fileno() in ready else None
+                if message is not None:
                     text = message.get("text")
                     if message.get("type") != "line" or not isinstance(text, str):
                         raise ValueError("no line for pdb")
                     return text.rstrip("\n") + "\n"
+                if listener.fileno() in ready and (other := debugwire.accept(listener)):
+                    _answer(other, {"type": "busy"})
         except (OSError, ValueError):
             return None
 
@@ -185,7 +191,7 @@ class Desk(io.TextIOBase):
                 self.on_join()
             return True
         if kind == "release":
-            _answer(peer, {"type": "end", "how": "released"})
+            self._releaser = peer
             return False
         if kind == "eval" and isinstance(message.get("text"), str):
             _answer(peer, self._evaluate(message["text"]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import code
 import contextlib
-import pdb
+import pdb  # noqa: T100  it is what this module is about
 import re
 import signal
 import sys
@@ -41,6 +41,7 @@ class RankPdb(pdb.Pdb):
         )
         self._desk = desk
         self._is_dead = is_dead
+        self._is_continuing = False
         desk.on_join = self._show_place
 
     # -- holding -----------------------------------------------------------------------------
@@ -57,21 +58,26 @@ class RankPdb(pdb.Pdb):
         ):
             # From 3.13 on pdb wants the exception, and walks its chain
             super().interaction(None, exc if sys.version_info >= (3, 13) else tb)  # type: ignore[arg-type]
+        self._desk.end("quit")
 
     def interaction(self, frame: FrameType | None, tb_or_exc: Any) -> None:
         """Hold the rank each time it stops. A stop of the run reaches the user's code as it does anywhere."""
-        try:
-            text = place_text(frame, frame.f_lineno) if frame is not None else "unknown"
+        self._is_continuing = False
+        text = place_text(frame, frame.f_lineno) if frame is not None else "unknown"
+        with contextlib.suppress(Interrupted):
             with self._desk.open(why="breakpoint", text=text, frame=frame):
                 super().interaction(frame, tb_or_exc)
-            self._desk.say_running()
-        except Interrupted:
-            self.forget()
-            self.clear_all_breaks()
-            self.set_continue()
-            sys.settrace(None)
-            if threading.current_thread() is threading.main_thread():
-                signal.raise_signal(signal.SIGINT)
+            if self._is_continuing:
+                self._desk.end("continue")
+            else:
+                self._desk.say_running()
+            return
+        self.forget()
+        self.clear_all_breaks()
+        self.set_continue()
+        sys.settrace(None)
+        if threading.current_thread() is threading.main_thread():
+            signal.raise_signal(signal.SIGINT)
 
     def get_stack(self, f: FrameType | None, t: TracebackType | None) -> tuple[list[tuple[FrameType, int]], int]:
         """Without the frames that led to the user's code."""
@@ -87,67 +93,60 @@ class RankPdb(pdb.Pdb):
 
     # -- commands ----------------------------------------------------------------------------
 
-    def do_quit(self, _arg: str) -> bool | None:
-        """q(uit) | exit
-        End the whole run: no rank is left behind.
-        """
-        self._desk.end("quit")
-        return True if self._is_dead else None  # at a breakpoint the run is now stopped from outside
+    def do_quit(self, arg: str) -> bool | None:  # noqa: ARG002  pdb's signature
+        """End the whole run (q, quit, exit): no rank is left behind."""
+        if self._is_dead:
+            return True
+        self._desk.end("quit")  # whoever spoke to pdb now stops the run; until then the rank stays where it is
+        return None
 
     do_q = do_exit = do_quit
 
-    def do_leave(self, _arg: str) -> None:
-        """Leave
-        End this conversation; the rank stays held.
-        """
+    def do_leave(self, arg: str) -> bool | None:  # noqa: ARG002  pdb's signature
+        """End this conversation; the rank stays held."""
         self._desk.end("left")
+        return None
 
     do_EOF = do_leave  # noqa: N815  pdb's name
 
     def do_continue(self, arg: str) -> bool | None:
-        """c(ont(inue))
-        Let the rank run on until its next breakpoint.
-        """
-        if self._is_dead:
-            return self._refuse()
-        self._desk.end("continue")
+        """Let the rank run on until its next breakpoint (c, cont, continue)."""
+        self._is_continuing = True
         return super().do_continue(arg)
 
     do_c = do_cont = do_continue
 
-    def do_run(self, _arg: str) -> None:
-        """Run
-        Not here: launch the cell again instead.
-        """
+    def do_run(self, arg: str) -> bool | None:  # noqa: ARG002  pdb's signature
+        """Not here: launch the cell again instead."""
         self.message("A rank can't be started again from here. q ends the run; then launch it again.")
+        return None
 
     do_restart = do_run
 
-    def do_interact(self, _arg: str) -> None:
-        """Interact
-        An interpreter with the names of this frame, here in this conversation. exit() or an end of file ends it.
-        """
+    def do_interact(self, arg: str) -> bool | None:  # noqa: ARG002  pdb's signature
+        """Open an interpreter with the names of this frame, here in this conversation; exit() ends it."""
         frame = self.curframe
         if frame is None:
-            return
+            return None
         console = code.InteractiveConsole({**frame.f_globals, **frame.f_locals}, filename="<interact>")
         self._desk.is_nested = True
         try:
             with (
-                contextlib.redirect_stdout(self._desk),  # type: ignore[type-var]
-                contextlib.redirect_stderr(self._desk),  # type: ignore[type-var]
+                contextlib.redirect_stdout(self._desk),
+                contextlib.redirect_stderr(self._desk),
                 contextlib.suppress(SystemExit),
             ):
                 console.raw_input = self._read_for_console  # type: ignore[method-assign]
                 console.interact(banner="*interact* (exit() leads back to pdb)", exitmsg="")
         finally:
             self._desk.is_nested = False
+        return None
 
     def onecmd(self, line: str) -> bool:
         """After a failure nothing runs."""
         name = self.parseline(line)[0]
         if self._is_dead and name in _RUNNING:
-            self._refuse()
+            self.message(DEAD)
             return False
         return bool(super().onecmd(line))
 
@@ -157,9 +156,6 @@ class RankPdb(pdb.Pdb):
         if line in {"", "exit()\n", "quit()\n", "EOF\n"}:
             raise EOFError
         return line.rstrip("\n")
-
-    def _refuse(self) -> None:
-        self.message(DEAD)
 
     def _show_place(self) -> None:
         if getattr(self, "stack", None):

@@ -285,7 +285,7 @@ def _spec(folder: rundir.RunDir, request: Request, cwd: str, buffers_fd: int) ->
         niceness=ambient.niceness(),
         affinity=ambient.affinity(),
         on_breakpoint="wait" if options.detach else "ask" if debugging.can_ask() else "pass",
-        is_patient=options.hold or bool(_BREAKPOINT.search(request.cell)),
+        is_patient=bool(_BREAKPOINT.search(request.cell)),
     )
 
 

@@ -94,13 +94,15 @@ class ElasticMagics(Magics):
         from nb_elastic import cli
 
         first, _, rest = line.strip().partition(" ")
-        if first == "eval":  # braces, quotes and dollars are the expression's own
-            words = [first, rest]
-        else:
-            words = opts.split(self._ip.var_expand(line, depth=NO_FRAME))
+        # braces, quotes and dollars of an expression to be evaluated are its own
+        words = [first, rest] if first == "eval" else opts.split(self._expanded(line))
         status = cli.main(words, prog="%elastic")
         if status not in {0, None}:
             raise ElasticError(f"%elastic {line} ended with status {status}.")
+
+    def _expanded(self, line: str) -> str:
+        text: str = self._ip.var_expand(line, depth=NO_FRAME)  # type: ignore[no-untyped-call]
+        return text
 
     def open_monitor(self) -> None:
         """Let the lab panel ask this kernel for its runs; nothing outside a kernel."""

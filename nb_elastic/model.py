@@ -189,7 +189,7 @@ class LaunchSpec:
         niceness: nice value of the ranks; None leaves it alone.
         affinity: logical CPUs that the notebook itself may use; empty leaves it alone.
         on_breakpoint: what ``breakpoint()`` does in a rank.
-        is_patient: ranks may be held: the time-outs of their process groups must not fire.
+        is_patient: ranks may stop at breakpoints: the time-outs of their process groups must not fire.
     """
 
     run_id: str

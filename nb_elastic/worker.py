@@ -323,6 +323,7 @@ def _is_rank() -> bool:
 
 def _end_by(spec: WorkerSpec, exc: BaseException) -> int:
     """Exit code for what ended the user's code, as the interpreter would choose it."""
+    holding.trim(exc)
     if isinstance(exc, SystemExit):
         if exc.code is None or exc.code == 0:
             return 0

@@ -53,7 +53,7 @@ def build(
     env.setdefault("OMP_NUM_THREADS", str(max(1, cpus // place.local_world_size)))
     env.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
     env.setdefault("PYTHONUNBUFFERED", "1")
-    if spec.is_patient:
+    if spec.is_patient or options.hold:
         env |= holding_patience.ENV
     if cuda_visible is not None:
         env["CUDA_VISIBLE_DEVICES"] = cuda_visible
@@ -123,5 +123,5 @@ def worker_spec(
         hide_values=launch.options.hide_values,
         hold=launch.options.hold,
         on_breakpoint=launch.on_breakpoint,
-        is_patient=launch.is_patient,
+        is_patient=launch.is_patient or launch.options.hold,
     )
