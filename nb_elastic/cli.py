@@ -153,7 +153,8 @@ def _runs(_: argparse.Namespace) -> int:
     for run in runs():
         now = snapshot.load(rundir.RunDir(run.dir))
         ranks = str(now.world_size or now.nproc or "?")
-        rows.append((run.id, now.name or "-", now.state.value, ranks, _age(now), str(run.dir)))
+        state = f"{now.state.value}, held" if now.held and not now.state.is_final else now.state.value
+        rows.append((run.id, now.name or "-", state, ranks, _age(now), str(run.dir)))
     if len(rows) == 1:
         print(f"No runs in {rundir.home()}.")
         return 0

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -103,15 +104,12 @@ def choose(run: RunDir, now: RunSnapshot, rank: int | None = None) -> HeldRank:
     if rank is not None and now.workers and all(w.rank != rank for w in now.workers):
         known = report_text.ranks_text(w.rank for w in now.workers)
         raise ElasticError(f"Run {run.run_id} has no rank {rank}; it has {known}.")
-    who = (
-        f"{report_text.ranks_text(h.rank for h in found)} {'is' if len(found) == 1 else 'are'}"
-        if found
-        else "no rank is"
-    )
-    wanted = "" if rank is None else f"Rank {rank} of run {run.run_id} is not held; "
-    what = f"{wanted}{who} held" if wanted else f"No rank of run {run.run_id} is held"
+    told = f"No rank of run {run.run_id} is held."
+    if found:
+        others = f"{report_text.ranks_text(h.rank for h in found)} {'is' if len(found) == 1 else 'are'}"
+        told = f"Rank {rank} of run {run.run_id} is not held; {others}."
     raise ElasticError(
-        f"{what}. A rank is held at its exception (--hold) or at a breakpoint(). "
+        f"{told} A rank is held at its exception (--hold) or at a breakpoint(). "
         f"`{command} stacks {run.run_id}` shows where all ranks are."
     )
 
@@ -177,6 +175,21 @@ def converse(held: HeldRank, *, ask: Ask, write: Write, patience_s: float | None
                 peer.send({"type": "line", "text": line})
 
 
+class Looks:
+    """What the handle of a run can do about its held ranks."""
+
+    dir: Any  # the run's folder and state, which the handle tells
+    snapshot: Any
+
+    def eval(self, expression: str, rank: int | None = None) -> str:
+        """A short text of an expression's value in a held rank: this one, else the root cause's, else the lowest.
+
+        Raises:
+            ElasticError: if no such rank is held, or the expression fails there.
+        """
+        return look(choose(RunDir(self.dir), self.snapshot, rank), expression)
+
+
 class Attendant:
     """Opens pdb in the cell of an attached run when ranks stop at breakpoints, one rank at a time.
 
@@ -189,11 +202,22 @@ class Attendant:
         self._run = run
         self._stop = stop
         self._can_ask = can_ask
-        self._ask = ask or input_line
+        self._ask = ask or input
         self._seen: dict[tuple[int, int], float] = {}
         self._done: set[tuple[int, int]] = set()
         self.is_held = False
         self._is_over = False
+
+    def serve(self, now: RunSnapshot, aside: AbstractContextManager[object]) -> bool:
+        """Attend to the rank whose turn it is, if there is one; True where the group is held at a failure.
+
+        Args:
+            aside: takes what is drawn off the screen meanwhile.
+        """
+        if (held := self.look(now)) is not None:
+            with aside:
+                self.attend(held, now)
+        return self.is_held
 
     def look(self, now: RunSnapshot) -> HeldRank | None:
         """The rank whose turn it is to be attended to, or None. A failed group ends the following: see ``is_held``."""
@@ -257,11 +281,6 @@ def can_ask() -> bool:
     if getattr(ip, "kernel", None) is not None:
         return notebook.allows_stdin(ip)
     return _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
-
-
-def input_line(prompt: str) -> str:
-    """Ask for a line: in the cell, or in the terminal."""
-    return input(prompt)
 
 
 def show(text: str) -> None:

@@ -102,12 +102,12 @@ class _Breakpoints:
             if seen[place] <= skip:
                 return
             if module.get_rank() == rank:
-                self._stop(frame)
+                self._stop(frame, is_now=True)
             module.barrier()
 
         module.breakpoint = stop_one
 
-    def _stop(self, frame: FrameType, *, header: str = "") -> None:
+    def _stop(self, frame: FrameType, *, header: str = "", is_now: bool = False) -> None:
         spec, where = self._spec, f"{frame.f_code.co_filename}, line {frame.f_lineno}"
         if not _is_rank():
             self._say_once(f"a child of rank {spec.rank} passes over the breakpoint at {where}: only ranks can stop.")
@@ -128,7 +128,10 @@ class _Breakpoints:
             self._pdb = RankPdb(Desk(RankDir(Path(spec.rank_dir)), release_line="continue"), is_dead=False)
         if header:
             self._pdb.message(header)
-        self._pdb.set_trace(frame)
+        if is_now:
+            self._pdb.stop_at(frame)
+        else:
+            self._pdb.set_trace(frame)
 
     def _say_once(self, text: str) -> None:
         kind = text.partition(" at ")[0]

@@ -60,6 +60,19 @@ class RankPdb(pdb.Pdb):
             super().interaction(None, exc if sys.version_info >= (3, 13) else tb)  # type: ignore[arg-type]
         self._desk.end("quit")
 
+    def stop_at(self, frame: FrameType) -> None:
+        """Stop in this frame now. ``set_trace`` would stop at whatever line runs next, which may be a library's."""
+        self.reset()
+        self._set_stopinfo(None, None)  # type: ignore[attr-defined]  # as set_step does it
+        one: FrameType | None = frame
+        while one is not None:
+            one.f_trace = self.trace_dispatch
+            self.botframe: FrameType | None = one
+            one = one.f_back
+        self.interaction(frame, None)
+        if self.breaks or not self._is_continuing:
+            sys.settrace(self.trace_dispatch)
+
     def interaction(self, frame: FrameType | None, tb_or_exc: Any) -> None:
         """Hold the rank each time it stops. A stop of the run reaches the user's code as it does anywhere."""
         self._is_continuing = False

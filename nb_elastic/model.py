@@ -150,9 +150,6 @@ class LaunchOptions:
         return self.nnodes in {"1", "1:1"}
 
 
-OnBreakpoint = Literal["ask", "wait", "pass"]
-"""``breakpoint()`` in a rank opens pdb where the run was launched, waits for ``debug``, or is passed over."""
-
 EntryKind = Literal["cell", "function", "import", "script", "module", "program"]
 
 
@@ -188,8 +185,6 @@ class LaunchSpec:
         rlimits: resource limits of the ranks, name -> (soft, hard), -1 for none; those not named stay as they are.
         niceness: nice value of the ranks; None leaves it alone.
         affinity: logical CPUs that the notebook itself may use; empty leaves it alone.
-        on_breakpoint: what ``breakpoint()`` does in a rank.
-        is_patient: ranks may stop at breakpoints: the time-outs of their process groups must not fire.
     """
 
     run_id: str
@@ -209,7 +204,7 @@ class LaunchSpec:
     rlimits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     niceness: int | None = None
     affinity: tuple[int, ...] = ()
-    on_breakpoint: OnBreakpoint = "pass"
+    on_breakpoint: str = "pass"
     is_patient: bool = False
 
 
@@ -227,9 +222,8 @@ class WorkerSpec:
         rank_dir: absolute path of the folder with this worker's files.
         argv: full command line for ``program``, else ``sys.argv[1:]``.
         hide_values: tell no values of variables with a failure.
-        hold: wait at an exception until somebody has looked.
-        on_breakpoint: what ``breakpoint()`` does.
-        is_patient: the time-outs of process groups must not fire.
+        on_breakpoint: ``ask`` opens pdb where the run was launched, ``wait`` waits for ``debug``, ``pass`` goes on.
+        is_patient: ranks may be held (``hold``: at an exception), so the time-outs of process groups must not fire.
     """
 
     run_id: str
@@ -257,7 +251,7 @@ class WorkerSpec:
     affinity: tuple[int, ...] = ()
     hide_values: bool = False
     hold: bool = False
-    on_breakpoint: OnBreakpoint = "pass"
+    on_breakpoint: str = "pass"
     is_patient: bool = False
 
 

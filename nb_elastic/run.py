@@ -36,7 +36,7 @@ EARLY_S = 3.0
 """Seconds that a stop waits for a supervisor which has not reported yet, to reach it by a signal, too."""
 
 
-class Run:
+class Run(debugging.Looks):
     """One launch, live or finished. Made by ``launch``, ``attach``, ``runs`` and ``last_run``.
 
     Everything it tells comes from the run folder, so that a run can be read after every process
@@ -218,10 +218,9 @@ class Run:
 
         Args:
             renderer: gets snapshots and log bytes, and is closed at the end, whatever that is.
-            on_interrupt: called with 1, 2, ... at each KeyboardInterrupt; True goes on following.
-                Without it the KeyboardInterrupt ends the following, not the run.
+            on_interrupt: called with 1, 2, ... at each KeyboardInterrupt; True goes on following. Without it that ends.
             held: interrupts that are held back until the renderer is in good hands.
-            attendant: answers ranks at breakpoints; following ends where it finds the group held at a failure.
+            attendant: answers ranks at breakpoints; ends the following where a group is held at its failure.
         """
         interrupts = 0
         self._drawn = snapshot.EMPTY
@@ -233,7 +232,7 @@ class Run:
                         raise KeyboardInterrupt
                     if self._feed(renderer):
                         break
-                    if attendant is not None and self._attend(renderer, attendant):
+                    if attendant and attendant.serve(self._drawn, aside(renderer)):
                         return self.state
                     self._follower.pause()
                 except KeyboardInterrupt:
@@ -248,22 +247,6 @@ class Run:
                 raise
         self._follower.close()
         return self.state
-
-    def _attend(self, renderer: Renderer, attendant: Attendant) -> bool:
-        """Answer a rank that waits; True where the group is held at a failure."""
-        now = self._drawn
-        if (waiting := attendant.look(now)) is not None:
-            with aside(renderer):
-                attendant.attend(waiting, now)
-        return attendant.is_held
-
-    def eval(self, expression: str, rank: int | None = None) -> str:
-        """A short text of an expression's value in a held rank: this one, else the root cause's, else the lowest.
-
-        Raises:
-            ElasticError: if no such rank is held, or the expression fails there.
-        """
-        return debugging.look(debugging.choose(self._folder, self.snapshot, rank), expression)
 
     def raise_for_state(self) -> None:
         """Raise the error that tells how the run ended; nothing for one that succeeded or still runs.
@@ -287,8 +270,7 @@ class Run:
 
     def _rank_dir(self, rank: int) -> RankDir:
         now = self.snapshot
-        worker = next((w for w in now.workers if w.rank == rank), None)
-        if worker is None:
+        if (worker := now.worker(rank)) is None:
             known = ", ".join(str(w.rank) for w in now.workers) or "none yet"
             raise ElasticError(f"Run {self.id} has no rank {rank}; its ranks are: {known}.")
         return self._folder.rank(worker.round, worker.local_rank, node=self._follower.node_of(worker.node))
@@ -301,8 +283,7 @@ class Run:
             renderer.update(now)
         chunks = self._follower.logs() if renderer.needs_logs else []
         renderer.append(chunks)  # without chunks it tells that time passes: lines that wait to be folded must come out
-        outputs = self._follower.outputs()
-        if outputs:
+        if outputs := self._follower.outputs():
             renderer.show(outputs)
         return now.state.is_final and not chunks and not outputs
 

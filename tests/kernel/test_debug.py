@@ -73,7 +73,7 @@ def test_a_failed_group_is_held_looked_at_and_ended(notebook: Kernel, notebook_h
     }
     assert {line: notebook.ok(f"%elastic eval {line}").stdout.strip() for line in looks} == looks
     assert "Rank 1: NameError: name 'nobody' is not defined" in notebook.run("%elastic eval nobody").text
-    assert "rank 1 is held" in notebook.run("%elastic eval --rank 0 rank").text
+    assert "is not held; rank 1 is." in notebook.run("%elastic eval --rank 0 rank").text
     assert "eval EXPR` looks at rank 1" in notebook.run("%elastic debug").text  # a front end that can't answer
 
     # an interrupt leaves it held; q ends all of it

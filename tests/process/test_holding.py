@@ -69,7 +69,7 @@ def test_a_failed_rank_stays_at_its_exception_until_the_debugger_quits():
         assert debugging.look(failed, " [step for _ in range(2)] ") == "[7, 7]"
         assert refused(debugging.look, failed, "absent") == "Rank 1: NameError: name 'absent' is not defined"
         assert refused(debugging.look, failed, "1 +").startswith("Rank 1: SyntaxError: ")
-        assert "rank 1 is held" in refused(debugging.choose, one.run, snapshot.load(one.run), 0)
+        assert "is not held; rank 1 is." in refused(debugging.choose, one.run, snapshot.load(one.run), 0)
         assert "it has ranks 0-1" in refused(debugging.choose, one.run, snapshot.load(one.run), 9)
 
         # the group's own time-out of 1 s does not take the others away
@@ -179,15 +179,14 @@ def _connects_as_another(one: HeldRank) -> str:
 
 def test_breakpoints_step_through_the_users_code_and_let_it_go_on():
     with start(entry("stops_at_breakpoints.py", "everywhere"), nproc=1, ambient={"on_breakpoint": "wait"}) as one:
-        outcome, shown = converse(
-            held(one), "b count", "n", "n", "p step", "n", "p total", "cl 1", "until 14", "w", "n", "n", "p total", "c"
-        )
-        assert outcome == "continue", shown
-        assert "(rank 0) (Pdb) Breakpoint 1 at " in shown
-        assert "(14)count()\n-> return total\n" in shown and "--Return--" in shown
-        assert "holding" not in shown and "worker.py" not in shown, "no frame of ours"
-        outcome, shown = converse(held(one), "p total", "c")
-        assert outcome == "continue" and "the second stop\n" in shown and "(rank 0) (Pdb) 3\n" in shown, shown
+        outcome, first = converse(held(one), "w", "b count", "c")
+        assert outcome == "continue" and "(rank 0) (Pdb) Breakpoint 1 at " in first, first
+        outcome, second = converse(held(one), "n", "n", "until 14", "w", "p total", "cl 1", "c")
+        assert outcome == "continue", second
+        assert "-> for step in range(limit):" in second and "(14)count()\n-> return total\n" in second
+        assert "holding" not in first + second and "worker.py" not in first + second, "no frame of ours"
+        outcome, third = converse(held(one), "p total", "c")
+        assert outcome == "continue" and "the second stop\n" in third and "(rank 0) (Pdb) 3\n" in third, third
         one.wait()
     assert one.state == "succeeded"
     assert one.out() == b"total 3\n"
