@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nb_elastic import rundir, snapshot
+from nb_elastic import cli_debug, rundir, snapshot
 from nb_elastic.errors import ElasticError, OptionError, RunStoppedError
-from nb_elastic.model import STREAMS
+from nb_elastic.model import STREAMS, LaunchOptions
 from nb_elastic.run import attach, remove, runs
 from nb_elastic.snapshot import RunSnapshot
 
@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "nb-elastic") -> int:
     try:
         if words[:1] == ["run"] and prog == "nb-elastic":
             return _run(words[1:])
+        if words[:1] == ["eval"] and not {"-h", "--help"} & set(words[1:2]):
+            return cli_debug.evaluate(words[1:])
         arguments = _parser(prog).parse_args(words)
         action: Callable[[argparse.Namespace], int] = arguments.action
         return action(arguments)
@@ -101,6 +103,10 @@ def _parser(prog: str) -> _Parser:
     )
     stacks = add("stacks", _stacks, "Python stacks of all ranks, equal ones grouped, the odd one first")
     stacks.add_argument("--rank", type=int, metavar="R", help="only this rank")
+    debug = add("debug", cli_debug.debug, "pdb on a rank held at its exception or breakpoint")
+    debug.add_argument("--rank", type=int, help="which one (default: the root cause's, else the lowest held)")
+    look = add("eval", lambda _: 0, "an expression's value in a held rank", takes_run=False)
+    look.usage = f"{prog} {cli_debug.USAGE}"
     prune = add("prune", _prune, "delete old finished runs", takes_run=False)
     prune.add_argument("--keep", type=int, default=20, metavar="N", help="how many of the newest to keep (default 20)")
     add("doctor", _doctor, "check this machine", takes_run=False)
@@ -119,6 +125,7 @@ def _run(words: Sequence[str]) -> int:
     except opts.HelpRequested as asked:
         print(asked)
         return 0
+    _check_hold(parsed.options)
     request = request_for(parsed.target, parsed.argv, {}, parsed.options)
     if parsed.options.dry_run:
         print(dry_run_text(request))
@@ -127,6 +134,16 @@ def _run(words: Sequence[str]) -> int:
     if parsed.options.detach:
         print(run.id)
     return 0
+
+
+def _check_hold(options: LaunchOptions) -> None:
+    from nb_elastic import debugging
+
+    if options.hold and not options.detach and not options.dry_run and not debugging.can_ask():
+        raise OptionError(
+            "--hold needs a terminal here: pdb asks, and nobody would answer. With --detach the group is held until "
+            "`nb-elastic debug` or `stop`. Nothing was started."
+        )
 
 
 def _run_help(_: argparse.Namespace) -> int:
@@ -138,7 +155,8 @@ def _runs(_: argparse.Namespace) -> int:
     for run in runs():
         now = snapshot.load(rundir.RunDir(run.dir))
         ranks = str(now.world_size or now.nproc or "?")
-        rows.append((run.id, now.name or "-", now.state.value, ranks, _age(now), str(run.dir)))
+        state = f"{now.state.value}, held" if now.held and not now.state.is_final else now.state.value
+        rows.append((run.id, now.name or "-", state, ranks, _age(now), str(run.dir)))
     if len(rows) == 1:
         print(f"No runs in {rundir.home()}.")
         return 0

@@ -243,7 +243,7 @@ OURS: tuple[Flag, ...] = (
         "MODULES",
     ),
     _ours("render", values.one_of(RENDER_MODES), "How the run is shown.", "MODE", choices=RENDER_MODES),
-    _ours("hold", values.switch, "A failed group stays for `debug`.", is_in_version=False),
+    _ours("hold", values.switch, "A failed group stays for `debug`: each failed rank waits at its exception."),
     _ours(
         "hang_after",
         values.optional(values.seconds(may_be_zero=False)),

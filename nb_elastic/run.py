@@ -14,17 +14,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nb_elastic import payload, rundir, snapshot, stacks
+from nb_elastic import debugging, payload, rundir, snapshot, stacks
 from nb_elastic.dashboard import plainjson, saved
 from nb_elastic.errors import ElasticError, OptionError, PayloadError, RunLostError, RunStoppedError, WorkerFailedError
 from nb_elastic.follower import Follower
 from nb_elastic.lifeline import HeldInterrupts, ProcessId
 from nb_elastic.model import RunState, StackReport, Stream, WorkerFailure
+from nb_elastic.render.base import aside
 from nb_elastic.report_text import failure_text, stopped_text
 from nb_elastic.rundir import RankDir, RunDir
 from nb_elastic.snapshot import EMPTY, RunSnapshot
 
 if TYPE_CHECKING:
+    from nb_elastic.debugging import Attendant
     from nb_elastic.engines.base import Channel
     from nb_elastic.render.base import Renderer
 
@@ -34,7 +36,7 @@ EARLY_S = 3.0
 """Seconds that a stop waits for a supervisor which has not reported yet, to reach it by a signal, too."""
 
 
-class Run:
+class Run(debugging.Looks):
     """One launch, live or finished. Made by ``launch``, ``attach``, ``runs`` and ``last_run``.
 
     Everything it tells comes from the run folder, so that a run can be read after every process
@@ -210,14 +212,15 @@ class Run:
         *,
         on_interrupt: Callable[[int], bool] | None = None,
         held: HeldInterrupts | None = None,
+        attendant: Attendant | None = None,
     ) -> RunState:
         """Feed a renderer until the run is over.
 
         Args:
             renderer: gets snapshots and log bytes, and is closed at the end, whatever that is.
-            on_interrupt: called with 1, 2, ... at each KeyboardInterrupt; True goes on following.
-                Without it the KeyboardInterrupt ends the following, not the run.
+            on_interrupt: called with 1, 2, ... at each KeyboardInterrupt; True goes on following. Without it that ends.
             held: interrupts that are held back until the renderer is in good hands.
+            attendant: answers ranks at breakpoints; ends the following where a group is held at its failure.
         """
         interrupts = 0
         self._drawn = snapshot.EMPTY
@@ -229,6 +232,8 @@ class Run:
                         raise KeyboardInterrupt
                     if self._feed(renderer):
                         break
+                    if attendant and attendant.serve(self._drawn, aside(renderer)):
+                        return self.state
                     self._follower.pause()
                 except KeyboardInterrupt:
                     interrupts += 1
@@ -265,8 +270,7 @@ class Run:
 
     def _rank_dir(self, rank: int) -> RankDir:
         now = self.snapshot
-        worker = next((w for w in now.workers if w.rank == rank), None)
-        if worker is None:
+        if (worker := now.worker(rank)) is None:
             known = ", ".join(str(w.rank) for w in now.workers) or "none yet"
             raise ElasticError(f"Run {self.id} has no rank {rank}; its ranks are: {known}.")
         return self._folder.rank(worker.round, worker.local_rank, node=self._follower.node_of(worker.node))
@@ -279,8 +283,7 @@ class Run:
             renderer.update(now)
         chunks = self._follower.logs() if renderer.needs_logs else []
         renderer.append(chunks)  # without chunks it tells that time passes: lines that wait to be folded must come out
-        outputs = self._follower.outputs()
-        if outputs:
+        if outputs := self._follower.outputs():
             renderer.show(outputs)
         return now.state.is_final and not chunks and not outputs
 

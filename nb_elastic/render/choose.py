@@ -146,9 +146,7 @@ def _is_kernel() -> bool:
 
 def _has_browser() -> bool:
     """True if somebody who can be asked sent the cell: batch runners (nbclient, papermill) allow no stdin."""
-    parent: Any = getattr(notebook.shell(), "get_parent", dict)()
-    content = parent.get("content") if isinstance(parent, Mapping) else None
-    return isinstance(content, Mapping) and content.get("allow_stdin") is True
+    return notebook.allows_stdin(notebook.shell())
 
 
 def _need_kernel() -> None:
