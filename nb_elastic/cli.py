@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nb_elastic import rundir, snapshot
+from nb_elastic import rundir, sight, snapshot
 from nb_elastic.errors import ElasticError, OptionError, RunStoppedError
 from nb_elastic.model import STREAMS
 from nb_elastic.run import attach, remove, runs
 from nb_elastic.snapshot import RunSnapshot
 
+COMMAND = "nb-elastic"
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -32,7 +33,7 @@ class _Parser(argparse.ArgumentParser):
         raise OptionError(f"{self.prog}: {message}. `{self.prog} --help` lists what there is.")
 
 
-def main(argv: Sequence[str] | None = None, *, prog: str = "nb-elastic") -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = COMMAND) -> int:
     """Run one subcommand.
 
     Returns:
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "nb-elastic") -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        if words[:1] == ["run"] and prog == "nb-elastic":
+        if words[:1] == ["run"] and prog == COMMAND:
             return _run(words[1:])
         arguments = _parser(prog).parse_args(words)
         action: Callable[[argparse.Namespace], int] = arguments.action
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "nb-elastic") -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except KeyboardInterrupt:
-        if prog != "nb-elastic":
+        if prog != COMMAND:
             raise
         return EXIT_INTERRUPTED
     except SystemExit as e:
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "nb-elastic") -> int:
 
 def _refuse(error: ElasticError, prog: str, status: int) -> int:
     """In a notebook errors are raised; on a command line they are text and a status."""
-    if prog != "nb-elastic":
+    if prog != COMMAND:
         raise error
     print(f"{type(error).__name__}: {error}", file=sys.stderr)
     return status
@@ -81,14 +82,18 @@ def _parser(prog: str) -> _Parser:
         sub: _Parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         if takes_run:
             sub.add_argument("run", nargs="?", default="", metavar="RUN")
-        sub.set_defaults(action=action)
+        sub.set_defaults(action=action, prog=prog)
         return sub
 
-    if prog == "nb-elastic":
+    if prog == COMMAND:
         add("run", _run_help, "launch TARGET: nb-elastic run [options] TARGET [ARGS...]", takes_run=False)
     add("runs", _runs, "list the runs of this machine, newest first", takes_run=False)
     add("show", _show, "show a live or finished run from its folder alone")
-    add("attach", _attach, "show a run and follow it; Ctrl-C stops following, not the run")
+    add(
+        "attach",
+        _attach,
+        "show a run and follow it to its end, which is then this command's; Ctrl-C stops following, not the run",
+    )
     logs = add("logs", _logs, "print logs")
     logs.add_argument("--rank", type=int)
     logs.add_argument("--stream", choices=STREAMS)
@@ -136,7 +141,13 @@ def _runs(_: argparse.Namespace) -> int:
     for run in runs():
         now = snapshot.load(rundir.RunDir(run.dir))
         ranks = str(now.world_size or now.nproc or "?")
-        rows.append((run.id, now.name or "-", now.state.value, ranks, _age(now), str(run.dir)))
+        # of one that can't be looked for from here it is only known that it was so
+        state = (
+            now.state.value
+            if now.state.is_final or sight.is_under_our_kernel(now)
+            else f"{now.state.value} on {now.host}"
+        )
+        rows.append((run.id, now.name or "-", state, ranks, _age(now), str(run.dir)))
     if len(rows) == 1:
         print(f"No runs in {rundir.home()}.")
         return 0
@@ -154,11 +165,17 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _attach(arguments: argparse.Namespace) -> int:
+    """Take the place of the launching cell, or command: the same view, and the same end."""
     run = attach(arguments.run)
     try:
-        run.dashboard(on_stop=run.stop)
+        run.dashboard(on_stop=lambda grace_s: run.stop(grace_s, by="dashboard"), has_report=False)
     except KeyboardInterrupt:
-        print(f"Stopped following; run {run.id} goes on. `nb-elastic stop {run.id}` ends it.")
+        if run.wait(0).is_final:
+            raise
+        print(f"Stopped following; run {run.id} goes on. `{arguments.prog} stop {run.id}` ends it.")
+        return EXIT_INTERRUPTED if arguments.prog == COMMAND else 0
+    run.wait()
+    run.raise_for_state()
     return 0
 
 

@@ -8,16 +8,14 @@ late, twice or with nonsense in its fields, never raises and never undoes what i
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from enum import Enum
 from typing import Any
 
-from nb_elastic import untrusted
+from nb_elastic import sight, untrusted
 from nb_elastic.events import Event
-from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import RunState, WorkerState
 from nb_elastic.rundir import JournalReader, RunDir
 from nb_elastic.snapshot_nouns import EMPTY, RoundSnapshot, RunSnapshot, WorkerSnapshot
@@ -25,8 +23,6 @@ from nb_elastic.snapshot_nouns import EMPTY, RoundSnapshot, RunSnapshot, WorkerS
 __all__ = ["EMPTY", "RoundSnapshot", "RunSnapshot", "WorkerSnapshot", "fold", "load", "mark_lost", "to_json"]
 
 MAX_NOTES = 200
-ORPHAN_NS = 120 * 10**9
-"""A run whose supervisor has not spoken this long after the run was made is lost."""
 
 
 def fold(snapshot: RunSnapshot, event: Event) -> RunSnapshot:
@@ -38,32 +34,21 @@ def fold(snapshot: RunSnapshot, event: Event) -> RunSnapshot:
 
 
 def load(run: RunDir, *, now_ns: int | None = None) -> RunSnapshot:
-    """Fold the whole journal of a run; a run whose supervisor is gone without a last word is LOST.
-
-    Only a supervisor on this machine can be looked for; one elsewhere is believed to be alive.
-    """
+    """Fold the whole journal of a run; a run whose supervisor is gone without a last word is LOST (see ``sight``)."""
     snapshot = EMPTY
     for event in JournalReader(run.journal).read():
         snapshot = fold(snapshot, event)
     if not snapshot.run_id:
         snapshot = replace(snapshot, run_id=run.run_id)
-    return mark_lost(snapshot, now_ns=time.time_ns() if now_ns is None else now_ns)
+    return mark_lost(snapshot, run, now_ns=time.time_ns() if now_ns is None else now_ns)
 
 
-def mark_lost(snapshot: RunSnapshot, *, now_ns: int) -> RunSnapshot:
+def mark_lost(snapshot: RunSnapshot, run: RunDir, *, now_ns: int) -> RunSnapshot:
     """Return the snapshot as LOST if it is not final and its supervisor is no more."""
-    if snapshot.state.is_final:
+    found = sight.loss(snapshot, run, now_ns=now_ns)
+    if found is None:
         return snapshot
-    if snapshot.supervisor_pid:
-        is_here = snapshot.host in {"", socket.gethostname()}
-        if not is_here or ProcessId(snapshot.supervisor_pid, snapshot.supervisor_start_ticks).is_alive:
-            return snapshot
-        text = f"the supervisor (pid {snapshot.supervisor_pid}) vanished without a last word"
-    elif now_ns - snapshot.created_ns < ORPHAN_NS:
-        return snapshot
-    else:
-        text = "no supervisor ever reported"
-    return _finish(snapshot, RunState.LOST, text=text, time_ns=snapshot.last_ns)
+    return _finish(snapshot, RunState.LOST, text=found.text, time_ns=snapshot.last_ns)
 
 
 def to_json(snapshot: RunSnapshot) -> dict[str, Any]:
@@ -91,6 +76,7 @@ def _run_created(s: RunSnapshot, e: Event) -> RunSnapshot:
         max_restarts=untrusted.integer(e.get("max_restarts")),
         entry=untrusted.text(entry),
         is_detached=e.get("is_detached") is True,
+        boot_id=untrusted.text(e.get("boot_id"), limit=100),
         created_ns=e.time_ns,
     )
 
@@ -104,6 +90,8 @@ def _supervisor_started(s: RunSnapshot, e: Event) -> RunSnapshot:
             supervisor_pid=untrusted.integer(e.get("pid")),
             supervisor_start_ticks=untrusted.integer(e.get("start_ticks")),
             host=untrusted.text(e.get("host")),
+            boot_id=untrusted.text(e.get("boot_id"), limit=100),
+            pid_namespace=untrusted.integer(e.get("pid_namespace")),
             torch=untrusted.text(e.get("torch")),
             python=untrusted.text(e.get("python")),
         ),

@@ -67,7 +67,7 @@ class RunList:
         if not now.state.is_final:
             for event in reader.read():
                 now = fold(now, event)
-            now = snapshots.mark_lost(now, now_ns=time.time_ns())
+            now = snapshots.mark_lost(now, folder, now_ns=time.time_ns())
         return reader, now
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from nb_elastic import wire
+from nb_elastic import machine, wire
 from nb_elastic.engines import warm
 from nb_elastic.engines.base import Channel, Placement, with_package
 from nb_elastic.engines.warm import Offer
@@ -203,6 +203,7 @@ class LocalEngine:
                 stdin_r, stdin = _pipe(stack, "wb")
                 log = os.open(placement.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
                 stack.callback(os.close, log)
+                machine.hold(log)  # tells others, while a supervisor has it, that there is one
                 stdout: BinaryIO | None = None
                 if placement.is_detached:
                     stdout_w = os.open(os.devnull, os.O_WRONLY)
