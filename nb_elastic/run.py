@@ -286,9 +286,8 @@ def _close(renderer: Renderer, run: Run) -> None:
             raise
     except Exception as e:  # noqa: BLE001  a border: the drawing is ours, and the run's error must not be lost with it
         where = "".join(traceback.format_exception(type(e), e, e.__traceback__)[-2:])
-        print(
-            f"nb_elastic: the last drawing of run {run.id} failed; {run.dir} has all of it.\n{where}", file=sys.stderr
-        )  # noqa: T201
+        told = f"nb_elastic: the last drawing of run {run.id} failed; {run.dir} has all of it.\n{where}"
+        print(told, file=sys.stderr)  # noqa: T201
 
 
 def _metrics(run: RunDir) -> Iterator[dict[str, Any]]:

@@ -20,9 +20,21 @@ from nb_elastic.model import RunState, WorkerState
 from nb_elastic.rundir import JournalReader, RunDir
 from nb_elastic.snapshot_nouns import EMPTY, RoundSnapshot, RunSnapshot, WorkerSnapshot
 
-__all__ = ["EMPTY", "RoundSnapshot", "RunSnapshot", "WorkerSnapshot", "fold", "load", "mark_lost", "to_json"]
+__all__ = [
+    "EMPTY",
+    "RoundSnapshot",
+    "RunSnapshot",
+    "WorkerSnapshot",
+    "catch_up",
+    "fold",
+    "load",
+    "mark_lost",
+    "to_json",
+]
 
 MAX_NOTES = 200
+UNTOLD = frozenset({"boot_id", "pid_namespace"})
+"""What no page needs, and what has no place in a notebook that others read."""
 
 
 def fold(snapshot: RunSnapshot, event: Event) -> RunSnapshot:
@@ -35,12 +47,19 @@ def fold(snapshot: RunSnapshot, event: Event) -> RunSnapshot:
 
 def load(run: RunDir, *, now_ns: int | None = None) -> RunSnapshot:
     """Fold the whole journal of a run; a run whose supervisor is gone without a last word is LOST (see ``sight``)."""
-    snapshot = EMPTY
-    for event in JournalReader(run.journal).read():
+    snapshot = catch_up(EMPTY, JournalReader(run.journal), run, now_ns=time.time_ns() if now_ns is None else now_ns)
+    return snapshot if snapshot.run_id else replace(snapshot, run_id=run.run_id)
+
+
+def catch_up(snapshot: RunSnapshot, journal: JournalReader, run: RunDir, *, now_ns: int) -> RunSnapshot:
+    """Fold what is new in the journal; where the supervisor is gone look once more, for its last word came before that."""
+    for event in journal.read():
         snapshot = fold(snapshot, event)
-    if not snapshot.run_id:
-        snapshot = replace(snapshot, run_id=run.run_id)
-    return mark_lost(snapshot, run, now_ns=time.time_ns() if now_ns is None else now_ns)
+    if sight.loss(snapshot, run, now_ns=now_ns) is None:
+        return snapshot
+    for event in journal.read():
+        snapshot = fold(snapshot, event)
+    return mark_lost(snapshot, run, now_ns=now_ns)
 
 
 def mark_lost(snapshot: RunSnapshot, run: RunDir, *, now_ns: int) -> RunSnapshot:
@@ -52,9 +71,9 @@ def mark_lost(snapshot: RunSnapshot, run: RunDir, *, now_ns: int) -> RunSnapshot
 
 
 def to_json(snapshot: RunSnapshot) -> dict[str, Any]:
-    """Turn a snapshot into a JSON-ready dict; states become their names."""
+    """Turn a snapshot into a JSON-ready dict for pages and saved notebooks; states become their names."""
     value: dict[str, Any] = asdict(snapshot, dict_factory=_plain_dict)
-    return value
+    return {name: part for name, part in value.items() if name not in UNTOLD}
 
 
 # -- one reducer an event ---------------------------------------------------------------------
