@@ -15,8 +15,8 @@ import pytest
 from nb_elastic import events, machine, rundir, sight, snapshot
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import RunState
-from nb_elastic.rundir import Journal, RunDir
 from nb_elastic.run import attach
+from nb_elastic.rundir import Journal, RunDir
 from tests.support.until import until
 
 HOUR_S = 3600
