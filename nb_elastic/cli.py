@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from nb_elastic import rundir, sight, snapshot
 from nb_elastic.errors import ElasticError, OptionError, RunStoppedError
+from nb_elastic.lifeline import HeldInterrupts
 from nb_elastic.model import STREAMS
 from nb_elastic.run import attach, remove, runs
 from nb_elastic.snapshot import RunSnapshot
@@ -166,15 +167,23 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _attach(arguments: argparse.Namespace) -> int:
     """Take the place of the launching cell, or command: the same view, and the same end."""
+    from nb_elastic.render.choose import choose
+
     run = attach(arguments.run)
     try:
-        run.dashboard(on_stop=lambda grace_s: run.stop(grace_s, by="dashboard"), has_report=False)
+        with HeldInterrupts() as held:
+            renderer = choose(
+                "auto",
+                run=rundir.RunDir(run.dir),
+                on_stop=lambda grace_s: run.stop(grace_s, by="dashboard"),
+                has_report=False,
+            )
+            run.follow(renderer, held=held)
     except KeyboardInterrupt:
-        if run.wait(0).is_final:
+        if run.state.is_final:
             raise
         print(f"Stopped following; run {run.id} goes on. `{arguments.prog} stop {run.id}` ends it.")
         return EXIT_INTERRUPTED if arguments.prog == COMMAND else 0
-    run.wait()
     run.raise_for_state()
     return 0
 

@@ -195,17 +195,16 @@ class Run:
         if sight.has_our_pids(now):
             ProcessId(now.supervisor_pid, now.supervisor_start_ticks).signal(signal.SIGINT)
 
-    def dashboard(self, *, on_stop: Callable[[float], object] | None = None, has_report: bool = True) -> None:
+    def dashboard(self, *, on_stop: Callable[[float], object] | None = None) -> None:
         """Show the run as it is now, and follow it while it is live; an interrupt ends the following, not the run.
 
         Args:
             on_stop: called, from any thread, with the grace in seconds when the user presses Stop; no button without it.
-            has_report: tell a failure whole; without it an error will.
         """
         from nb_elastic.render.choose import choose
 
         with HeldInterrupts() as held:
-            renderer = choose("auto", run=self._folder, on_stop=on_stop, has_report=has_report)
+            renderer = choose("auto", run=self._folder, on_stop=on_stop)
             Run(self._folder).follow(renderer, held=held)
 
     def follow(

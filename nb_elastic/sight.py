@@ -95,7 +95,7 @@ def survivors(snapshot: RunSnapshot) -> int:
 
 
 def _unreported(snapshot: RunSnapshot, folder: RunDir, now_ns: int) -> Loss | None:
-    if snapshot.created_ns and not folder.path.is_dir():
+    if not folder.path.is_dir():
         return Loss(text=f"the run folder {folder.path} was deleted before a supervisor reported")
     age_s = (now_ns - (snapshot.created_ns or _made_ns(folder, now_ns))) / 1e9
     is_held = machine.is_held(folder.supervisor_log) if snapshot.boot_id == machine.boot_id() != "" else None
