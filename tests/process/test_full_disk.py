@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from nb_elastic import events, rundir
+from nb_elastic.report import ALL_BYTES
+from nb_elastic.run import Run
 from nb_elastic.rundir import Journal, JournalReader, LineWriter, RunDir
 from nb_elastic.supervisor.channel import RESERVE_BYTES, EventLog
 from tests.support import supervise
@@ -83,3 +85,11 @@ def test_a_stop_left_in_the_folder_is_found_without_a_signal():
         rundir.write_json(one.run.stop_json, {"grace_s": 5.0, "by": "far away"})
         one.wait()
     assert (one.state, one.end["text"]) == ("stopped", "stopped by far away")
+
+
+def test_a_rank_that_reports_in_a_tight_loop_fills_no_disk_and_its_last_step_is_kept():
+    done = supervise.run("tests.programs.reports_without_end:main", nproc=1)
+    run = Run(done.run)
+    assert (done.state, run.metrics[-1]["step"], run.result(0)) == ("succeeded", 7_999, 7_999)
+    assert ALL_BYTES <= done.run.rank(0, 0).metrics.stat().st_size < ALL_BYTES + (2 << 20)  # of 40 MB
+    assert "nb_elastic.report was called very often" in done.err()
