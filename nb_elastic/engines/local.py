@@ -26,6 +26,8 @@ from nb_elastic.errors import EngineError
 from nb_elastic.lifeline import blocked_signals
 
 COMMAND = ("-m", "nb_elastic.supervisor")
+DETACHED_S = 2.0
+"""A detached supervisor ends by itself, soon after its last word; it stays a zombie until its kernel has waited for it."""
 HELLO_S = 60.0
 """The launcher may take so long to have a supervisor ready; then one is started without it."""
 
@@ -124,6 +126,9 @@ class LocalChannel:
         with contextlib.suppress(OSError):
             self._stdin.close()
         if self._placement.is_detached:
+            if self.process is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(DETACHED_S)
             return
         if self.process is not None:
             _end(self.process, timeout_s)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import select
@@ -76,7 +77,7 @@ class EventLog:
         self._pending: deque[bytes] = deque()
         self._unwritten: deque[Event] = deque(maxlen=MAX_UNWRITTEN)
         self._reserved_bytes = 0
-        self.has_failed = False
+        self.has_failed = self.is_full = False
         mode = os.fstat(stdout_fd).st_mode
         self._is_pipe = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
         if self._is_pipe:
@@ -157,6 +158,7 @@ class EventLog:
                 self._journal.append(self._unwritten[0])
                 self._unwritten.popleft()
         except OSError as e:
+            self.is_full = self.is_full or e.errno in {errno.ENOSPC, errno.EDQUOT}
             if not self.has_failed:
                 self.has_failed = True
                 with contextlib.suppress(OSError):

@@ -74,7 +74,7 @@ class Upkeep:
             return
         with contextlib.suppress(OSError):
             info = os.statvfs(self._folder.path)
-            if self._log.has_failed or info.f_bavail * info.f_frsize < LOW_BYTES:
+            if self._log.is_full or info.f_bavail * info.f_frsize < LOW_BYTES:
                 self._has_told = True
                 self._log.note(FULL_TEXT.format(path=self._folder.path), level="warning")
 
