@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import ambient, debugging, events, installed, notebook, payload, report_text, rundir, topology
+from nb_elastic import ambient, debugging, events, installed, machine, notebook, payload, report_text, rundir, topology
 from nb_elastic import options as opts
 from nb_elastic.engines import base as engine_base
 from nb_elastic.engines.base import Channel, Engine
@@ -333,6 +333,7 @@ def _created(request: Request, spec: LaunchSpec, nproc: int) -> events.Event:
         max_restarts=options.max_restarts,
         entry=f"{request.entrypoint.kind} {request.entrypoint.target}".strip(),
         is_detached=options.detach,
+        boot_id=machine.boot_id(),
     )
 
 

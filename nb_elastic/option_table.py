@@ -235,7 +235,11 @@ OURS: tuple[Flag, ...] = (
     _ours("env", values.environment, "Environment variable for the ranks; repeatable.", "K=V", is_repeatable=True),
     _ours("name", values.optional(values.text("a name", max_length=200)), "A name for the run, to find it by.", "TEXT"),
     _ours("timeout", values.optional(values.seconds(may_be_zero=False)), "Stop the run after so many seconds.", "S"),
-    _ours("detach", values.switch, "Return at once; the run outlives the kernel."),
+    _ours(
+        "detach",
+        values.switch,
+        "Return at once; the run outlives the kernel, its server and the terminal (but no service manager that ends all it started).",
+    ),
     _ours(
         "preload",
         values.modules,

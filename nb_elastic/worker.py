@@ -301,7 +301,8 @@ def _leave_result(spec: WorkerSpec, value: Any, report: dict[str, Any], main_mod
     if spec.pull:
         report["pull"] = entry.pull(spec, main_module, folder.pulled)
     report["done_ns"] = time.time_ns()
-    rundir.write_json(folder.worker_json, report)
+    with contextlib.suppress(OSError):  # a full disk: the supervisor tells of it, and the user's work was done
+        rundir.write_json(folder.worker_json, report)
 
 
 def _short(value: Any) -> str:
