@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nb_elastic import rundir, snapshot
+from nb_elastic import rundir, snapshot, untrusted
 from nb_elastic.errors import ElasticError
 from nb_elastic.events import Event
 from nb_elastic.model import STREAMS, Stream
@@ -124,14 +124,16 @@ class LogPrinter:
 
     def _look(self) -> bool:
         """Learn of new workers; True when the run is over."""
-        for event in self._journal.read():
+        for event in self._journal.events():
             self._snapshot = snapshot.fold(self._snapshot, event)
             if event.kind == "worker_started":
                 self._add(event)
         return snapshot.mark_lost(self._snapshot, now_ns=time.time_ns()).state.is_final
 
     def _add(self, event: Event) -> None:
-        rank, local_rank, number = event["rank"], event["local_rank"], event["round"]
+        rank, local_rank, number = (untrusted.integer(event.get(k), -1) for k in ("rank", "local_rank", "round"))
+        if min(rank, local_rank, number) < 0:
+            return
         self._ranks.add(rank)
         if self._wanted.rank not in {None, rank}:
             return

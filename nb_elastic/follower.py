@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nb_elastic import events, rundir, snapshot
+from nb_elastic import events, rundir, snapshot, untrusted
 from nb_elastic.dashboard import plainjson, saved
 from nb_elastic.logreader import LogFollower
 from nb_elastic.model import LogChunk
@@ -156,12 +156,16 @@ class Follower:
 
     def _read_journal(self) -> None:
         self._watch(self._folder.journal)
-        for event in self._journal.read():
+        for event in self._journal.events():
             self._next_s = -math.inf  # news of the ranks is told in order with what they wrote
             self._snapshot = snapshot.fold(self._snapshot, event)
             if event.kind == "worker_started":
                 node = self.node_of(event.node)
-                rank, local_rank, number = event["rank"], event["local_rank"], event["round"]
+                rank, local_rank, number = (
+                    untrusted.integer(event.get(k), -1) for k in ("rank", "local_rank", "round")
+                )
+                if min(rank, local_rank, number) < 0:
+                    continue
                 self._logs.add(rank=rank, local_rank=local_rank, round_number=number, node=node)
                 if rank == 0:
                     self._outputs.append(plainjson.RowReader(self._folder.rank(number, local_rank, node=node).outputs))
@@ -183,7 +187,7 @@ class Follower:
 
     def _write_lost(self, text: str) -> None:
         with contextlib.suppress(OSError):
-            tail = rundir.read_whole(self._folder.supervisor_log)[-2000:].decode("utf-8", "replace").strip()
+            tail = rundir.read_tail(self._folder.supervisor_log, 2000).decode("utf-8", "replace").strip()
             text += f" The end of supervisor.log:\n{tail}" if tail else ""
         event = events.make("run_lost", text=text)
         with contextlib.suppress(OSError):

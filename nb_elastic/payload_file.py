@@ -13,7 +13,6 @@ import mmap
 import os
 import pickle
 import secrets
-import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from nb_elastic import opening
 from nb_elastic.errors import PayloadError
 
 MAGIC = b"nb_elastic pickle 1\n"
@@ -282,12 +282,12 @@ def read_file(path: Path) -> Packed:
         PayloadError: if it is absent, not ours, not written by this user, or more than memory holds.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = opening.to_read(path)
     except OSError as e:
         raise PayloadError(f"{path} can't be opened: {e.strerror or e}. The rank may not have left a result.") from e
     with open(fd, "rb") as f:
         about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode) or about.st_uid != os.getuid():
+        if about.st_uid != os.geteuid():
             raise PayloadError(f"{path} was not written by you, so it isn't opened: unpickling runs code.")
         try:
             view = _contents(f, about)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from enum import Enum
@@ -25,6 +26,9 @@ from nb_elastic.snapshot_nouns import EMPTY, RoundSnapshot, RunSnapshot, WorkerS
 __all__ = ["EMPTY", "RoundSnapshot", "RunSnapshot", "WorkerSnapshot", "fold", "load", "mark_lost", "to_json"]
 
 MAX_NOTES = 200
+MAX_WORKERS = 65_536
+MAX_ROUNDS = 20_000
+"""Of more rounds the oldest are forgotten."""
 ORPHAN_NS = 120 * 10**9
 """A run whose supervisor has not spoken this long after the run was made is lost."""
 
@@ -43,7 +47,7 @@ def load(run: RunDir, *, now_ns: int | None = None) -> RunSnapshot:
     Only a supervisor on this machine can be looked for; one elsewhere is believed to be alive.
     """
     snapshot = EMPTY
-    for event in JournalReader(run.journal).read():
+    for event in JournalReader(run.journal).events():
         snapshot = fold(snapshot, event)
     if not snapshot.run_id:
         snapshot = replace(snapshot, run_id=run.run_id)
@@ -96,7 +100,9 @@ def _run_created(s: RunSnapshot, e: Event) -> RunSnapshot:
 
 
 def _supervisor_started(s: RunSnapshot, e: Event) -> RunSnapshot:
-    if s.supervisor_pid and e.node != 0:
+    if (
+        s.supervisor_pid
+    ):  # of several nodes the first; what comes later may be a rank's forgery, and names whom to signal
         return s
     return _towards(
         replace(
@@ -147,7 +153,10 @@ def _worker_started(s: RunSnapshot, e: Event) -> RunSnapshot:
 
 
 def _worker_ready(s: RunSnapshot, e: Event) -> RunSnapshot:
-    return _change_worker(s, e, state=WorkerState.RUNNING, **untrusted.worker_fields(e.get("worker")))
+    told = untrusted.worker_fields(e.get("worker"))
+    if any((w.node, w.local_rank) == (e.node, e.get("local_rank")) and w.pid for w in s.workers):
+        told = {k: v for k, v in told.items() if k not in {"pid", "start_ticks"}}  # whom to signal no rank decides
+    return _change_worker(s, e, state=WorkerState.RUNNING, **told)
 
 
 def _worker_exited(s: RunSnapshot, e: Event) -> RunSnapshot:
@@ -284,7 +293,7 @@ def _enter_round(s: RunSnapshot, e: Event) -> RunSnapshot:
         s,
         round=number,
         attempt=max(attempt, s.attempt),
-        rounds=(*s.rounds, RoundSnapshot(number=number, attempt=attempt, started_ns=e.time_ns)),
+        rounds=(*s.rounds[-MAX_ROUNDS:], RoundSnapshot(number=number, attempt=attempt, started_ns=e.time_ns)),
         workers=(),
         failures=(),
         root_rank=None,
@@ -293,7 +302,10 @@ def _enter_round(s: RunSnapshot, e: Event) -> RunSnapshot:
 
 
 def _change_round(s: RunSnapshot, number: int, **changes: Any) -> RunSnapshot:
-    return replace(s, rounds=tuple(replace(r, **changes) if r.number == number else r for r in s.rounds))
+    at = bisect_left(s.rounds, number, key=lambda r: r.number)  # they rise, and a hostile journal may tell of very many
+    if at == len(s.rounds) or s.rounds[at].number != number:
+        return s
+    return replace(s, rounds=(*s.rounds[:at], replace(s.rounds[at], **changes), *s.rounds[at + 1 :]))
 
 
 def _change_worker(s: RunSnapshot, e: Event, **changes: Any) -> RunSnapshot:
@@ -302,13 +314,17 @@ def _change_worker(s: RunSnapshot, e: Event, **changes: Any) -> RunSnapshot:
     if number < s.round or local_rank < 0:
         return s
     s = _enter_round(s, e)
-    rest = [w for w in s.workers if (w.node, w.local_rank) != (e.node, local_rank)]
-    old = next((w for w in s.workers if (w.node, w.local_rank) == (e.node, local_rank)), None)
-    old = old or WorkerSnapshot(node=e.node, local_rank=local_rank, round=number, started_ns=e.time_ns)
+    place = (e.node, local_rank)
+    at = bisect_left(s.workers, place, key=lambda w: (w.node, w.local_rank))
+    is_known = at < len(s.workers) and (s.workers[at].node, s.workers[at].local_rank) == place
+    if not is_known and len(s.workers) >= MAX_WORKERS:
+        return s
+    new = WorkerSnapshot(node=e.node, local_rank=local_rank, round=number, started_ns=e.time_ns)
+    old = s.workers[at] if is_known else new
     if old.state.is_final and "state" in changes:
         changes["state"] = old.state
     changes.setdefault("rank", untrusted.integer(e.get("rank"), old.rank))
-    return replace(s, workers=tuple(sorted([*rest, replace(old, **changes)], key=lambda w: (w.node, w.local_rank))))
+    return replace(s, workers=(*s.workers[:at], replace(old, **changes), *s.workers[at + is_known :]))
 
 
 def _plain_dict(items: list[tuple[str, Any]]) -> dict[str, Any]:
