@@ -115,16 +115,11 @@ class Run:
         """Text that a rank of the last round wrote so far; bytes that are no UTF-8 are replaced.
 
         Raises:
-            ElasticError: if there is no such rank, the stream is neither stdout nor stderr, or the text is too much for a string.
+            ElasticError: if there is no such rank or stream (stdout and stderr are), or it is more than a string should hold.
         """
         if stream not in {"stdout", "stderr"}:
             raise ElasticError(f"There is no stream {stream!r}; a rank has 'stdout' and 'stderr'.")
-        path = self._rank_dir(rank).stream(stream)
-        if (size := plainjson.size_of(path)) > LOG_BYTES:
-            raise ElasticError(
-                f"Rank {rank} wrote {size:,} bytes, more than a string should hold: read {path} in pieces."
-            )
-        return rundir.read_whole(path).decode("utf-8", "replace")
+        return _text_of(self._rank_dir(rank).stream(stream))
 
     def result(self, rank: int = 0) -> Any:
         """Return value of a rank of the last round. Unpickles a file that the rank wrote.
@@ -293,6 +288,12 @@ class Run:
         if outputs:
             renderer.show(outputs)
         return now.state.is_final and not chunks and not outputs
+
+
+def _text_of(log: Path) -> str:
+    if (size := plainjson.size_of(log)) > LOG_BYTES:
+        raise ElasticError(f"{log} has {size:,} bytes, more than a string should hold: read it in pieces.")
+    return rundir.read_whole(log).decode("utf-8", "replace")
 
 
 def _metrics(run: RunDir) -> Iterator[dict[str, Any]]:
