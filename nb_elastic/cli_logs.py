@@ -23,6 +23,8 @@ from nb_elastic.snapshot import EMPTY
 POLL_S = 0.1
 LINE_CHARS = 1 << 20
 """Longest part of one line that is printed; the file has the rest."""
+KEPT_BYTES = 4 * LINE_CHARS
+"""Of a line without end so much is kept in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +58,11 @@ class _File:
         """Yield the complete lines that came since the last call; bars by their last state."""
         while data := rundir.read_at(self._path, self._offset):
             self._offset += len(data)
-            *whole, self._rest = (self._rest + data).split(b"\n")
+            *whole, rest = (self._rest + data).split(b"\n")
+            self._rest = rest[:KEPT_BYTES]
             yield from map(self._text, whole)
+            if len(rest) > KEPT_BYTES:
+                self._offset = max(self._offset, rundir.data_after(self._path, self._offset))
 
     def flush(self) -> Iterator[str]:
         """Yield an unfinished last line."""

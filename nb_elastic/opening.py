@@ -48,8 +48,11 @@ def is_there(path: Path) -> bool:
 def _checked(path: Path, flags: int) -> int:
     fd = _open(path, flags)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        about = os.fstat(fd)
+        if not stat.S_ISREG(about.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if flags == APPEND and stat.S_IMODE(about.st_mode) != 0o600 and about.st_uid == os.geteuid():
+            os.fchmod(fd, 0o600)  # it was made under an odd umask, or by somebody before us
     except BaseException:
         os.close(fd)
         raise

@@ -256,6 +256,7 @@ def write_file(path: Path, header: Mapping[str, Any], stream: PickleStream) -> i
     aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
+        os.fchmod(fd, 0o600)  # whatever the umask took away
         write_at(fd, memoryview(head), 0)
         end, offset = len(head), base
         for view in stream.regions:

@@ -9,7 +9,10 @@ import contextlib
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any
+
+from nb_elastic import opening
 
 METRICS_FILE = "NB_ELASTIC_METRICS_FILE"
 """Environment variable that names the rank's metrics file."""
@@ -54,7 +57,7 @@ def report(step: int | None = None, total: int | None = None, **metrics: Any) ->
 
 def _append(path: str, line: bytes) -> None:
     with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fd = opening.to_append(Path(path))
         try:
             os.write(fd, line)
         finally:

@@ -67,6 +67,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with open(fd, "wb") as f:
+            os.fchmod(fd, 0o600)  # whatever the umask took away
             f.write(data)
         aside.rename(path)
     except BaseException:

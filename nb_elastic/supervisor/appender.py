@@ -9,8 +9,7 @@ import contextlib
 import os
 from pathlib import Path
 
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-"""A rank may have put a link or a pipe there: neither is followed, nor waited for."""
+from nb_elastic import opening
 
 
 class Appender:
@@ -24,7 +23,7 @@ class Appender:
         self.written_bytes = 0
         self._fd = -1
         with contextlib.suppress(OSError):
-            self._fd = os.open(path, _FLAGS, 0o600)
+            self._fd = opening.to_append(path)
             self.written_bytes = os.fstat(self._fd).st_size
 
     def append(self, line: bytes) -> None:
