@@ -140,7 +140,9 @@ def test_a_run_of_another_user_is_neither_listed_nor_found_nor_opened(elastic_ho
     assert [runlist.by_id("theirs"), runlist.by_id("far")] == [None, None]
 
 
-@pytest.mark.parametrize("told", [{"dir": "/etc"}, {"dir": "../../etc"}, {"dir": 7}, {"dir": "x" * 5000}, {"dir": "a\0b"}, {}])
+@pytest.mark.parametrize(
+    "told", [{"dir": "/etc"}, {"dir": "../../etc"}, {"dir": 7}, {"dir": "x" * 5000}, {"dir": "a\0b"}, {}]
+)
 def test_a_pointer_to_what_is_no_run_is_passed_over(elastic_home: Path, told: dict[str, object]):
     rundir.write_json(elastic_home / "bad.json", told)
     assert (rundir.all_runs(), runlist.by_id("bad")) == ([], None)

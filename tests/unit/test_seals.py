@@ -83,7 +83,9 @@ def test_two_true_writers_are_believed_whatever_the_order_of_their_lines(run: Ru
         ours.append(events.make("note", time_ns=1, text=f"kernel {n}"))
         theirs.append(events.make("note", time_ns=1, text=f"supervisor {n}"))
     ours.close(), theirs.close()
-    assert [e["text"] for e in JournalReader(run.journal).read()] == [f"{w} {n}" for n in range(3) for w in ("kernel", "supervisor")]
+    assert [e["text"] for e in JournalReader(run.journal).read()] == [
+        f"{w} {n}" for n in range(3) for w in ("kernel", "supervisor")
+    ]
 
 
 def test_what_other_readers_of_the_folder_may_write_needs_no_warning(run: RunDir):
