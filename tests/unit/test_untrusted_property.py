@@ -60,7 +60,7 @@ def check(now: RunSnapshot) -> None:
     raw = json.dumps(snapshot.to_json(now), allow_nan=False)
     raw.encode()
     assert all(w.local_rank >= 0 and isinstance(w.pid, int) for w in now.workers)
-    assert [w for w in now.workers] == sorted(now.workers, key=lambda w: (w.node, w.local_rank))
+    assert list(now.workers) == sorted(now.workers, key=lambda w: (w.node, w.local_rank))
     assert [r.number for r in now.rounds] == sorted({r.number for r in now.rounds})
     assert len(now.notes) <= snapshot.MAX_NOTES
 
