@@ -80,13 +80,15 @@ def to_json(snapshot: RunSnapshot) -> dict[str, Any]:
 
 
 def _run_created(s: RunSnapshot, e: Event) -> RunSnapshot:
+    if s.created_ns:  # it is told once, before there is a rank
+        return s
     entry = e.get("entry")
     if isinstance(entry, Mapping):
         entry = f"{untrusted.text(entry.get('kind'))} {untrusted.text(entry.get('target'))}".strip()
     nproc = e.get("nproc")
     return replace(
         s,
-        run_id=untrusted.text(e.get("run_id")) or s.run_id,
+        run_id=untrusted.file_name(e.get("run_id")) or s.run_id,
         rdzv_id=untrusted.text(e.get("rdzv_id")) or s.rdzv_id,
         name=untrusted.text(e.get("name")),
         nproc=untrusted.text(nproc) if isinstance(nproc, str) else untrusted.integer(nproc),

@@ -5,6 +5,7 @@ Runs in: the kernel or command line, under the reducer of the journal; the super
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any, TypeVar
@@ -13,6 +14,8 @@ from nb_elastic.events import Event
 from nb_elastic.model import Frame, StackGroup, StackReport, WorkerFailure
 
 E = TypeVar("E", bound=Enum)
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
 MAX_GROUPS, MAX_TEXTS = 200, 20
 _FAILURE_TEXTS = ("signal", "error_type", "message", "traceback", "followed", "hint")
@@ -132,6 +135,11 @@ def integer(value: Any, default: int = 0) -> int:
 def text(value: Any, *, limit: int = 64_000) -> str:
     """Text that can be written to any UTF-8 stream; "" for what is no text."""
     return value[:limit].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+
+
+def file_name(value: Any) -> str:
+    """The id of a run, which is the name of its folder, too; "" for what is none."""
+    return value if isinstance(value, str) and _NAME.fullmatch(value) else ""
 
 
 def member(cls: type[E], value: Any) -> E | None:
