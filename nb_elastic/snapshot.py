@@ -91,7 +91,7 @@ def _run_created(s: RunSnapshot, e: Event) -> RunSnapshot:
         run_id=untrusted.file_name(e.get("run_id")) or s.run_id,
         rdzv_id=untrusted.text(e.get("rdzv_id")) or s.rdzv_id,
         name=untrusted.text(e.get("name")),
-        nproc=untrusted.text(nproc) if isinstance(nproc, str) else untrusted.integer(nproc),
+        nproc=untrusted.word(nproc) if isinstance(nproc, str) else untrusted.integer(nproc),
         min_nodes=untrusted.integer(e.get("min_nodes"), 1),
         max_nodes=untrusted.integer(e.get("max_nodes"), 1),
         max_restarts=untrusted.integer(e.get("max_restarts")),
@@ -111,9 +111,9 @@ def _supervisor_started(s: RunSnapshot, e: Event) -> RunSnapshot:
             s,
             supervisor_pid=untrusted.integer(e.get("pid")),
             supervisor_start_ticks=untrusted.integer(e.get("start_ticks")),
-            host=untrusted.text(e.get("host")),
-            torch=untrusted.text(e.get("torch")),
-            python=untrusted.text(e.get("python")),
+            host=untrusted.word(e.get("host")),
+            torch=untrusted.word(e.get("torch")),
+            python=untrusted.word(e.get("python")),
         ),
         RunState.STARTING,
     )
@@ -147,7 +147,7 @@ def _worker_started(s: RunSnapshot, e: Event) -> RunSnapshot:
         e,
         pid=untrusted.integer(e.get("pid")),
         start_ticks=untrusted.integer(e.get("start_ticks")),
-        start_method=untrusted.text(e.get("start_method")),
+        start_method=untrusted.word(e.get("start_method")),
         started_ns=e.time_ns,
     )
     s = replace(s, started_ns=s.started_ns or e.time_ns, world_size=max(s.world_size, len(s.workers)))
@@ -170,11 +170,11 @@ def _worker_exited(s: RunSnapshot, e: Event) -> RunSnapshot:
     changes |= {
         "state": state,
         "exit_code": None if code is None else untrusted.integer(code),
-        "signal": untrusted.text(e.get("signal")),
+        "signal": untrusted.word(e.get("signal")),
         "ended_ns": e.time_ns,
         "has_result": e.get("has_result") is True,
         "held": "",
-        "how": untrusted.text(e.get("how"), limit=500),
+        "how": untrusted.word(e.get("how")),
     }
     if pid := untrusted.integer(e.get("pid")):
         changes["pid"] = pid
@@ -238,7 +238,7 @@ def _run_finished(s: RunSnapshot, e: Event) -> RunSnapshot:
         s = _change_round(replace(s, failures=failures, root_rank=root_rank), s.round, failures=failures)
     elif s.root_rank is None and root_rank >= 0:
         s = replace(s, root_rank=root_rank)
-    s = replace(s, category=untrusted.text(e.get("category"), limit=100), reasons=untrusted.texts(e.get("reasons")))
+    s = replace(s, category=untrusted.word(e.get("category"), limit=100), reasons=untrusted.texts(e.get("reasons")))
     return _finish(s, state, text=untrusted.text(e.get("text")), time_ns=e.time_ns)
 
 
