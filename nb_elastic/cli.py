@@ -18,6 +18,7 @@ from nb_elastic import cli_debug, rundir, sight, snapshot
 from nb_elastic.errors import ElasticError, OptionError, RunStoppedError
 from nb_elastic.lifeline import HeldInterrupts
 from nb_elastic.model import STREAMS, LaunchOptions
+from nb_elastic.report_text import first_line
 from nb_elastic.run import attach, remove, runs
 from nb_elastic.snapshot import RunSnapshot
 
@@ -161,7 +162,7 @@ def _runs(_: argparse.Namespace) -> int:
     for run in runs():
         now = snapshot.load(rundir.RunDir(run.dir))
         ranks = str(now.world_size or now.nproc or "?")
-        rows.append((run.id, now.name or "-", _state(now), ranks, _age(now), str(run.dir)))
+        rows.append((run.id, first_line(now.name) or "-", _state(now), ranks, _age(now), str(run.dir)))
     if len(rows) == 1:
         print(f"No runs in {rundir.home()}.")
         return 0

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nb_elastic import rundir, snapshot
+from nb_elastic import rundir, snapshot, untrusted
 from nb_elastic.errors import ElasticError
 from nb_elastic.events import Event
 from nb_elastic.model import STREAMS, Stream
@@ -27,6 +27,8 @@ UNSURE_TICK_S = 0.1
 """The same where nothing tells of growth."""
 LINE_CHARS = 1 << 20
 """Longest part of one line that is printed; the file has the rest."""
+KEPT_BYTES = 4 * LINE_CHARS
+"""Of a line without end so much is kept in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +62,11 @@ class _File:
         """Yield the complete lines that came since the last call; bars by their last state."""
         while data := rundir.read_at(self.path, self._offset):
             self._offset += len(data)
-            *whole, self._rest = (self._rest + data).split(b"\n")
+            *whole, rest = (self._rest + data).split(b"\n")
+            self._rest = rest[:KEPT_BYTES]
             yield from map(self._text, whole)
+            if len(rest) > KEPT_BYTES:
+                self._offset = max(self._offset, rundir.data_after(self.path, self._offset))
 
     def flush(self) -> Iterator[str]:
         """Yield an unfinished last line."""
@@ -137,14 +142,16 @@ class LogPrinter:
 
     def _look(self) -> bool:
         """Learn of new workers; True when the run is over."""
-        for event in self._journal.read():
+        for event in self._journal.events():
             self._snapshot = snapshot.fold(self._snapshot, event)
             if event.kind == "worker_started":
                 self._add(event)
         return snapshot.mark_lost(self._snapshot, self._run, now_ns=time.time_ns()).state.is_final
 
     def _add(self, event: Event) -> None:
-        rank, local_rank, number = event["rank"], event["local_rank"], event["round"]
+        rank, local_rank, number = (untrusted.integer(event.get(k), -1) for k in ("rank", "local_rank", "round"))
+        if min(rank, local_rank, number) < 0:
+            return
         self._ranks.add(rank)
         if self._wanted.rank not in {None, rank}:
             return

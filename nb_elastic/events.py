@@ -2,7 +2,7 @@
 
 Runs in: the kernel or command line (``run_created``, ``run_lost``) and the supervisor (all others).
 
-Every event has ``event``, ``time_ns`` and ``node``; what else it carries:
+Every event has ``event``, ``time_ns`` and ``node``, in the journal also ``seal`` (see ``seals``); what else it carries:
 
 ==================== ====================================================================
 event                carries
@@ -99,6 +99,7 @@ def decode(line: bytes) -> Event | None:
         record = json.loads(line)
         kind, time_ns = record.pop("event"), record.pop("time_ns")
         node = record.pop("node", 0)
+        record.pop("seal", None)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
     if not isinstance(kind, str) or not isinstance(time_ns, int) or not isinstance(node, int):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nb_elastic import events, rundir, sight, snapshot
+from nb_elastic import events, rundir, sight, snapshot, untrusted
 from nb_elastic.dashboard import plainjson, saved
 from nb_elastic.events import Event
 from nb_elastic.logreader import LogFollower
@@ -166,7 +166,7 @@ class Follower:
 
     def _read_journal(self) -> None:
         self._watch(self._folder.journal)
-        for event in self._journal.read():
+        for event in self._journal.events():
             if (event.kind, event.time_ns, event.node) not in self._taken:
                 self._take(event)
         while self._unwritten:
@@ -179,7 +179,9 @@ class Follower:
         self._snapshot = snapshot.fold(self._snapshot, event)
         if event.kind == "worker_started":
             node = self.node_of(event.node)
-            rank, local_rank, number = event["rank"], event["local_rank"], event["round"]
+            rank, local_rank, number = (untrusted.integer(event.get(k), -1) for k in ("rank", "local_rank", "round"))
+            if min(rank, local_rank, number) < 0:
+                return
             self._logs.add(rank=rank, local_rank=local_rank, round_number=number, node=node)
             if rank == 0:
                 self._outputs.append(plainjson.RowReader(self._folder.rank(number, local_rank, node=node).outputs))
@@ -211,7 +213,7 @@ class Follower:
         """Write down that the run is lost, unless that is only a guess: then somebody elsewhere may still write there."""
         text = found.text
         with contextlib.suppress(OSError):
-            tail = rundir.read_whole(self._folder.supervisor_log)[-2000:].decode("utf-8", "replace").strip()
+            tail = rundir.read_tail(self._folder.supervisor_log, 2000).decode("utf-8", "replace").strip()
             text += f". The end of supervisor.log:\n{tail}" if tail else ""
         event = events.make("run_lost", text=text)
         if found.is_certain and self._folder.path.is_dir():

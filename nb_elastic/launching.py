@@ -19,7 +19,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import ambient, debugging, events, installed, machine, notebook, payload, report_text, rundir, topology
+from nb_elastic import (
+    ambient,
+    debugging,
+    events,
+    installed,
+    machine,
+    notebook,
+    payload,
+    report_text,
+    rundir,
+    seals,
+    topology,
+)
 from nb_elastic import options as opts
 from nb_elastic.engines import base as engine_base
 from nb_elastic.engines.base import Channel, Engine
@@ -138,6 +150,7 @@ def start(request: Request) -> Run:
     nproc = len(place(options, machine=machine).cpus)
     engine = engine_base.load(options.engine)
     folder = rundir.create(wanted_id=options.rdzv_id, log_dir=options.log_dir)
+    seals.know(folder.path, os.urandom(32))
     buffers_fd = -1
     try:
         if request.payload is not None:
@@ -279,7 +292,7 @@ def _spec(folder: rundir.RunDir, request: Request, cwd: str, buffers_fd: int) ->
         umask=_umask(),
         payload=str(folder.payload) if request.payload is not None else "",
         buffers_fd=buffers_fd,
-        key_hex=os.urandom(32).hex(),
+        key_hex=seals.key_of(folder.path).hex(),
         is_detached=options.detach,
         rlimits=ambient.rlimits(),
         niceness=ambient.niceness(),

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nb_elastic import opening
 from nb_elastic.report import METRICS_FILE
 from nb_elastic.rundir import RankDir
 
@@ -117,7 +118,7 @@ class Outputs:
             if where is None or not waiting:
                 return
             with contextlib.suppress(OSError):  # a full disk: training goes on
-                fd = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                fd = opening.to_append(where)
                 try:
                     for record in waiting:
                         _append(fd, record, is_last=is_last)

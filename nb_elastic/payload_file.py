@@ -13,7 +13,6 @@ import mmap
 import os
 import pickle
 import secrets
-import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from nb_elastic import opening
 from nb_elastic.errors import PayloadError
 
 MAGIC = b"nb_elastic pickle 1\n"
@@ -256,6 +256,7 @@ def write_file(path: Path, header: Mapping[str, Any], stream: PickleStream) -> i
     aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
+        os.fchmod(fd, 0o600)  # whatever the umask took away
         write_at(fd, memoryview(head), 0)
         end, offset = len(head), base
         for view in stream.regions:
@@ -282,12 +283,12 @@ def read_file(path: Path) -> Packed:
         PayloadError: if it is absent, not ours, not written by this user, or more than memory holds.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = opening.to_read(path)
     except OSError as e:
         raise PayloadError(f"{path} can't be opened: {e.strerror or e}. The rank may not have left a result.") from e
     with open(fd, "rb") as f:
         about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode) or about.st_uid != os.getuid():
+        if about.st_uid != os.geteuid():
             raise PayloadError(f"{path} was not written by you, so it isn't opened: unpickling runs code.")
         try:
             view = _contents(f, about)

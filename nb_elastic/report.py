@@ -13,7 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from nb_elastic import opening
 
 METRICS_FILE = "NB_ELASTIC_METRICS_FILE"
 """Environment variable that names the rank's metrics file."""
@@ -110,7 +113,7 @@ class Metrics:
 
 def _append(path: str, line: bytes) -> int:
     """Append a line, on a line of its own though a full disk cut the one before; returns the file's size."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    fd = opening.to_append(Path(path))
     try:
         size = os.fstat(fd).st_size
         is_torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"

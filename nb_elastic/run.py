@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 GRACE_S = 5.0
 """Seconds between the SIGINT and the SIGTERM of a stop, unless the caller says otherwise."""
+LOG_BYTES = 1 << 30
+"""A longer log is read from its file, not as one string."""
+METRICS_BYTES = 256 << 20
+"""Most bytes that are read of one rank's metrics."""
 EARLY_S = 3.0
 """Seconds that a stop waits for a supervisor which has not reported yet, to reach it by a signal, too."""
 
@@ -113,11 +118,11 @@ class Run(debugging.Looks):
         """Text that a rank of the last round wrote so far; bytes that are no UTF-8 are replaced.
 
         Raises:
-            ElasticError: if there is no such rank, or the stream is neither stdout nor stderr.
+            ElasticError: if there is no such rank or stream (stdout and stderr are), or it is more than a string should hold.
         """
         if stream not in {"stdout", "stderr"}:
             raise ElasticError(f"There is no stream {stream!r}; a rank has 'stdout' and 'stderr'.")
-        return rundir.read_whole(self._rank_dir(rank).stream(stream)).decode("utf-8", "replace")
+        return _text_of(self._rank_dir(rank).stream(stream))
 
     def result(self, rank: int = 0) -> Any:
         """Return value of a rank of the last round. Unpickles a file that the rank wrote.
@@ -127,7 +132,7 @@ class Run(debugging.Looks):
             ElasticError: if there is no such rank.
         """
         folder = self._rank_dir(rank)
-        if folder.result.exists():
+        if os.path.lexists(folder.result):
             return payload.load_result(folder.result)
         worker = next(w for w in self.snapshot.workers if w.rank == rank)
         if worker.result_error:
@@ -142,7 +147,7 @@ class Run(debugging.Looks):
         found: dict[int, Any] = {}
         for worker in self.snapshot.workers:
             folder = self._rank_dir(worker.rank)
-            if folder.result.exists():
+            if os.path.lexists(folder.result):
                 found[worker.rank] = payload.load_result(folder.result)
         return found
 
@@ -157,8 +162,8 @@ class Run(debugging.Looks):
         error = str(told.get("error") or "") if isinstance(told, dict) else "rank 0 left none."
         if error:
             raise PayloadError(f"--pull: {error} The run itself is {self.state.value}; its results are in run.results.")
-        values = payload.load_result(folder.pulled) if folder.pulled.exists() else {}
-        return {name: values[name] for name in names if name in values}
+        values = payload.load_result(folder.pulled) if os.path.lexists(folder.pulled) else {}
+        return {name: values[name] for name in names if name in values} if isinstance(values, dict) else {}
 
     def wait(self, timeout_s: float | None = None) -> RunState:
         """Wait until the run is over or the time is up, and return its state then."""
@@ -292,9 +297,15 @@ def _close(renderer: Renderer, run: Run) -> None:
         print(told, file=sys.stderr)  # noqa: T201
 
 
+def _text_of(log: Path) -> str:
+    if (size := plainjson.size_of(log)) > LOG_BYTES:
+        raise ElasticError(f"{log} has {size:,} bytes, more than a string should hold: read it in pieces.")
+    return rundir.read_whole(log).decode("utf-8", "replace")
+
+
 def _metrics(run: RunDir) -> Iterator[dict[str, Any]]:
     for _, number, _, folder in run.ranks():
-        for line in rundir.LineReader(folder.metrics).read():
+        for line in rundir.LineReader(folder.metrics).read(METRICS_BYTES):
             with contextlib.suppress(ValueError, RecursionError):
                 row = json.loads(line)
                 if isinstance(row, dict) and isinstance(row.get("time_ns"), int):

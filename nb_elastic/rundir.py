@@ -10,14 +10,13 @@ import json
 import os
 import re
 import shutil
-import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import events
+from nb_elastic import events, opening, private, seals
 from nb_elastic.errors import ElasticError, OptionError
 from nb_elastic.events import Event
 from nb_elastic.rundir_paths import RankDir, RunDir
@@ -31,12 +30,13 @@ __all__ = [
     "RunDir",
     "all_runs",
     "create",
+    "data_after",
     "find",
     "home",
-    "make_private",
     "new_run_id",
     "read_at",
     "read_json",
+    "read_tail",
     "read_whole",
     "remove",
     "write_atomic",
@@ -47,6 +47,9 @@ READ_BYTES = 1 << 20
 """Most bytes that one look at one log file reads."""
 LINE_BYTES = 4 << 20
 """A longer line is none that we wrote: the largest is an output of a rank."""
+LOOK_BYTES = 32 << 20
+"""Most bytes of a journal that a thread reads at one look, if it has more to do. A run's is far smaller."""
+FORGED = "The journal has lines that the run's own supervisor did not write (a rank may have): they are passed over."
 
 
 def home() -> Path:
@@ -59,37 +62,13 @@ def home() -> Path:
     return Path(base) / "nb_elastic"
 
 
-def make_private(folder: Path) -> None:
-    """Make a folder (and its parents) that only this user can enter, whatever the umask.
-
-    Raises:
-        OptionError: if it can't be made, is a file or a symlink, or belongs to somebody else.
-    """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        info = folder.lstat()
-    except OSError as e:
-        raise OptionError(
-            f"The folder {folder} can't be made: {e.strerror or e}. Choose another with --log-dir or NB_ELASTIC_HOME."
-        ) from e
-    if not stat.S_ISDIR(info.st_mode):
-        raise OptionError(
-            f"{folder} is not a folder of its own (a file or a symlink). Choose another with --log-dir or NB_ELASTIC_HOME."
-        )
-    if info.st_uid != os.getuid():
-        raise OptionError(
-            f"The folder {folder} belongs to user {info.st_uid}, not to you. Choose another with --log-dir or NB_ELASTIC_HOME."
-        )
-    if stat.S_IMODE(info.st_mode) != 0o700:
-        folder.chmod(0o700)
-
-
 def write_atomic(path: Path, data: bytes) -> None:
     """Write aside, then rename: a reader sees the old file or the new one, never half of it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with open(fd, "wb") as f:
+            os.fchmod(fd, 0o600)  # whatever the umask took away
             f.write(data)
         aside.rename(path)
     except BaseException:
@@ -105,13 +84,10 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def read_json(path: Path, *, max_bytes: int = 4 << 20) -> dict[str, Any]:
     """Read a JSON object; an empty dict where the file is absent, too large or no object.
 
-    The file may have been written by a hostile rank, so it is opened without following links.
+    The file may have been written by a hostile rank, so it is opened with care.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(fd, "rb") as f:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return {}
+        with open(opening.to_read(path), "rb") as f:
             raw = f.read(max_bytes + 1)
         value = json.loads(raw) if len(raw) <= max_bytes else {}
     except (OSError, ValueError, RecursionError):
@@ -134,13 +110,14 @@ def create(*, wanted_id: str = "", log_dir: str | None = None) -> RunDir:
     Raises:
         OptionError: if the folder can't be made.
     """
-    base = Path(log_dir).expanduser().absolute() if log_dir else home()
+    private.make(home())
+    base = home()
     if log_dir:
+        base = private.real(Path(log_dir).expanduser().absolute())
         try:
-            base.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise OptionError(f"--log-dir {log_dir} can't be used: {e.strerror or e}. Nothing was started.") from e
-    make_private(home())
+            private.make_parents(base)
+        except OptionError as e:
+            raise OptionError(f"--log-dir {log_dir} can't be used: {e} Nothing was started.") from e
     first = new_run_id(wanted=wanted_id)
     for n in range(1, 10_000):
         run_id = first if n == 1 else f"{first}-{n}"
@@ -154,7 +131,7 @@ def create(*, wanted_id: str = "", log_dir: str | None = None) -> RunDir:
         except OSError as e:
             where = f"--log-dir {log_dir}" if log_dir else str(base)
             raise OptionError(f"{where} can't be used: {e.strerror or e}. Nothing was started.") from e
-        path.chmod(0o700)
+        private.close_to_others(path)
         if log_dir:
             write_json(home() / f"{run_id}.json", {"dir": str(path)})
         return RunDir(path)
@@ -172,9 +149,11 @@ def all_runs() -> list[RunDir]:
         path = entry
         if entry.suffix == ".json" and not entry.name.startswith("."):
             path = Path(str(read_json(entry).get("dir", "")) or "/nonexistent")
+        if not private.is_ours(path):
+            continue
         try:
             run = RunDir(path)
-            found.append((run.run_json.stat().st_mtime_ns, run))
+            found.append((run.run_json.lstat().st_mtime_ns, run))
         except OSError:
             continue
     return [run for _, run in sorted(found, key=lambda pair: (pair[0], pair[1].run_id), reverse=True)]
@@ -210,19 +189,20 @@ def remove(run: RunDir) -> None:
     """Delete a run's folder and the pointer to it; links inside are not followed."""
     shutil.rmtree(run.path, ignore_errors=True)
     (home() / f"{run.run_id}.json").unlink(missing_ok=True)
+    seals.forget(run.path)
 
 
 class LineWriter:
     """Appends lines to an open file, each one write. A full disk may cut a line: the next then begins a line of its own.
 
     Args:
-        fd: in append mode; closed by ``close``.
+        fd: of ``opening.to_append``; closed by ``close``.
     """
 
-    def __init__(self, fd: int, path: Path) -> None:
+    def __init__(self, fd: int) -> None:
         self.fd = fd
         size = os.fstat(fd).st_size
-        self._is_torn = bool(size) and read_at(path, size - 1, 1) != b"\n"
+        self._is_torn = bool(size) and os.pread(fd, 1, size - 1) != b"\n"
 
     def write(self, line: bytes) -> int:
         """Append a line; returns how many bytes that took.
@@ -243,11 +223,12 @@ class LineWriter:
 
 
 class Journal:
-    """Appends events to a run's journal."""
+    """Appends events to a run's journal; each is one write to a descriptor in append mode, sealed where the run's key is known."""
 
     def __init__(self, path: Path) -> None:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._lines = LineWriter(fd, path)
+        self._lines = LineWriter(opening.to_append(path))
+        key = seals.key_of(path.parent)
+        self._sealer = seals.Sealer(key) if key else None
 
     @property
     def fd(self) -> int:
@@ -260,7 +241,8 @@ class Journal:
         Raises:
             OSError: if it is not there, or not whole: the disk is full.
         """
-        self._lines.write(events.encode(event))
+        line = events.encode(event)
+        self._lines.write(line if self._sealer is None else self._sealer.seal(line))
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -276,13 +258,14 @@ class LineReader:
         self._rest = b""
         self._is_too_long = False
 
-    def read(self) -> Iterator[bytes]:
-        """Yield the whole lines that were appended since the last call (none if there is no file)."""
-        while data := read_at(self.path, self._offset):
+    def read(self, limit_bytes: int = sys.maxsize) -> Iterator[bytes]:
+        """Yield the whole lines that were appended since the last call (none if there is no file), of so many bytes at most."""
+        end = self._offset + limit_bytes
+        while self._offset < end and (data := read_at(self.path, self._offset)):
             self._offset += len(data)
-            first, end, more = data.partition(b"\n")
+            first, end_of_line, more = data.partition(b"\n")
             self._grow(first)
-            if end:
+            if end_of_line:
                 found = [] if self._is_too_long else [self._rest]
                 *whole, rest = more.split(b"\n")
                 self._rest, self._is_too_long = b"", False
@@ -290,6 +273,8 @@ class LineReader:
                 yield from (*found, *whole)
             if len(data) < READ_BYTES:
                 return
+            if self._is_too_long:
+                self._offset = max(self._offset, data_after(self.path, self._offset))
 
     def _grow(self, piece: bytes) -> None:
         self._is_too_long = self._is_too_long or len(self._rest) + len(piece) > LINE_BYTES
@@ -297,20 +282,44 @@ class LineReader:
 
 
 class JournalReader:
-    """Reads a journal from its start and follows it."""
+    """Reads a journal from its start and follows it. Of a run whose key this process has, sealed lines alone are believed."""
 
     def __init__(self, path: Path) -> None:
         self._lines = LineReader(path)
+        key = seals.key_of(path.parent)
+        self._checker = seals.Checker(key) if key else None
+        self._has_warned = False
 
     def read(self) -> list[Event]:
         """Return the events that were appended since the last call (none if there is no file)."""
-        return [event for event in map(events.decode, self._lines.read()) if event is not None]
+        return list(self.events())
+
+    def events(self, limit_bytes: int = sys.maxsize) -> Iterator[Event]:
+        """Yield the same, one by one: a journal that a rank filled must not fill the memory, too.
+
+        Args:
+            limit_bytes: leave what is beyond so many bytes to the next call; for a thread that has more to do.
+        """
+        for line in self._lines.read(limit_bytes):
+            if self._checker is not None and not self._checker.is_genuine(line):
+                yield from self._warn(line)
+            elif (event := events.decode(line)) is not None:
+                yield event
+
+    def _warn(self, line: bytes) -> Iterator[Event]:
+        """Say once that there are words of others; another reader's guess that the run is lost, and torn lines, are none."""
+        if self._has_warned:
+            return
+        event = events.decode(line)
+        if event is not None and event.kind != "run_lost":
+            self._has_warned = True
+            yield events.make("note", level="warning", text=FORGED)
 
 
 def read_at(path: Path, offset: int, size: int = READ_BYTES) -> bytes:
     """Read at most ``size`` bytes; none where the file is absent, a link or a pipe: a rank may have put it there."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = opening.to_read(path)
     except OSError:
         return b""
     try:
@@ -319,6 +328,28 @@ def read_at(path: Path, offset: int, size: int = READ_BYTES) -> bytes:
         return b""
     finally:
         os.close(fd)
+
+
+def data_after(path: Path, offset: int) -> int:
+    """Where a file has bytes again after a hole (or its end): a rank can make a file of a terabyte that holds nothing."""
+    try:
+        fd = opening.to_read(path)
+    except OSError:
+        return offset
+    try:
+        return os.lseek(fd, offset, os.SEEK_DATA) if hasattr(os, "SEEK_DATA") else offset
+    except OSError as e:
+        return os.fstat(fd).st_size if e.errno == errno.ENXIO else offset
+    finally:
+        os.close(fd)
+
+
+def read_tail(path: Path, size: int) -> bytes:
+    """The last bytes of a file, as ``read_at`` reads it."""
+    try:
+        return read_at(path, max(0, path.lstat().st_size - size), size)
+    except OSError:
+        return b""
 
 
 def read_whole(path: Path) -> bytes:

@@ -8,7 +8,9 @@ late, twice or with nonsense in its fields, never raises and never undoes what i
 
 from __future__ import annotations
 
+import sys
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from enum import Enum
@@ -36,6 +38,9 @@ MAX_NOTES = 200
 MAX_HOLDS = 100
 UNTOLD = frozenset({"boot_id", "pid_namespace"})
 """What no page needs, and what has no place in a notebook that others read."""
+MAX_WORKERS = 65_536
+MAX_ROUNDS = 20_000
+"""Of more rounds the oldest are forgotten."""
 
 Holds = tuple[tuple[int, int], ...]
 """When a worker was held: begin and end of each time, 0 for no end yet."""
@@ -55,15 +60,23 @@ def load(run: RunDir, *, now_ns: int | None = None) -> RunSnapshot:
     return snapshot if snapshot.run_id else replace(snapshot, run_id=run.run_id)
 
 
-def catch_up(snapshot: RunSnapshot, journal: JournalReader, run: RunDir, *, now_ns: int) -> RunSnapshot:
-    """Fold what is new in the journal; where the supervisor is gone look once more, for its last word came before that."""
-    for event in journal.read():
+def catch_up(
+    snapshot: RunSnapshot, journal: JournalReader, run: RunDir, *, now_ns: int, limit_bytes: int = sys.maxsize
+) -> RunSnapshot:
+    """Fold what is new in the journal; where the supervisor is gone look once more, for its last word came before that.
+
+    Args:
+        limit_bytes: most bytes that one look reads; a run is not lost before all is read.
+    """
+    for event in journal.events(limit_bytes):
         snapshot = fold(snapshot, event)
     if sight.loss(snapshot, run, now_ns=now_ns) is None:
         return snapshot
-    for event in journal.read():
+    was = snapshot
+    for event in journal.events(limit_bytes):
         snapshot = fold(snapshot, event)
-    return mark_lost(snapshot, run, now_ns=now_ns)
+    is_all = snapshot is was or limit_bytes == sys.maxsize
+    return mark_lost(snapshot, run, now_ns=now_ns) if is_all else snapshot
 
 
 def mark_lost(snapshot: RunSnapshot, run: RunDir, *, now_ns: int) -> RunSnapshot:
@@ -84,16 +97,18 @@ def to_json(snapshot: RunSnapshot) -> dict[str, Any]:
 
 
 def _run_created(s: RunSnapshot, e: Event) -> RunSnapshot:
+    if s.created_ns:  # it is told once, before there is a rank
+        return s
     entry = e.get("entry")
     if isinstance(entry, Mapping):
         entry = f"{untrusted.text(entry.get('kind'))} {untrusted.text(entry.get('target'))}".strip()
     nproc = e.get("nproc")
     return replace(
         s,
-        run_id=untrusted.text(e.get("run_id")) or s.run_id,
+        run_id=untrusted.file_name(e.get("run_id")) or s.run_id,
         rdzv_id=untrusted.text(e.get("rdzv_id")) or s.rdzv_id,
         name=untrusted.text(e.get("name")),
-        nproc=untrusted.text(nproc) if isinstance(nproc, str) else untrusted.integer(nproc),
+        nproc=untrusted.word(nproc) if isinstance(nproc, str) else untrusted.integer(nproc),
         min_nodes=untrusted.integer(e.get("min_nodes"), 1),
         max_nodes=untrusted.integer(e.get("max_nodes"), 1),
         max_restarts=untrusted.integer(e.get("max_restarts")),
@@ -105,18 +120,20 @@ def _run_created(s: RunSnapshot, e: Event) -> RunSnapshot:
 
 
 def _supervisor_started(s: RunSnapshot, e: Event) -> RunSnapshot:
-    if s.supervisor_pid and e.node != 0:
+    if (
+        s.supervisor_pid
+    ):  # of several nodes the first; what comes later may be a rank's forgery, and names whom to signal
         return s
     return _towards(
         replace(
             s,
             supervisor_pid=untrusted.integer(e.get("pid")),
             supervisor_start_ticks=untrusted.integer(e.get("start_ticks")),
-            host=untrusted.text(e.get("host")),
+            host=untrusted.word(e.get("host")),
             boot_id=untrusted.text(e.get("boot_id"), limit=100),
             pid_namespace=untrusted.integer(e.get("pid_namespace")),
-            torch=untrusted.text(e.get("torch")),
-            python=untrusted.text(e.get("python")),
+            torch=untrusted.word(e.get("torch")),
+            python=untrusted.word(e.get("python")),
             waits_for="",
         ),
         RunState.STARTING,
@@ -156,7 +173,7 @@ def _worker_started(s: RunSnapshot, e: Event) -> RunSnapshot:
         e,
         pid=untrusted.integer(e.get("pid")),
         start_ticks=untrusted.integer(e.get("start_ticks")),
-        start_method=untrusted.text(e.get("start_method")),
+        start_method=untrusted.word(e.get("start_method")),
         started_ns=e.time_ns,
     )
     s = replace(s, started_ns=s.started_ns or e.time_ns, world_size=max(s.world_size, len(s.workers)))
@@ -164,7 +181,10 @@ def _worker_started(s: RunSnapshot, e: Event) -> RunSnapshot:
 
 
 def _worker_ready(s: RunSnapshot, e: Event) -> RunSnapshot:
-    return _change_worker(s, e, state=WorkerState.RUNNING, **untrusted.worker_fields(e.get("worker")))
+    told = untrusted.worker_fields(e.get("worker"))
+    if any((w.node, w.local_rank) == (e.node, e.get("local_rank")) and w.pid for w in s.workers):
+        told = {k: v for k, v in told.items() if k not in {"pid", "start_ticks"}}  # whom to signal no rank decides
+    return _change_worker(s, e, state=WorkerState.RUNNING, **told)
 
 
 def _worker_exited(s: RunSnapshot, e: Event) -> RunSnapshot:
@@ -176,11 +196,11 @@ def _worker_exited(s: RunSnapshot, e: Event) -> RunSnapshot:
     changes |= {
         "state": state,
         "exit_code": None if code is None else untrusted.integer(code),
-        "signal": untrusted.text(e.get("signal")),
+        "signal": untrusted.word(e.get("signal")),
         "ended_ns": e.time_ns,
         "has_result": e.get("has_result") is True,
         "held": "",
-        "how": untrusted.text(e.get("how"), limit=500),
+        "how": untrusted.word(e.get("how")),
     }
     if pid := untrusted.integer(e.get("pid")):
         changes["pid"] = pid
@@ -248,7 +268,7 @@ def _run_finished(s: RunSnapshot, e: Event) -> RunSnapshot:
         s = _change_round(replace(s, failures=failures, root_rank=root_rank), s.round, failures=failures)
     elif s.root_rank is None and root_rank >= 0:
         s = replace(s, root_rank=root_rank)
-    category, reasons = untrusted.text(e.get("category"), limit=100), untrusted.texts(e.get("reasons"))
+    category, reasons = untrusted.word(e.get("category"), limit=100), untrusted.texts(e.get("reasons"))
     if root is not None and s.failures[0] is not root and s.failures[0].category:  # another node's rank is the cause
         category, reasons = s.failures[0].category, s.failures[0].reasons
     s = replace(s, category=category, reasons=reasons)
@@ -324,7 +344,7 @@ def _enter_round(s: RunSnapshot, e: Event) -> RunSnapshot:
         s,
         round=number,
         attempt=max(attempt, s.attempt),
-        rounds=(*s.rounds, RoundSnapshot(number=number, attempt=attempt, started_ns=e.time_ns)),
+        rounds=(*s.rounds[-MAX_ROUNDS:], RoundSnapshot(number=number, attempt=attempt, started_ns=e.time_ns)),
         workers=(),
         failures=(),
         root_rank=None,
@@ -333,7 +353,10 @@ def _enter_round(s: RunSnapshot, e: Event) -> RunSnapshot:
 
 
 def _change_round(s: RunSnapshot, number: int, **changes: Any) -> RunSnapshot:
-    return replace(s, rounds=tuple(replace(r, **changes) if r.number == number else r for r in s.rounds))
+    at = bisect_left(s.rounds, number, key=lambda r: r.number)  # they rise, and a hostile journal may tell of very many
+    if at == len(s.rounds) or s.rounds[at].number != number:
+        return s
+    return replace(s, rounds=(*s.rounds[:at], replace(s.rounds[at], **changes), *s.rounds[at + 1 :]))
 
 
 def _change_worker(s: RunSnapshot, e: Event, **changes: Any) -> RunSnapshot:
@@ -342,19 +365,27 @@ def _change_worker(s: RunSnapshot, e: Event, **changes: Any) -> RunSnapshot:
     if number < s.round or local_rank < 0:
         return s
     s = _enter_round(s, e)
-    rest = [w for w in s.workers if (w.node, w.local_rank) != (e.node, local_rank)]
-    old = next((w for w in s.workers if (w.node, w.local_rank) == (e.node, local_rank)), None)
-    old = old or WorkerSnapshot(node=e.node, local_rank=local_rank, round=number, started_ns=e.time_ns)
+    at, known = _find_worker(s, e)
+    if known is None and len(s.workers) >= MAX_WORKERS:
+        return s
+    old = known or WorkerSnapshot(node=e.node, local_rank=local_rank, round=number, started_ns=e.time_ns)
     if old.state.is_final and "state" in changes:
         changes["state"] = old.state
     changes.setdefault("rank", untrusted.integer(e.get("rank"), old.rank))
-    return replace(s, workers=tuple(sorted([*rest, replace(old, **changes)], key=lambda w: (w.node, w.local_rank))))
+    return replace(s, workers=(*s.workers[:at], replace(old, **changes), *s.workers[at + (known is not None) :]))
+
+
+def _find_worker(s: RunSnapshot, e: Event) -> tuple[int, WorkerSnapshot | None]:
+    """Where the event's worker stands among all, or belongs; and the worker, if it is known."""
+    place = (e.node, untrusted.integer(e.get("local_rank"), -1))
+    at = bisect_left(s.workers, place, key=lambda w: (w.node, w.local_rank))
+    is_known = at < len(s.workers) and (s.workers[at].node, s.workers[at].local_rank) == place
+    return at, s.workers[at] if is_known else None
 
 
 def _map_holds(s: RunSnapshot, e: Event, change: Callable[[Holds], Holds]) -> RunSnapshot:
     """Change when the event's worker was held; one that is gone is not held again."""
-    here = (e.node, untrusted.integer(e.get("local_rank"), -1))
-    old = next((w for w in s.workers if (w.node, w.local_rank) == here), None)
+    _, old = _find_worker(s, e)
     if old is None or (e.kind == "worker_held" and old.state is not WorkerState.HELD):
         return s
     holds = change(old.holds)[-MAX_HOLDS:]

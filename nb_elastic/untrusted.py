@@ -5,6 +5,7 @@ Runs in: the kernel or command line, under the reducer of the journal; the super
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any, TypeVar
@@ -14,8 +15,10 @@ from nb_elastic.model import Frame, StackGroup, StackReport, WorkerFailure
 
 E = TypeVar("E", bound=Enum)
 
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+
 MAX_GROUPS, MAX_TEXTS = 200, 20
-_FAILURE_TEXTS = ("signal", "error_type", "message", "traceback", "followed", "hint")
+_FAILURE_TEXTS = ("message", "traceback", "followed", "hint")
 
 MAX_VALUES, MAX_VALUE_CHARS = 20, 200
 """Most variables of a frame, and most characters of each."""
@@ -41,7 +44,8 @@ def worker_fields(worker: Any) -> dict[str, Any]:
     """What a worker's own file adds; only keys that it has, so that nothing known is lost."""
     if not isinstance(worker, Mapping):
         return {}
-    found: dict[str, Any] = {k: text(worker[k]) for k in ("device", "binding", "start_method") if worker.get(k)}
+    found: dict[str, Any] = {k: text(worker[k]) for k in ("binding",) if worker.get(k)}
+    found |= {k: word(worker[k]) for k in ("device", "start_method") if worker.get(k)}
     found |= {k: integer(worker[k]) for k in ("pid", "start_ticks") if integer(worker.get(k))}
     if cpus := compact_cpus(worker.get("cpus")):
         found["cpus"] = cpus
@@ -76,7 +80,8 @@ def failure(e: Event) -> WorkerFailure | None:
         exit_code=None if code is None else integer(code),
         frames=tuple(frame(f) for f in frames if isinstance(f, Mapping)),
         reasons=texts(data.get("reasons")),
-        **{k: text(data.get(k)) for k in (*_FAILURE_TEXTS, "category")},
+        **{k: text(data.get(k)) for k in _FAILURE_TEXTS},
+        **{k: word(data.get(k)) for k in ("signal", "error_type", "category")},
     )
 
 
@@ -113,14 +118,16 @@ def texts(data: Any) -> tuple[str, ...]:
 
 def frame(data: Mapping[str, Any]) -> Frame:
     """Read one line of a traceback."""
-    words = {k: text(data.get(k)) for k in ("file", "name", "text")}
-    return Frame(line=integer(data.get("line")), values=values(data.get("values")), **words)
+    words = {k: word(data.get(k), limit=4_000) for k in ("file", "name")}
+    return Frame(
+        line=integer(data.get("line")), values=values(data.get("values")), text=text(data.get("text")), **words
+    )
 
 
 def values(data: Any) -> dict[str, str]:
     """Read the short texts of a frame's variables."""
     pairs = list(data.items())[:MAX_VALUES] if isinstance(data, Mapping) else []
-    return {text(k, limit=MAX_VALUE_CHARS): text(v, limit=MAX_VALUE_CHARS) for k, v in pairs if isinstance(v, str)}
+    return {word(k, limit=MAX_VALUE_CHARS): text(v, limit=MAX_VALUE_CHARS) for k, v in pairs if isinstance(v, str)}
 
 
 def integer(value: Any, default: int = 0) -> int:
@@ -132,6 +139,17 @@ def integer(value: Any, default: int = 0) -> int:
 def text(value: Any, *, limit: int = 64_000) -> str:
     """Text that can be written to any UTF-8 stream; "" for what is no text."""
     return value[:limit].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+
+
+def word(value: Any, *, limit: int = 500) -> str:
+    """Text of one line that stands in the midst of others: what can't be printed becomes a question mark."""
+    found = text(value, limit=limit)
+    return found if found.isprintable() else "".join(c if c.isprintable() else "?" for c in found)
+
+
+def file_name(value: Any) -> str:
+    """The id of a run, which is the name of its folder, too; "" for what is none."""
+    return value if isinstance(value, str) and _NAME.fullmatch(value) else ""
 
 
 def member(cls: type[E], value: Any) -> E | None:

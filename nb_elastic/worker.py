@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nb_elastic import afresh, ambient, entry, frames, holding, rankshell_hooks, rankstacks, rundir
+from nb_elastic import afresh, ambient, entry, frames, holding, opening, rankshell_hooks, rankstacks, rundir
 from nb_elastic.errors import PayloadError
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import WorkerFailure, WorkerSpec, from_json, to_json
@@ -91,7 +91,7 @@ def _take_stdio(spec: WorkerSpec) -> None:
     os.dup2(null, 0)
     os.close(null)
     for fd, path in ((1, spec.stdout), (2, spec.stderr)):
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        log = opening.to_append(Path(path))
         os.dup2(log, fd)
         os.close(log)
     _open_texts()

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nb_elastic import rundir, untrusted
 from nb_elastic import snapshot as snapshots
-from nb_elastic import untrusted
 from nb_elastic.dashboard import messages
 from nb_elastic.dashboard.files import RunFiles
 from nb_elastic.rundir import JournalReader, RunDir
@@ -52,7 +52,7 @@ class LiveRun:
         """
         if watch is not None and not self.is_over:
             watch(self.folder.journal)
-        for event in self._journal.read():
+        for event in self._journal.events(rundir.LOOK_BYTES):
             self.snapshot = fold(self.snapshot, event)
             if event.kind == "worker_started":
                 self.files.add(

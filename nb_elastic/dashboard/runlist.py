@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import rundir
+from nb_elastic import opening, private, rundir
 from nb_elastic import snapshot as snapshots
 from nb_elastic.dashboard import messages
 from nb_elastic.rundir import JournalReader, RunDir
@@ -65,7 +65,7 @@ class RunList:
     def _look(self, folder: RunDir) -> tuple[JournalReader, RunSnapshot]:
         reader, now = self._known.get(folder.path) or (JournalReader(folder.journal), snapshots.EMPTY)
         if not now.state.is_final:
-            now = snapshots.catch_up(now, reader, folder, now_ns=time.time_ns())
+            now = snapshots.catch_up(now, reader, folder, now_ns=time.time_ns(), limit_bytes=rundir.LOOK_BYTES)
         return reader, now
 
 
@@ -75,9 +75,10 @@ def by_id(run_id: str) -> RunDir | None:
         return None
     found = RunDir(rundir.home() / run_id)
     try:
-        if not found.run_json.is_file():
+        if not opening.is_there(found.run_json):
             path = rundir.read_json(rundir.home() / f"{run_id}.json").get("dir")
             found = RunDir(Path(path)) if isinstance(path, str) and path else found
-        return found if found.run_json.is_file() and found.run_id == run_id else None
+        is_run = private.is_ours(found.path) and opening.is_there(found.run_json)
+        return found if is_run and found.run_id == run_id else None
     except (OSError, ValueError):  # a name too long for any file
         return None

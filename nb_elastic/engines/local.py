@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from nb_elastic import machine, wire
+from nb_elastic import machine, opening, wire
 from nb_elastic.engines import warm
 from nb_elastic.engines.base import Channel, Placement, with_package
 from nb_elastic.engines.warm import Offer
@@ -208,7 +208,7 @@ class LocalEngine:
         with contextlib.ExitStack() as stack:
             try:
                 stdin_r, stdin = _pipe(stack, "wb")
-                log = os.open(placement.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                log = opening.to_append(placement.log)
                 stack.callback(os.close, log)
                 machine.hold(log)  # tells others, while a supervisor has it, that there is one
                 stdout: BinaryIO | None = None

@@ -9,10 +9,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from nb_elastic import opening
 from nb_elastic.rundir import LineWriter
-
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-"""A rank may have put a link or a pipe there: neither is followed, nor waited for."""
 
 
 class Appender:
@@ -26,7 +24,7 @@ class Appender:
         self.written_bytes = 0
         self._lines: LineWriter | None = None
         with contextlib.suppress(OSError):
-            self._lines = LineWriter(os.open(path, _FLAGS, 0o600), path)
+            self._lines = LineWriter(opening.to_append(path))
             self.written_bytes = os.fstat(self._lines.fd).st_size
 
     def append(self, line: bytes) -> None:

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from nb_elastic import lifeline, wire, worker
+from nb_elastic import lifeline, seals, wire, worker
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import WorkerSpec, from_json
 from nb_elastic.supervisor.channel import FrameDecoder
@@ -43,6 +43,7 @@ def serve(sock: socket.socket, *, can_fork: bool, title: str = "", spares: int =
         is_calm: no launch is under way yet.
     """
     lifeline.become_subreaper()
+    seals.forget_all()
     if title:
         worker.set_title(title)
     for number in lifeline.DEATH_SIGNALS:  # the supervisor decides when ranks end

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 
+from nb_elastic import opening
 from nb_elastic.errors import LaunchError
 from nb_elastic.model import LaunchOptions
 from nb_elastic.rundir import READ_BYTES, RankDir, RunDir
@@ -142,7 +143,7 @@ class FilteredLog:
         self._prefixes = {r: p.encode() for r, p in prefixes.items()}
         self._offsets = dict.fromkeys(sources, 0)
         self._rests = dict.fromkeys(sources, b"")
-        self._out: IO[bytes] = open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0)  # noqa: SIM115
+        self._out: IO[bytes] = open(opening.to_append(path), "ab", buffering=0)  # noqa: SIM115
 
     def pump(self, *, is_last: bool = False) -> None:
         """Copy what came since the last call; at the last one, unfinished lines, too."""
@@ -168,7 +169,7 @@ class FilteredLog:
     def _read(self, local_rank: int, source: str) -> list[bytes]:
         lines: list[bytes] = []
         try:
-            fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
+            fd = opening.to_read(Path(source))
         except OSError:
             return lines
         try:

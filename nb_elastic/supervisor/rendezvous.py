@@ -21,7 +21,7 @@ from torch.distributed.elastic.rendezvous import (
 from nb_elastic.errors import ElasticError, OptionError, RendezvousError
 from nb_elastic.model import LaunchOptions
 from nb_elastic.supervisor import addresses, stores
-from nb_elastic.supervisor.rendezvous_c10d import is_started_by_hand, make_c10d, own_address
+from nb_elastic.supervisor.rendezvous_c10d import UNSHARED_VARIABLE, is_started_by_hand, make_c10d, own_address
 from nb_elastic.supervisor.rendezvous_static import StaticRendezvous
 
 Note = Callable[[str], None]
@@ -70,6 +70,11 @@ def make_handler(options: LaunchOptions, *, rdzv_id: str, key: bytes, nproc: int
         rdzv_id = "none"
     backend = choose_backend(options)
     if backend == "loopback":
+        if os.environ.get(UNSHARED_VARIABLE, "0") == "1":
+            note(
+                f"{UNSHARED_VARIABLE}=1 is not heeded on one node: each round has a new store, on 127.0.0.1; rank 0's own would "
+                "listen on every interface."
+            )
         return HandlerBundle(handler=LoopbackRendezvous(rdzv_id), backend=backend, env=rank_env(addresses.LOOPBACK))
     if backend == "c10d":
         handler, local_addr = make_c10d(options, rdzv_id=rdzv_id, key=key, note=note)
@@ -195,17 +200,13 @@ class LoopbackRendezvous(RendezvousHandler):
 
     @property
     def use_agent_store(self) -> bool:
-        """True: ranks are clients of this handler's store, unless the user told torch not to share it."""
-        return os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "0") != "1"
+        """True, whatever the user told torch of sharing: rank 0's own store would listen on every interface."""
+        return True
 
     def next_rendezvous(self) -> RendezvousInfo:
         """See base class."""
         self._store = store = stores.serve(addresses.LOOPBACK)
-        port = store.port
-        if not self.use_agent_store:  # rank 0 opens its own store, elsewhere
-            with addresses.listen(addresses.LOOPBACK) as free:
-                port = free.getsockname()[1]
-        info = RendezvousStoreInfo(addresses.LOOPBACK, port)
+        info = RendezvousStoreInfo(addresses.LOOPBACK, store.port)
         return RendezvousInfo(PrefixStore("agent", store), 0, 1, info)
 
     def is_closed(self) -> bool:

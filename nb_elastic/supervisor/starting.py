@@ -13,9 +13,10 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nb_elastic import ambient, birth, installed, wire
+from nb_elastic import ambient, birth, installed, seals, wire
 from nb_elastic.events import make
 from nb_elastic.model import LaunchSpec, from_json
 from nb_elastic.supervisor import run_verdict
@@ -50,6 +51,8 @@ def serve(warmth: Warmth | None = None) -> int:
         return NOT_STARTED
     started_at, received_ns = time.monotonic(), time.time_ns()
     spec, born = from_json(LaunchSpec, frame[0]["spec"]), warmth.born if warmth else dict(os.environ)
+    if spec.key_hex:
+        seals.know(Path(spec.run_dir), bytes.fromhex(spec.key_hex))
     if warmth is not None:
         # What an import set in the environment, it would have set in the rank, too.
         left = {name: value for name, value in os.environ.items() if born.get(name) != value}

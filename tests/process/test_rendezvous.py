@@ -102,13 +102,14 @@ def test_ranks_are_kept_on_the_interface_of_their_address():
     )  # fmt: skip
 
 
-def test_a_store_that_is_not_shared_is_left_to_rank_0(monkeypatch):
-    """TORCH_DISABLE_SHARE_RDZV_TCP_STORE means what it means to torchrun."""
+def test_one_node_shares_its_store_whatever_torch_was_told(monkeypatch):
+    """Where it is not shared rank 0 serves its own, which torch has listen on every interface."""
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    handler = make().handler
-    port = handler.next_rendezvous().bootstrap_store_info.master_port
-    assert not handler.use_agent_store
-    assert is_free(port)
+    notes = []
+    handler = make_handler(LaunchOptions(), rdzv_id="id", key=b"", nproc=2, note=notes.append).handler
+    info = handler.next_rendezvous()
+    assert (handler.use_agent_store, info.bootstrap_store_info.master_port) == (True, info.store.underlying_store.port)
+    assert [n.partition(" is ")[0] for n in notes] == ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"]
     handler.shutdown()
 
 

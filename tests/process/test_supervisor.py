@@ -27,7 +27,7 @@ def test_a_function_runs_in_four_ranks_and_its_results_come_back():
 
 def test_the_journal_and_stdout_tell_the_same_story_in_order():
     done = supervise.run("all_reduces.py", nproc=2)
-    assert done.run.journal.read_bytes() == b"".join(done.lines)
+    assert rundir.JournalReader(done.run.journal).read() == done.events
     kinds = [e.kind for e in done.events]
     assert kinds[:4] == ["mark", "supervisor_started", "rendezvous_started", "rendezvous_finished"]
     assert kinds[-2:] == ["round_ended", "run_finished"]

@@ -24,7 +24,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 # Which floor a module stands on; it may use modules of its own floor and of those below.
 FLOORS = {
-    0: "ambient errors lifeline machine model nvml sysfs",
+    0: "ambient errors lifeline machine model nvml opening private seals sysfs",
     1: "birth debugwire events installed logreader rundir sight snapshot stacks topology untrusted wakes wire",
     2: "payload cell frames binding report pools outputs rankstacks rankflight",
     3: "worker holding entry afresh rankshell supervisor launcher",
@@ -202,6 +202,64 @@ def test_supervisor_and_workers_never_import_the_front_end():
 def test_a_foreign_package_has_one_door(package):
     users = {name for name in FILES for target, _line in imports(name) if target.split(".")[0] == package}
     assert users <= DOORS[package]
+
+
+# Who may turn bytes into objects, which runs code: payload's loader, of files that `opening` opened, and the rendezvous,
+# which hands torch a pickle that it made itself a line before.
+UNPICKLERS = {
+    "nb_elastic.payload": {"Loader"},
+    "nb_elastic.payload_pickler": {"pickle.Unpickler"},
+    "nb_elastic.payload_result": {"Loader"},
+    "nb_elastic.supervisor.rendezvous_sealed": {"pickle.loads"},
+}
+UNPICKLING = {"Loader", "Unpickler", "loads", "load"}
+"""Names that unpickle, of these modules: pickle, cloudpickle, torch, joblib, dill, marshal, shelve, numpy, pandas; and our own."""
+FROM = {
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "cloudpickle",
+    "torch",
+    "joblib",
+    "dill",
+    "marshal",
+    "shelve",
+    "numpy",
+    "np",
+    "pandas",
+}
+
+
+def unpickling(name: str) -> set[str]:
+    """What a module names that unpickles."""
+    found = set()
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in FROM:
+            found |= {f"{node.value.id}.{node.attr}"} & {
+                f"{m}.{a}" for m in FROM for a in (*UNPICKLING, "open", "read_pickle")
+            }
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in FROM:
+            found |= {alias.name for alias in node.names if alias.name in {*UNPICKLING, "read_pickle"}}
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Loader":
+            found.add("Loader")
+    return found
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_is_unpickled_but_payloads_and_results(name):
+    """A pickle runs code: kernel, command line and dashboards load one only where the user asks for a result."""
+    assert unpickling(name) == UNPICKLERS.get(name, set())
+
+
+def test_results_are_loaded_only_where_the_user_asked_for_them():
+    """`run.result`, `.results` and `.pulled`: no face, list or reducer may do it by the way."""
+    callers = {
+        name
+        for name in FILES
+        for node in ast.walk(TREES[name])
+        if isinstance(node, ast.Attribute) and node.attr == "load_result"
+    }
+    assert callers == {"nb_elastic.run"}
 
 
 def test_processes_name_each_other_by_text_not_by_import():

@@ -8,7 +8,8 @@ const MAX_HEIGHT = 480;
 const POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; media-src data:";
 
 /** What would run, load or lead away; the sandbox refuses most of it, too. */
-const UNWANTED = 'script, meta, base, link, iframe, frame, object, embed, portal, form[action]';
+const UNWANTED =
+  'script, meta, base, link, iframe, frame, object, embed, portal, form[action], a animate, a set';
 
 const COLOURS = ['fg', 'fg-muted', 'bg', 'bg-soft', 'line', 'accent', 'mono', 'sans'];
 
@@ -95,8 +96,8 @@ export class HtmlFrame {
 
 /** A link opens beside the page, and only one to the web. */
 function open(event: Event): void {
-  const link = (event.target as Element | null)?.closest?.('a[href]');
-  const href = link?.getAttribute('href') ?? '';
+  const link = (event.target as Element | null)?.closest?.('a, area');
+  const href = link?.getAttribute('href') ?? link?.getAttribute('xlink:href') ?? '';
   if (link && !href.startsWith('#')) {
     event.preventDefault();
     if (/^https?:\/\//i.test(href)) {

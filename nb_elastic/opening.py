@@ -1,0 +1,89 @@
+"""How files of a run are opened where a rank may have put something else in their place.
+
+Runs in: every process. Never through a link, in the file's name or in the folders of its rank; never a pipe, a device or a
+folder. What is checked is what was opened, so nothing can be exchanged in between.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+MAX_LEVELS = 3
+"""``node_<k>/round_<n>/<local_rank>``: the folders within a run's own that a rank can exchange."""
+
+
+def to_read(path: Path) -> int:
+    """Open a regular file for reading.
+
+    Raises:
+        OSError: if it is absent, or none (ELOOP or ENOTDIR for a link, EINVAL for a pipe, a device or a folder).
+    """
+    return _checked(path, _READ)
+
+
+def to_append(path: Path) -> int:
+    """Open a regular file for appending; make it, 0600, where there is none.
+
+    Raises:
+        OSError: as ``to_read``; or if it can't be made.
+    """
+    return _checked(path, APPEND)
+
+
+def is_there(path: Path) -> bool:
+    """True if ``to_read`` would open it."""
+    try:
+        os.close(to_read(path))
+    except OSError:
+        return False
+    return True
+
+
+def _checked(path: Path, flags: int) -> int:
+    fd = _open(path, flags)
+    try:
+        about = os.fstat(fd)
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if flags == APPEND and stat.S_IMODE(about.st_mode) != 0o600 and about.st_uid == os.geteuid():
+            os.fchmod(fd, 0o600)  # it was made under an odd umask, or by somebody before us
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open step by step below the run's folder: that one is the user's choice, the rest a rank's."""
+    steps = levels(path)
+    if not steps:
+        return os.open(path, flags, 0o600)
+    at = os.open(path.parents[steps], _FOLDER)
+    try:
+        for n in range(steps - 1, -1, -1):
+            below = os.open(path.parents[n].name, _FOLDER, dir_fd=at)
+            os.close(at)
+            at = below
+        return os.open(path.name, flags, 0o600, dir_fd=at)
+    finally:
+        os.close(at)
+
+
+def levels(path: Path) -> int:
+    """How many folders of a rank, a round or a node lie between a file and its run's folder."""
+    names = [p.name for p in path.parents[:MAX_LEVELS]] if len(path.parents) > MAX_LEVELS else []
+    if names and names[0].isdecimal() and len(names) > 1 and _is(names[1], "round_"):
+        return 3 if len(names) > 2 and _is(names[2], "node_") else 2
+    if names and _is(names[0], "round_"):
+        return 2 if len(names) > 1 and _is(names[1], "node_") else 1
+    return 1 if names and _is(names[0], "node_") else 0
+
+
+def _is(name: str, prefix: str) -> bool:
+    return name.startswith(prefix) and name[len(prefix) :].isdecimal()
