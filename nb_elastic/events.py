@@ -8,7 +8,7 @@ Every event has ``event``, ``time_ns`` and ``node``; what else it carries:
 event                carries
 ==================== ====================================================================
 run_created          run_id, rdzv_id, name, nproc (int or text), min_nodes, max_nodes, max_restarts, entry, is_detached
-supervisor_started   pid, start_ticks, host, torch, python
+supervisor_started   pid, start_ticks, machine (where these mean something), host, torch, python, executable
 note                 level (info or warning), text: told once to the user
 rendezvous_started   round, attempt, backend
 rendezvous_finished  round, attempt, group_rank, group_world_size, world_size, master_addr, master_port

@@ -35,6 +35,7 @@ from nb_elastic.supervisor.crew import ForkServer, ForkServerLostError
 from nb_elastic.supervisor.logs import RunLogs, load_specs
 from nb_elastic.supervisor.pulse import Pulse
 from nb_elastic.supervisor.stopping import LOST_GRACE_S, Stopper, timeout_text
+from nb_elastic.supervisor.vigil import owner_of
 
 SUCCEEDED, FAILED, STOPPED, NOT_STARTED = 0, 1, 2, 3
 """Exit codes of a supervisor."""
@@ -94,7 +95,7 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
         if not spec.is_detached:
             stopper.request(by="the end of whoever started it", grace_s=LOST_GRACE_S)
 
-    with FrameReader(on_message, on_end, decoder=ground.decoder):
+    with FrameReader(on_message, on_end, decoder=ground.decoder, owner=owner_of(spec)):
         _tell_start(log, ground)
         stopper.heed()  # whoever comes later knows our pid
         try:
@@ -222,6 +223,7 @@ def _tell_start(log: EventLog, ground: Ground) -> None:
         torch=torch.__version__,
         python=platform.python_version(),
         executable=sys.executable,
+        machine=lifeline.machine(),
     )
     for level, text in ground.notes:
         log.note(text, level=level)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from nb_elastic.supervisor import failures
 from nb_elastic.supervisor.channel import EventLog
 from nb_elastic.supervisor.crew import Exit, ForkServer, Started
 from nb_elastic.supervisor.stopping import Stopper
+from nb_elastic.supervisor.ways import BY_AGENT, way_to_end
 
 STUCK_S = 5.0
 """A rank that told its exception and does not exit (it waits for a thread of its own) counts as failed after this."""
@@ -32,17 +33,24 @@ class Rank:
     """One rank of the round; changes as things happen to it.
 
     Attributes:
-        signalled_ns: when the agent first signalled it, or None.
+        signals: (signal, nanoseconds since the epoch) of each that it was sent, the first one first.
+        how: its way to its end, or "" before that.
         told_at: when (``time.monotonic``) its own failure file was first seen.
     """
 
     spec: WorkerSpec
     started: Started
     is_ready: bool = False
-    signalled_ns: int | None = None
+    signals: list[tuple[int, int]] = field(default_factory=list)
     exit: Exit | None = None
+    how: str = ""
     state: WorkerState = WorkerState.STARTING
     told_at: float | None = None
+
+    @property
+    def signalled_ns(self) -> int | None:
+        """When the agent first signalled it, or None."""
+        return self.signals[0][1] if self.signals else None
 
     @property
     def folder(self) -> RankDir:
@@ -149,16 +157,13 @@ class Watch:
 
     def others(self) -> list[str]:
         """One line for each rank that has no failure of its own."""
-        words = {
-            WorkerState.SUCCEEDED: "finished",
-            WorkerState.ENDED: "ended by the agent",
-            WorkerState.STOPPED: "stopped",
-        }
-        return [
-            f"rank {r.spec.rank}: {words.get(r.state, r.state.value)}"
-            for r in self.ranks
-            if r.spec.local_rank not in self._told
-        ]
+        words = {WorkerState.SUCCEEDED: "finished", WorkerState.ENDED: BY_AGENT, WorkerState.STOPPED: "stopped"}
+        found = []
+        for rank in (r for r in self.ranks if r.spec.local_rank not in self._told):
+            text = words.get(rank.state, rank.state.value)
+            has_more = rank.state in {WorkerState.ENDED, WorkerState.STOPPED} and rank.how not in {"", text}
+            found.append(f"rank {rank.spec.rank}: {text}{f': {rank.how}' if has_more else ''}")
+        return found
 
     def tell(self, kind: str, spec: WorkerSpec, *, time_ns: int | None = None, **data: Any) -> None:
         """Tell an event of one rank."""
@@ -180,15 +185,18 @@ class Watch:
     def _tell_exit(self, rank: Rank, *, exit_code: int | None) -> None:
         worker = rundir.read_json(rank.folder.worker_json)
         more = {key: worker[key] for key in ("result", "pull") if key in worker}
+        time_ns = rank.exit.time_ns if rank.exit else time.time_ns()
+        rank.how = way_to_end(rank.signals, exit_code=exit_code, time_ns=time_ns, is_stop=self._stopper.is_requested)
         self.tell(
             "worker_exited",
             rank.spec,
-            time_ns=rank.exit.time_ns if rank.exit else None,
+            time_ns=time_ns,
             pid=rank.started.pid,
             exit_code=exit_code,
             signal=failures.signal_name(exit_code),
             state=rank.state.value,
             has_result=rank.folder.result.exists(),
+            how=rank.how,
             **more,
         )
 
