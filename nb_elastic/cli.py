@@ -102,6 +102,8 @@ def _parser(prog: str) -> _Parser:
     prune = add("prune", _prune, "delete old finished runs", takes_run=False)
     prune.add_argument("--keep", type=int, default=20, metavar="N", help="how many of the newest to keep (default 20)")
     add("doctor", _doctor, "check this machine", takes_run=False)
+    reap = add("reap", _reap, "end what a crashed run left behind, proven by pid and start time", takes_run=False)
+    reap.add_argument("--dry-run", action="store_true", help="tell what would be ended; end nothing")
     export = add("export", _export, "write the cell as a script plus its torchrun line")
     export.add_argument("--to", metavar="FILE", help="write the script there instead of printing it")
     return parser
@@ -207,6 +209,13 @@ def _doctor(_: argparse.Namespace) -> int:
     checks = doctor.check()
     print(doctor.text(checks))
     return EXIT_FAILED if any(c.state == "bad" for c in checks) else 0
+
+
+def _reap(arguments: argparse.Namespace) -> int:
+    from nb_elastic.cli_reap import reap_all
+
+    print(reap_all(is_dry=arguments.dry_run))
+    return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:

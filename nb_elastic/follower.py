@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nb_elastic import events, rundir, snapshot
+from nb_elastic import events, reap, rundir, snapshot
 from nb_elastic.dashboard import plainjson, saved
 from nb_elastic.logreader import LogFollower
 from nb_elastic.model import LogChunk
@@ -182,6 +182,8 @@ class Follower:
         return looked.text if looked.state.is_final else ""
 
     def _write_lost(self, text: str) -> None:
+        if self._channel is not None:  # ours, and attached: what nobody could sweep goes at once
+            reap.end_left(self._folder)
         with contextlib.suppress(OSError):
             tail = rundir.read_whole(self._folder.supervisor_log)[-2000:].decode("utf-8", "replace").strip()
             text += f" The end of supervisor.log:\n{tail}" if tail else ""

@@ -125,7 +125,7 @@ class Families:
         """Adopt new processes of the sessions. Who was not ours once never will be, so each is looked at once."""
         names = {name for name in os.listdir(self._proc) if name.isdecimal()}
         self._foreign &= names
-        self._strays = {pid: ticks for pid, ticks in self._strays.items() if str(pid) in names}
+        self._strays = {p: t for p, t in self._strays.items() if (s := self._stat(p)) and int(s[19]) == t}
         new = sorted(map(int, names - self._foreign - {str(pid) for pid in (*self._leader_of, *self._strays)}))
         for pid in new:
             stat = self._stat(pid)
