@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nb_elastic import rundir, snapshot
-from nb_elastic.errors import ElasticError, OptionError, RunStoppedError
+from nb_elastic.errors import ElasticError, OptionError, RunLostError, RunStoppedError
 from nb_elastic.model import STREAMS
 from nb_elastic.run import attach, remove, runs
 from nb_elastic.snapshot import RunSnapshot
@@ -110,7 +110,7 @@ def _parser(prog: str) -> _Parser:
 
 
 def _run(words: Sequence[str]) -> int:
-    from nb_elastic import launching
+    from nb_elastic import launching, lifeline, reap
     from nb_elastic import options as opts
     from nb_elastic.request import dry_run_text, request_for
 
@@ -123,7 +123,12 @@ def _run(words: Sequence[str]) -> int:
     if parsed.options.dry_run:
         print(dry_run_text(request))
         return 0
-    run = launching.carry_out(request)
+    lifeline.become_subreaper()
+    try:
+        run = launching.carry_out(request)
+    except RunLostError:
+        reap.end_below()
+        raise
     if parsed.options.detach:
         print(run.id)
     return 0

@@ -4,8 +4,8 @@ Runs in: the kernel or command line.
 
 A process is proven by its pid and its start time together, both written down in the run's folder on this very boot of this
 machine and in this container (``lifeline.machine``). What descends from a proven process, or lives in its session, is the
-run's, too. Where the session's leader is gone, the member must also carry the run's own environment. A name, a command line
-or a working folder proves nothing. A run whose supervisor lives is never touched: it sweeps for itself.
+run's, too. Where the session's leader is gone, the member must also carry the run's own environment, or write into its logs.
+A name, a command line or a working folder proves nothing. A run whose supervisor lives is never touched: it sweeps for itself.
 """
 
 from __future__ import annotations
@@ -90,6 +90,17 @@ def end_left(run: RunDir) -> list[Left]:
     return list(ended.values())
 
 
+def end_below() -> None:
+    """Kill everything below this process: it adopted what a lost run left behind, and started nothing else."""
+    for _ in range(LOOKS):
+        if not (below := lifeline.descendants(os.getpid())):
+            return
+        for pid in below:
+            if one := ProcessId.of(pid):
+                _signal(one, signal.SIGKILL)
+        time.sleep(0.005)
+
+
 def is_lost(run: RunDir) -> bool:
     """True for a run without a last word whose supervisor is gone, though nobody has written that down yet."""
     return bool(_loss(run))
@@ -137,6 +148,11 @@ def _proofs(run: RunDir) -> _Proofs:
             found.supervisors.append(one)
         elif event.kind == "worker_started":
             found.known[one] = f"rank {_number(event, 'rank')} of round {_number(event, 'round')}"
+    for _, number, _, folder in run.ranks():  # each rank wrote it before any code of the user's ran
+        told = rundir.read_json(folder.worker_json)
+        one = _identity(told.get("pid"), told.get("start_ticks")) if told.get("machine") == here else None
+        if one is not None:
+            found.known.setdefault(one, f"rank {told.get('rank')} of round {number}")
     for one in _rolled(run, here):
         found.known.setdefault(one, "started by the run")
     return found
@@ -170,10 +186,9 @@ def _living(run: RunDir, proofs: _Proofs) -> dict[ProcessId, str]:
     spared = _own_line(table)
     found = {pid: what for one, what in proofs.known.items() if (pid := one.pid) in table and one.is_alive}
     dead = {one.pid: one for one in proofs.known if one.pid not in table}
-    mark = os.fsencode(f"{MARK}={run.path}")
     for pid, (_, session, ticks) in table.items():
         leader = dead.get(session)
-        is_member = session in found or (leader is not None and ticks >= leader.start_ticks and _carries(pid, mark))
+        is_member = session in found or (leader is not None and ticks >= leader.start_ticks and _carries(pid, run))
         if pid not in found and is_member:
             found[pid] = "in a session of the run"
     has_grown = True
@@ -202,12 +217,14 @@ def _own_line(table: Mapping[int, tuple[int, int, int]]) -> set[int]:
     return found
 
 
-def _carries(pid: int, mark: bytes) -> bool:
-    try:
+def _carries(pid: int, run: RunDir) -> bool:
+    """True if a process was started with the run's environment, or its stdout or stderr is a file of the run's."""
+    with contextlib.suppress(OSError):
         with open(f"/proc/{pid}/environ", "rb") as f:
-            return mark in f.read().split(b"\0")
-    except OSError:
-        return False
+            if os.fsencode(f"{MARK}={run.path}") in f.read().split(b"\0"):
+                return True
+        return any(os.readlink(f"/proc/{pid}/fd/{fd}").startswith(f"{run.path}/") for fd in (1, 2))
+    return False
 
 
 def _command(pid: int) -> str:
