@@ -40,6 +40,21 @@ FIRST_SPAN_S = 3.0
 """The same for a first cell, sent while the launcher still imports torch."""
 
 CELL = "%elastic_launch --nproc 2 --render none tests.programs.will_not_die:main"
+FORK = """
+import os, threading, time
+def fork():
+    while not any(os.scandir(os.environ["NB_ELASTIC_HOME"])):
+        time.sleep(0.001)
+    time.sleep(0.05)
+    if pid := os.fork():
+        os.write(os.open("fork", os.O_CREAT | os.O_WRONLY), b"%d" % pid)
+    else:
+        time.sleep(600)
+        os._exit(0)
+threading.Thread(target=fork, daemon=True).start()
+"""
+"""A child that the notebook forks while the run lives: it has every pipe that the kernel has, and outlives it."""
+
 KERNELS = ("kernel SIGKILL", "kernel SIGSEGV", "kernel restart", "kernel SIGKILL, its fork lives")
 PARTS = ("supervisor", "forkserver", "launcher", "supervisor + forkserver")
 KINDS = (*KERNELS, *(f"{part} SIGKILL" for part in PARTS))
@@ -72,6 +87,7 @@ class Scene:
         self.folder = Path(tempfile.mkdtemp(prefix="nbe-"))
         self.mark = secrets.token_hex(8)
         self.pids = self.folder / "pids"
+        (self.folder / "home").mkdir()
         env = {
             leaks.MARK: self.mark,
             "NB_ELASTIC_HOME": str(self.folder / "home"),
@@ -145,12 +161,7 @@ def _kernel_tries(kind: str, tries: int) -> Iterator[Try]:
     for number in range(tries):
         is_warm = number % 4 != 3
         with _scene(is_warm=is_warm) as scene:
-            if kind.endswith("fork lives"):
-                cell = scene.kernel.ok(
-                    "import os, time\npid = os.fork()\nif not pid:\n    time.sleep(600)\n    os._exit(0)\nprint(pid)"
-                )
-                scene.forks.add(int(cell.stdout))
-            _start(scene)
+            _start(scene, FORK if kind.endswith("fork lives") else "")
             delay_s = _pause(_spread(number, SPAN_S if is_warm else FIRST_SPAN_S))
             if kind == "kernel restart":
                 scene.kernel._manager.restart_kernel(now=True)
@@ -196,10 +207,16 @@ def _scene(*, is_warm: bool) -> Iterator[Scene]:
         scene.close()
 
 
-def _start(scene: Scene) -> Cell:
-    """Send the cell and wait for its first line."""
-    cell = scene.kernel.start(f"print('begun', flush=True)\nget_ipython().run_line_magic(*{CELL!r}[1:].split(' ', 1))")
-    return scene.kernel.wait_for(cell, "begun")
+def _start(scene: Scene, prelude: str = "") -> Cell:
+    """Send the cell and wait for its first line; where its prelude forks, for that, too."""
+    cell = scene.kernel.start(
+        f"{prelude}print('begun', flush=True)\nget_ipython().run_line_magic(*{CELL!r}[1:].split(' ', 1))"
+    )
+    scene.kernel.wait_for(cell, "begun")
+    if prelude:
+        fork = scene.folder / "fork"
+        scene.forks.add(int(until(lambda: fork.exists() and fork.read_text(), 60)))
+    return cell
 
 
 def _pause(delay_s: float) -> float:
