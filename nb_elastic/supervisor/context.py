@@ -26,7 +26,7 @@ SETTLE_S = 0.05
 KILL_S = 10.0
 """How long a process may take to vanish after SIGKILL (uninterruptible sleep) before it is given up."""
 
-TERM_S = 0.25
+TERM_S = 0.2
 """Between SIGTERM and SIGKILL when a run is stopped."""
 
 

@@ -132,7 +132,15 @@ print("spared")
 
 def test_a_process_that_got_a_dead_ranks_pid_is_spared():
     """In a pid namespace of its own, where pids can be given anew."""
-    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", RECYCLES.format(root=str(supervise.ROOT))]
+    command = [
+        "unshare",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        sys.executable,
+        "-c",
+        RECYCLES.format(root=str(supervise.ROOT)),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=supervise.ROOT)
     if "Operation not permitted" in done.stderr:
         pytest.skip("no right to make a pid namespace")
@@ -146,13 +154,17 @@ def test_what_is_left_when_supervisor_and_forkserver_die_at_once_is_ended():
         one.until_event("worker_ready")
         until(lambda: one.out(0).endswith(b"\n"), 60)
         daemons = [ProcessId.of(int(pid)) for pid in one.out(0).split()]
-        until(lambda: all(str(d.pid) in one.run.processes().read_text() for d in daemons), 60, "the daemons on the roll")
+        until(
+            lambda: all(str(d.pid) in one.run.processes().read_text() for d in daemons), 60, "the daemons on the roll"
+        )
         assert reap.left_by(one.run) == [], "its supervisor lives"
         (rank,) = one.of("worker_started")
         for pid in (one.process.pid, int(lifeline.stat_fields(rank["pid"])[1])):
             os.kill(pid, signal.SIGKILL)
         one.process.wait(30)
-        until(lambda: not ProcessId(rank["pid"], rank["start_ticks"]).is_alive, 30, "the rank to go with the forkserver")
+        until(
+            lambda: not ProcessId(rank["pid"], rank["start_ticks"]).is_alive, 30, "the rank to go with the forkserver"
+        )
         assert all(d.is_alive for d in daemons)
         assert str(daemons[0].pid) in reap_all(is_dry=True)
         assert all(d.is_alive for d in daemons)

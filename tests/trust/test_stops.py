@@ -5,7 +5,9 @@ A user would lose: the GPU that a rank keeps which nobody can end, and the model
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from nb_elastic import lifeline, rundir, snapshot
 from nb_elastic.report_text import stopped_text
-from tests.support import supervise
+from tests.support import proc, supervise
 from tests.support.kernel import Kernel
 from tests.support.until import until
 
@@ -109,6 +111,25 @@ def test_what_finished_before_the_stop_keeps_its_result():
     assert ways(one) == ["left by itself", SAVED]
     assert [e["has_result"] for e in sorted(one.of("worker_exited"), key=lambda e: e["rank"])] == [True, False]
     assert [w.state.value for w in snapshot.load(one.run).workers] == ["succeeded", "stopped"]
+
+
+def test_an_interrupt_ends_a_run_whose_own_processes_were_stopped(tmp_path: Path):
+    """SIGSTOP, by a careless Ctrl-Z or ``kill``: whoever should end the ranks could heed nothing."""
+    with Kernel(cwd=tmp_path, env={"NB_ELASTIC_HOME": str(tmp_path / "home")}) as kernel:
+        kernel.ok("%load_ext nb_elastic\nimport nb_elastic")
+        for part in ("supervisor", "forkserver", "supervisor + forkserver"):
+            cell = kernel.start(
+                f"%%elastic_launch --nproc 2 --render none\nimport time\nopen({part!r}, 'w').close()\ntime.sleep(600)"
+            )
+            until((tmp_path / part).exists, 120)
+            found = proc.by_role(kernel.pid)
+            stopped = [pid for name in part.split(" + ") for pid in found[name]]
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+            until(lambda stopped=stopped: all(lifeline.stat_fields(pid)[0] == "T" for pid in stopped), 30)
+            kernel.interrupt()
+            kernel.wait(cell, MARGIN_S + 5)
+            assert cell.reply["ename"] == "RunStoppedError", (part, cell.text)
 
 
 def test_an_interrupt_before_the_first_line_leaves_nothing_at_any_time(tmp_path: Path):
