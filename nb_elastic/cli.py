@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nb_elastic import cli_debug, rundir, sight, snapshot
-from nb_elastic.errors import ElasticError, OptionError, RunStoppedError
+from nb_elastic.errors import ElasticError, OptionError, RunLostError, RunStoppedError
 from nb_elastic.lifeline import HeldInterrupts
 from nb_elastic.model import STREAMS, LaunchOptions
 from nb_elastic.report_text import first_line
@@ -117,13 +117,15 @@ def _parser(prog: str) -> _Parser:
     prune = add("prune", _prune, "delete old finished runs", takes_run=False)
     prune.add_argument("--keep", type=int, default=20, metavar="N", help="how many of the newest to keep (default 20)")
     add("doctor", _doctor, "check this machine", takes_run=False)
+    reap = add("reap", _reap, "end what a crashed run left behind, proven by pid and start time", takes_run=False)
+    reap.add_argument("--dry-run", action="store_true", help="tell what would be ended; end nothing")
     export = add("export", _export, "write the cell as a script plus its torchrun line")
     export.add_argument("--to", metavar="FILE", help="write the script there instead of printing it")
     return parser
 
 
 def _run(words: Sequence[str]) -> int:
-    from nb_elastic import launching
+    from nb_elastic import launching, lifeline, reap
     from nb_elastic import options as opts
     from nb_elastic.request import dry_run_text, request_for
 
@@ -137,7 +139,12 @@ def _run(words: Sequence[str]) -> int:
     if parsed.options.dry_run:
         print(dry_run_text(request))
         return 0
-    run = launching.carry_out(request)
+    lifeline.become_subreaper()
+    try:
+        run = launching.carry_out(request)
+    except RunLostError:
+        reap.end_below()
+        raise
     if parsed.options.detach:
         print(run.id)
     return 0
@@ -254,6 +261,13 @@ def _doctor(_: argparse.Namespace) -> int:
     checks = doctor.check()
     print(doctor.text(checks))
     return EXIT_FAILED if any(c.state == "bad" for c in checks) else 0
+
+
+def _reap(arguments: argparse.Namespace) -> int:
+    from nb_elastic.cli_reap import reap_all
+
+    print(reap_all(is_dry=arguments.dry_run))
+    return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:

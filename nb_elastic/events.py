@@ -8,7 +8,7 @@ Every event has ``event``, ``time_ns`` and ``node``, in the journal also ``seal`
 event                carries
 ==================== ====================================================================
 run_created          run_id, rdzv_id, name, nproc (int or text), min_nodes, max_nodes, max_restarts, entry, is_detached, boot_id
-supervisor_started   pid, start_ticks, host, boot_id, pid_namespace, torch, python
+supervisor_started   pid, start_ticks, host, boot_id, pid_namespace, torch, python, executable
 note                 level (info or warning), text: told once to the user
 rendezvous_started   round, attempt, backend
 rendezvous_finished  round, attempt, group_rank, group_world_size, world_size, master_addr, master_port

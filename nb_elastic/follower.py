@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nb_elastic import events, rundir, sight, snapshot, untrusted
+from nb_elastic import events, reap, rundir, sight, snapshot, untrusted
 from nb_elastic.dashboard import plainjson, saved
 from nb_elastic.events import Event
 from nb_elastic.logreader import LogFollower
@@ -212,6 +212,8 @@ class Follower:
     def _end_as_lost(self, found: Loss) -> None:
         """Write down that the run is lost, unless that is only a guess: then somebody elsewhere may still write there."""
         text = found.text
+        if self._channel is not None:  # we launched it: what nobody could sweep goes at once
+            reap.end_left(self._folder)
         with contextlib.suppress(OSError):
             tail = rundir.read_tail(self._folder.supervisor_log, 2000).decode("utf-8", "replace").strip()
             text += f". The end of supervisor.log:\n{tail}" if tail else ""

@@ -1,6 +1,6 @@
 """The warm launcher: has imported what ranks need, and forks supervisors from that state.
 
-Runs in: the launcher, ``python -m nb_elastic.launcher FD KERNEL_PID``, one for each kernel, and its molds.
+Runs in: the launcher, ``python -m nb_elastic.launcher FD PARENT_PID KERNEL_PID``, one for each kernel, and its molds.
 
 The kernel holds the other end of a socket (SOCK_SEQPACKET, one JSON object a message). It first sends the ``path`` to
 import from, then passes descriptors:
@@ -34,6 +34,7 @@ from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence
 from typing import Any, NoReturn
 
 from nb_elastic import installed, lifeline, pools
+from nb_elastic.launcher_forked import Forked
 from nb_elastic.supervisor import standby, starting
 from nb_elastic.worker import set_title
 
@@ -106,11 +107,15 @@ class Launcher:
     Args:
         sock: the kernel's.
         born: the environment that this interpreter started with.
+        forked: what this launcher and its molds have forked.
+        kernel_fd: becomes readable when the kernel ends, or -1.
     """
 
-    def __init__(self, sock: socket.socket, born: Mapping[str, str]) -> None:
+    def __init__(self, sock: socket.socket, born: Mapping[str, str], forked: Forked, *, kernel_fd: int = -1) -> None:
         self._sock = sock
         self._born = born
+        self._forked = forked
+        self._kernel_fd = kernel_fd
         self._wake_r, self._wake_w = os.pipe()
         for fd in (self._wake_r, self._wake_w):
             os.set_blocking(fd, False)
@@ -122,8 +127,12 @@ class Launcher:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         poll.register(self._wake_r, select.POLLIN)
+        if self._kernel_fd >= 0:  # a child that the kernel forked may hold the socket, too, and outlive it
+            poll.register(self._kernel_fd, select.POLLIN)
         while True:
             ready = {fd for fd, _ in poll.poll()}
+            if self._kernel_fd in ready:
+                return
             if self._wake_r in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_r, 4096)
@@ -162,35 +171,42 @@ class Launcher:
     def _fork_supervisor(self, theirs: socket.socket, *, spares: int, is_calm: bool) -> None:
         parent = os.getpid()
         with lifeline.blocked_signals(signal.SIGCHLD):
-            if os.fork() == 0:
+            if (pid := os.fork()) == 0:
                 standby.begin(theirs, spares=spares, is_calm=is_calm, parent=parent, born=self._born, leave=self._leave)
+        self._forked.add(pid)
 
     def _fork_mold(self, theirs: socket.socket, modules: Sequence[str]) -> None:
         parent = os.getpid()
         with lifeline.blocked_signals(signal.SIGCHLD):
-            if os.fork() != 0:
+            if (pid := os.fork()) != 0:
+                self._forked.add(pid)
                 return
             try:
-                self._leave()
+                self._leave(is_mold=True)
                 lifeline.die_with_parent(parent=parent)
                 set_title("nb_elastic:launcher:mold")
-                mold = Launcher(theirs, self._born)
+                mold = Launcher(theirs, self._born, self._forked)
             except BaseException:  # noqa: BLE001  the border of the process
                 os._exit(1)
         _live(mold, modules)
 
-    def _leave(self) -> None:
+    def _leave(self, *, is_mold: bool = False) -> None:
         """In a child: close what only this process needs, and take signals as a fresh process does."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._sock.close()
         os.close(self._wake_r)
         os.close(self._wake_w)
+        if self._kernel_fd >= 0:
+            os.close(self._kernel_fd)
+        if not is_mold:
+            self._forked.close()
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
+            self._forked.end_strays()
 
 
 def hold(modules: Sequence[str], *, limit_s: float = TOO_LONG_S) -> tuple[str, str]:
@@ -269,12 +285,15 @@ def _live(launcher: Launcher, modules: Sequence[str]) -> NoReturn:
         os._exit(code)
 
 
-def main(fd: int, *, parent: int) -> NoReturn:
+def main(fd: int, *, parent: int, kernel: int) -> NoReturn:
     """Warm up and serve.
 
     Args:
-        parent: pid of the kernel whose death ends this process at once; 0 where only the socket's end does.
+        parent: pid of the kernel whose death ends this process at once; 0 where it would follow a mere thread's.
+        kernel: pid of the kernel.
     """
+    lifeline.become_subreaper()
+    identity = lifeline.ProcessId.of(kernel)
     if parent:
         lifeline.die_with_parent(parent=parent)
     gc.disable()
@@ -290,8 +309,8 @@ def main(fd: int, *, parent: int) -> NoReturn:
         starting.import_own()
         for name in BEFOREHAND:
             importlib.import_module(name)
-    _live(Launcher(sock, born), ())
+    _live(Launcher(sock, born, Forked(), kernel_fd=identity.open() if identity else -1), ())
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), parent=int(sys.argv[2]))
+    main(int(sys.argv[1]), parent=int(sys.argv[2]), kernel=int(sys.argv[3]))

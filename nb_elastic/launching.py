@@ -37,7 +37,7 @@ from nb_elastic.engines import base as engine_base
 from nb_elastic.engines.base import Channel, Engine
 from nb_elastic.engines.warm import LAUNCHER_ENV
 from nb_elastic.errors import ElasticError, LaunchError, OptionError, WorkerFailedError
-from nb_elastic.lifeline import HeldInterrupts
+from nb_elastic.lifeline import HeldInterrupts, ProcessId
 from nb_elastic.model import LaunchOptions, LaunchSpec, to_json
 from nb_elastic.report_text import failure_text
 from nb_elastic.request import Request, name_of, place, request_for
@@ -280,6 +280,7 @@ def _working_folder() -> str:
 
 def _spec(folder: rundir.RunDir, request: Request, cwd: str, buffers_fd: int) -> LaunchSpec:
     options = request.options
+    own = ProcessId.of(os.getpid())
     return LaunchSpec(
         run_id=folder.run_id,
         rdzv_id=options.rdzv_id or folder.run_id,
@@ -299,6 +300,9 @@ def _spec(folder: rundir.RunDir, request: Request, cwd: str, buffers_fd: int) ->
         affinity=ambient.affinity(),
         on_breakpoint="wait" if options.detach else "ask" if debugging.can_ask() else "pass",
         is_patient=bool(_BREAKPOINT.search(request.cell)),
+        machine=machine.here(),
+        owner_pid=own.pid if own else 0,
+        owner_start_ticks=own.start_ticks if own else 0,
     )
 
 

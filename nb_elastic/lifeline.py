@@ -45,6 +45,19 @@ class ProcessId:
                 return cls(pid, 0)
         return None
 
+    def open(self) -> int:
+        """A descriptor that becomes readable when this very process ends; -1 if it is gone, or none is to be had."""
+        if not hasattr(os, "pidfd_open"):
+            return -1
+        try:
+            fd = os.pidfd_open(self.pid)
+        except OSError:
+            return -1
+        if self.is_alive:
+            return fd
+        os.close(fd)
+        return -1
+
     @property
     def is_alive(self) -> bool:
         """True while this very process, not another with its pid, runs."""
@@ -174,6 +187,20 @@ def descendants(root: int) -> list[int]:
         found += below
         queue += below
     return found
+
+
+def children(parent: int) -> list[int]:
+    """Pids of the living children of a process, as the kernel lists them; it may miss one while another one ends."""
+    found: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{parent}/task"):
+            with open(f"/proc/{parent}/task/{task}/children", "rb") as f:
+                found += map(int, f.read().split())
+    except FileNotFoundError:  # a kernel that keeps no such list, or a thread that has ended
+        found = [pid for pid in descendants(parent) if stat_fields(pid)[1:2] == [str(parent)]]
+    except OSError:
+        return []
+    return [pid for pid in found if ProcessId.of(pid)]
 
 
 def _prctl(option: int, value: int) -> None:

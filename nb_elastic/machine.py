@@ -28,6 +28,16 @@ def pid_namespace() -> int:
     return 0
 
 
+def here() -> str:
+    """Where pids and start times mean what they mean in this process; "" where that can't be told."""
+    return label(boot_id(), pid_namespace())
+
+
+def label(boot: str, namespace: int) -> str:
+    """The same for a process of which these two are known."""
+    return f"{boot} {namespace}" if boot and namespace else ""
+
+
 def hold(fd: int) -> None:
     """Mark an open file as held: for as long as any process has this descriptor, or one made from it."""
     with contextlib.suppress(OSError):

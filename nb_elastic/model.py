@@ -185,6 +185,8 @@ class LaunchSpec:
         rlimits: resource limits of the ranks, name -> (soft, hard), -1 for none; those not named stay as they are.
         niceness: nice value of the ranks; None leaves it alone.
         affinity: logical CPUs that the notebook itself may use; empty leaves it alone.
+        machine: ``machine.here`` of whoever launches, where the owner's pid means something.
+        owner_pid: process whose end ends an attached run, with ``owner_start_ticks``; 0 where only stdin's end does.
     """
 
     run_id: str
@@ -206,6 +208,9 @@ class LaunchSpec:
     affinity: tuple[int, ...] = ()
     on_breakpoint: str = "pass"
     is_patient: bool = False
+    machine: str = ""
+    owner_pid: int = 0
+    owner_start_ticks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -288,6 +288,8 @@ def stopped_text(snapshot: RunSnapshot, *, folder: RunDir | None = None) -> str:
 def worker_words(worker: WorkerSnapshot) -> str:
     """What became of a worker, in a few words."""
     how = worker.signal or (f"exit code {worker.exit_code}" if worker.exit_code else "")
+    if worker.state is WorkerState.STOPPED and worker.how:
+        return f"stopped: {first_line(worker.how)}"
     words = {
         WorkerState.ENDED: "ended by the agent",
         WorkerState.STOPPED: "stopped",

@@ -200,7 +200,9 @@ class Run(debugging.Looks):
                 return
             self._follower.pause()
         if sight.has_our_pids(now):
-            ProcessId(now.supervisor_pid, now.supervisor_start_ticks).signal(signal.SIGINT)
+            supervisor = ProcessId(now.supervisor_pid, now.supervisor_start_ticks)
+            supervisor.signal(signal.SIGINT)
+            supervisor.signal(signal.SIGCONT)  # somebody may have stopped it: it could heed nothing
 
     def dashboard(self, *, on_stop: Callable[[float], object] | None = None) -> None:
         """Show the run as it is now, and follow it while it is live; an interrupt ends the following, not the run.

@@ -131,6 +131,10 @@ class RunDir:
         """What each rank of a node used, a JSON line a second."""
         return self.node(node) / "usage.jsonl"
 
+    def processes(self, node: int | None = None) -> Path:
+        """Every process of a node that was seen below its supervisor, with its start time: a JSON line for each look that found news."""
+        return self.node(node) / "processes.jsonl"
+
     def growth(self, node: int | None = None) -> Path:
         """How large the log files of a node's ranks were at what time, a JSON line for each look that found news."""
         return self.node(node) / "growth.jsonl"

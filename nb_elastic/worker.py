@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nb_elastic import afresh, ambient, entry, frames, holding, opening, rankshell_hooks, rankstacks, rundir
+from nb_elastic import afresh, ambient, entry, frames, holding, machine, opening, rankshell_hooks, rankstacks, rundir
 from nb_elastic.errors import PayloadError
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import WorkerFailure, WorkerSpec, from_json, to_json
@@ -169,6 +169,7 @@ def _prepare(spec: WorkerSpec) -> dict[str, Any]:
     report: dict[str, Any] = {
         "pid": os.getpid(),
         "start_ticks": identity.start_ticks if identity else 0,
+        "machine": machine.here(),
         "rank": spec.rank,
         "local_rank": spec.local_rank,
         "round": spec.round,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -102,6 +103,8 @@ class LocalChannel:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._stdin.write(wire.encode(message, blob))
             self._stdin.flush()
+        if message.get("type") == "stop":
+            self._wake()
 
     def lines(self) -> Iterator[bytes]:
         """Yield the supervisor's JSON lines; nothing for a detached one, whose journal tells all."""
@@ -139,6 +142,14 @@ class LocalChannel:
         if self._stdout is not None:
             self._stdout.close()
         self._on_close()
+
+    def _wake(self) -> None:
+        """Have a supervisor that somebody stopped (SIGSTOP) go on: it could heed nothing."""
+        with self._lock:
+            if self.process is not None:
+                self.process.send_signal(signal.SIGCONT)
+            elif self._offer is not None and self._offer.identity is not None:
+                self._offer.identity.signal(signal.SIGCONT)
 
     def _settle(self, timeout_s: float, *, is_last: bool) -> None:
         """Hand the pipes to the launcher's supervisor when it has said hello.

@@ -105,7 +105,14 @@ class WarmLauncher:
             try:
                 with blocked_signals():
                     self._process = subprocess.Popen(
-                        [sys.executable, "-m", "nb_elastic.launcher", str(theirs.fileno()), str(parent)],
+                        [
+                            sys.executable,
+                            "-m",
+                            "nb_elastic.launcher",
+                            str(theirs.fileno()),
+                            str(parent),
+                            str(os.getpid()),
+                        ],
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL,
                         stderr=subprocess.DEVNULL,

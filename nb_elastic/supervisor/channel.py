@@ -24,6 +24,7 @@ from typing import Any
 
 from nb_elastic import events, rundir, wire
 from nb_elastic.events import Event
+from nb_elastic.lifeline import ProcessId
 
 _HEAD = struct.Struct(">II")
 RESERVE_BYTES = 128 << 10
@@ -187,7 +188,8 @@ class FrameReader:
 
     Args:
         on_message: called in the thread with each message.
-        on_end: called in the thread once, when stdin is at its end.
+        on_end: called in the thread once, when stdin is at its end, or the owner's.
+        owner: process that holds stdin's other end; a child that it forked may hold that, too, and outlive it.
         decoder: holds what was read before and is no whole frame yet.
     """
 
@@ -198,11 +200,13 @@ class FrameReader:
         *,
         fd: int = 0,
         decoder: FrameDecoder | None = None,
+        owner: ProcessId | None = None,
     ) -> None:
         self._on_message = on_message
         self._on_end = on_end
         self._fd = fd
         self._decoder = decoder or FrameDecoder()
+        self._owner = owner
         self._wake_r, self._wake_w = os.pipe()
         self._thread = threading.Thread(target=self._run, name="nb_elastic-stdin", daemon=True)
 
@@ -219,17 +223,29 @@ class FrameReader:
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         poll.register(self._wake_r, select.POLLIN)
-        with contextlib.suppress(OSError, ValueError):
-            while True:
+        owner_fd = self._owner.open() if self._owner else -1
+        if owner_fd >= 0:
+            poll.register(owner_fd, select.POLLIN)
+        is_over = owner_fd < 0 and self._owner is not None and not self._owner.is_alive
+        try:
+            while not is_over:
                 ready = [fd for fd, _ in poll.poll()]
                 if self._wake_r in ready:
                     return
-                data = os.read(self._fd, 1 << 16)
-                if not data:
-                    break
-                for message in self._decoder.feed(data):
-                    self._on_message(message)
+                is_over = owner_fd in ready or not self._read()
+        except (OSError, ValueError):
+            pass
+        finally:
+            if owner_fd >= 0:
+                os.close(owner_fd)
         self._on_end()
+
+    def _read(self) -> bool:
+        """Read once and hand on what came; False at stdin's end."""
+        data = os.read(self._fd, 1 << 16)
+        for message in self._decoder.feed(data):
+            self._on_message(message)
+        return bool(data)
 
 
 def _fallocate(fd: int, offset: int, size: int) -> bool:

@@ -26,7 +26,7 @@ SETTLE_S = 0.05
 KILL_S = 10.0
 """How long a process may take to vanish after SIGKILL (uninterruptible sleep) before it is given up."""
 
-TERM_S = 1.0
+TERM_S = 0.2
 """Between SIGTERM and SIGKILL when a run is stopped."""
 
 
@@ -159,7 +159,7 @@ class RankContext(PContext):
         self._wait_gone(lambda: 0.0 if self._stopper.is_requested else end)
 
     def _stop(self) -> None:
-        """SIGINT, so that user code can save; after the grace SIGTERM; a second later the caller sends SIGKILL."""
+        """SIGINT, so that user code can save; after the grace SIGTERM; a moment later the caller sends SIGKILL."""
         if not self.watch.alive:
             return
         grace_s = max(0.0, (self._stopper.until or 0.0) - time.monotonic())

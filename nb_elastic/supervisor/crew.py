@@ -143,6 +143,8 @@ class ForkServer:
     def signal(self, pids: Sequence[int], number: int, *, has_session: bool = False) -> None:
         """Signal ranks that live; with ``has_session`` all processes of their sessions, too."""
         if pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGCONT)  # somebody may have stopped it: nobody else ends the ranks
             self._send({"type": "signal", "signal": number, "pids": list(pids), "session": has_session})
 
     def sweep(self) -> int:
@@ -206,7 +208,12 @@ class ForkServer:
 
     def _sweep(self) -> None:
         """Kill what a dead forkserver left: as subreaper we adopted it."""
-        forkserver.kill_all([p for p in lifeline.descendants(os.getpid()) if p != self.pid], signal.SIGKILL)
+        for _ in range(forkserver.SWEEPS):
+            left = [p for p in lifeline.descendants(os.getpid()) if p != self.pid]
+            if not left:
+                return
+            forkserver.kill_all(left, signal.SIGKILL)
+            time.sleep(0.001)  # what they leave in turn comes to us as they die
 
     def _send(self, message: dict[str, Any]) -> None:
         try:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nb_elastic.lifeline import ProcessId
+
 WALK_SHARE = 0.005
 """Share of one CPU that walks over children's pages may take."""
 
@@ -62,12 +64,18 @@ class Families:
 
     Args:
         leaders: pids of the ranks.
+        adopters: processes that adopt what ranks leave behind: their other children are ours, too, but no rank's.
         proc: where the kernel tells of processes.
         clock: seconds, as ``time.monotonic``.
     """
 
     def __init__(
-        self, leaders: Iterable[int], *, proc: Path = Path("/proc"), clock: Callable[[], float] = time.monotonic
+        self,
+        leaders: Iterable[int],
+        *,
+        adopters: Iterable[int] = (),
+        proc: Path = Path("/proc"),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._proc = os.fspath(proc)
         self._clock = clock
@@ -75,6 +83,8 @@ class Families:
         self._page_bytes = os.sysconf("SC_PAGE_SIZE")
         self._families: dict[int, _Family] = {}
         self._leader_of: dict[int, int] = {}
+        self._adopters = frozenset(adopters)
+        self._strays: dict[int, int] = {}
         self._foreign: set[str] = set()
         self._began = self._last = clock()
         self._walks_s = 0.0
@@ -86,6 +96,11 @@ class Families:
     def pids(self) -> dict[int, tuple[int, ...]]:
         """Living processes of each rank, by the rank's pid."""
         return {leader: tuple(family.members) for leader, family in self._families.items()}
+
+    def known(self) -> set[ProcessId]:
+        """Every process that was there at the last sample: the ranks, what they started, what they left behind."""
+        members = {ProcessId(p.pid, int(p.start_ticks)) for f in self._families.values() for p in f.members.values()}
+        return members | {ProcessId(pid, ticks) for pid, ticks in self._strays.items()}
 
     def sample(self) -> dict[int, FamilyUsage]:
         """What each living rank used since the last sample, by its pid."""
@@ -110,12 +125,15 @@ class Families:
         """Adopt new processes of the sessions. Who was not ours once never will be, so each is looked at once."""
         names = {name for name in os.listdir(self._proc) if name.isdecimal()}
         self._foreign &= names
-        new = sorted(map(int, names - self._foreign - {str(pid) for pid in self._leader_of}))
+        self._strays = {p: t for p, t in self._strays.items() if (s := self._stat(p)) and int(s[19]) == t}
+        new = sorted(map(int, names - self._foreign - {str(pid) for pid in (*self._leader_of, *self._strays)}))
         for pid in new:
             stat = self._stat(pid)
             leader = self._leader_of.get(int(stat[3])) or self._leader_of.get(int(stat[1])) if stat else None
             if leader in self._families and stat:
                 self._adopt(pid, leader, stat)
+            elif stat and int(stat[1]) in (self._adopters | self._strays.keys()):
+                self._strays[pid] = int(stat[19])
             else:
                 self._foreign.add(str(pid))
 

@@ -42,6 +42,8 @@ def serve(sock: socket.socket, *, can_fork: bool, title: str = "", spares: int =
         spares: how many processes to fork ahead of the launch.
         is_calm: no launch is under way yet.
     """
+    with contextlib.suppress(PermissionError):
+        os.setsid()  # what is sent to the supervisor's group must not end both: each sweeps what the other leaves
     lifeline.become_subreaper()
     seals.forget_all()
     if title:
@@ -182,8 +184,10 @@ class _Server:
     def _signal(self, pid: int, number: int, *, has_session: bool) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-        if has_session:
-            kill_all(session_members({pid}), number)
+        members = session_members({pid}) if has_session else []
+        kill_all(members, number)
+        if number in lifeline.DEATH_SIGNALS:  # who is stopped (SIGSTOP, a Ctrl-Z) could heed nothing
+            kill_all([p for p in (pid, *members) if _is_stopped(p)], signal.SIGCONT)
 
     def _reap(self) -> None:
         """See every exit at once, tell it, end what the dead left behind, and only then reap them.
@@ -290,6 +294,10 @@ def session_members(leaders: set[int]) -> list[int]:
 def _parent_of(pid: int) -> int:
     fields = lifeline.stat_fields(pid)
     return int(fields[1]) if fields else 0
+
+
+def _is_stopped(pid: int) -> bool:
+    return lifeline.stat_fields(pid)[:1] == ["T"]
 
 
 def _belongs_to(pid: int, spec: WorkerSpec) -> bool:

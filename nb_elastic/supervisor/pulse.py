@@ -1,4 +1,4 @@
-"""Writes what the ranks of a round use (usage.jsonl) and when their logs grew (growth.jsonl), while they run.
+"""Writes what the ranks of a round use (usage.jsonl), which processes they are (processes.jsonl) and when their logs grew (growth.jsonl).
 
 Runs in: the supervisor, in a thread that sleeps until a log grows or a second is over.
 """
@@ -19,6 +19,7 @@ from nb_elastic.supervisor.families import Families
 from nb_elastic.supervisor.gpus import GpuWatch
 from nb_elastic.supervisor.growth import Growth
 from nb_elastic.supervisor.hangs import HangWatch
+from nb_elastic.supervisor.roll import Roll, adopters
 from nb_elastic.wakes import Wakes
 
 FIRST_S = 0.15
@@ -117,6 +118,7 @@ class _Round:
         self._usage = Appender(run.usage(node))
         self._usage_due = 0.0
         self._growth_lines = Appender(run.growth(node))
+        self._roll = Roll(run.processes(node))
         self._growth = Growth(self._logs(), watch=self._wakes.watch, out=self._growth_lines)
         self._looking = threading.Lock()
         self._gpus = GpuWatch({s.local_rank: s.gpu for s in subjects}, gpus, self._pids_by_rank)
@@ -142,11 +144,13 @@ class _Round:
         if not self._thread.is_alive():
             self._usage.close()
             self._growth_lines.close()
+            self._roll.close()
         self._gpus.join()
         self._wakes.close()
 
     def _watch(self) -> None:
-        families = Families(s.pid for s in self._subjects)
+        pids = [s.pid for s in self._subjects]
+        families = Families(pids, adopters=adopters(pids))
         self._pids = families.pids()
         sample_at = time.monotonic() + FIRST_S
         try:
@@ -187,6 +191,7 @@ class _Round:
     def _sample(self, families: Families) -> None:
         usage = families.sample()
         self._pids = families.pids()
+        self._roll.note(families.known())
         self._samples += 1
         if self._samples % REWATCH_SAMPLES == 0:
             with self._looking:

@@ -38,6 +38,7 @@ from nb_elastic.supervisor.pulse import Pulse
 from nb_elastic.supervisor.run_verdict import Verdict
 from nb_elastic.supervisor.stopping import LOST_GRACE_S, Stopper, timeout_text
 from nb_elastic.supervisor.upkeep import Upkeep
+from nb_elastic.supervisor.vigil import owner_of
 
 SUCCEEDED, FAILED, STOPPED, NOT_STARTED = 0, 1, 2, 3
 """Exit codes of a supervisor."""
@@ -121,7 +122,7 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
             stopper.request(by="the end of whoever started it", grace_s=LOST_GRACE_S)
 
     upkeep = Upkeep(folder, log, stopper, is_alone=spec.options.is_one_node)
-    with FrameReader(on_message, on_end, decoder=ground.decoder), upkeep:
+    with FrameReader(on_message, on_end, decoder=ground.decoder, owner=owner_of(spec)), upkeep:
         _tell_start(log, ground)
         stopper.heed()  # whoever comes later knows our pid
         try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from nb_elastic import lifeline, rundir
+from nb_elastic import lifeline, machine, rundir
 from nb_elastic.events import Event, encode, make
 from nb_elastic.model import LaunchSpec
 from nb_elastic.supervisor import run_verdict, stopping
@@ -73,7 +73,9 @@ class Vigil:
             for message in self.decoder.feed(data):
                 if message.get("type") == "stop":
                     return str(message.get("by") or "somebody")
-        return "the end of whoever started it" if self._has_ended and not self._spec.is_detached else ""
+        owner = owner_of(self._spec)
+        is_left = self._has_ended or (owner is not None and not owner.is_alive)
+        return "the end of whoever started it" if is_left and not self._spec.is_detached else ""
 
     def _end(self, state: str, text: str, by: str, code: int) -> NoReturn:
         try:
@@ -90,6 +92,13 @@ class Vigil:
                     identity.signal(signal.SIGKILL)
         finally:
             os._exit(code)
+
+
+def owner_of(spec: LaunchSpec) -> lifeline.ProcessId | None:
+    """The process whose end ends the run; None for a detached run, and where no process of this machine started it."""
+    if spec.is_detached or not spec.owner_pid or not spec.machine or spec.machine != machine.here():
+        return None
+    return lifeline.ProcessId(spec.owner_pid, spec.owner_start_ticks)
 
 
 def say(spec: LaunchSpec, *said: Event) -> None:

@@ -20,6 +20,7 @@ from nb_elastic.supervisor.channel import EventLog
 from nb_elastic.supervisor.crew import Exit, ForkServer, Started
 from nb_elastic.supervisor.evidence import Evidence, Witness
 from nb_elastic.supervisor.stopping import Stopper
+from nb_elastic.supervisor.ways import BY_AGENT, way_to_end
 
 STUCK_S = 5.0
 """A rank that told its exception and does not exit (it waits for a thread of its own) counts as failed after this."""
@@ -39,6 +40,7 @@ class Rank:
 
     Attributes:
         signals: (signal, nanoseconds since the epoch) of each that it was sent, the first one first.
+        how: its way to its end, or "" before that.
         told_at: when (``time.monotonic``) its own failure file was first seen.
         held: why it waits to be looked at (``failure`` or ``breakpoint``) and the number of that stop, or None.
     """
@@ -48,6 +50,7 @@ class Rank:
     is_ready: bool = False
     signals: list[tuple[int, int]] = field(default_factory=list)
     exit: Exit | None = None
+    how: str = ""
     state: WorkerState = WorkerState.STARTING
     told_at: float | None = None
     held: tuple[str, int] | None = None
@@ -184,16 +187,13 @@ class Watch:
 
     def others(self) -> list[str]:
         """One line for each rank that has no failure of its own."""
-        words = {
-            WorkerState.SUCCEEDED: "finished",
-            WorkerState.ENDED: "ended by the agent",
-            WorkerState.STOPPED: "stopped",
-        }
-        return [
-            f"rank {r.spec.rank}: {words.get(r.state, r.state.value)}"
-            for r in self.ranks
-            if r.spec.local_rank not in self._told
-        ]
+        words = {WorkerState.SUCCEEDED: "finished", WorkerState.ENDED: BY_AGENT, WorkerState.STOPPED: "stopped"}
+        found = []
+        for rank in (r for r in self.ranks if r.spec.local_rank not in self._told):
+            text = words.get(rank.state, rank.state.value)
+            has_more = rank.state in {WorkerState.ENDED, WorkerState.STOPPED} and rank.how not in {"", text}
+            found.append(f"rank {rank.spec.rank}: {text}{f': {rank.how}' if has_more else ''}")
+        return found
 
     def tell(self, kind: str, spec: WorkerSpec, *, time_ns: int | None = None, **data: Any) -> None:
         """Tell an event of one rank."""
@@ -216,15 +216,18 @@ class Watch:
     def _tell_exit(self, rank: Rank, *, exit_code: int | None) -> None:
         worker = rundir.read_json(rank.folder.worker_json)
         more = {key: worker[key] for key in ("result", "pull") if key in worker}
+        time_ns = rank.exit.time_ns if rank.exit else time.time_ns()
+        rank.how = way_to_end(rank.signals, exit_code=exit_code, time_ns=time_ns, is_stop=self._stopper.is_requested)
         self.tell(
             "worker_exited",
             rank.spec,
-            time_ns=rank.exit.time_ns if rank.exit else None,
+            time_ns=time_ns,
             pid=rank.started.pid,
             exit_code=exit_code,
             signal=failures_words.signal_name(exit_code),
             state=rank.state.value,
             has_result=rank.folder.result.exists(),
+            how=rank.how,
             **more,
         )
 

@@ -16,7 +16,19 @@ from pathlib import Path
 
 from tests.benchmarks.table import Row, render, verdicts
 
-ALL = ("start", "first_launch", "first_line", "path", "many", "preload", "capture", "killed", "lines", "answers")
+ALL = (
+    "start",
+    "first_launch",
+    "first_line",
+    "path",
+    "many",
+    "preload",
+    "capture",
+    "killed",
+    "interrupt",
+    "lines",
+    "answers",
+)
 
 
 def main(chosen: list[str]) -> int:

@@ -21,8 +21,12 @@ MARK = "NBE_TEST_MARK"
 """Environment variable that carries the mark."""
 
 
-def processes(mark: str) -> set[ProcessId]:
-    """Every living process of this pytest or with ``mark`` in the environment it started with, but those that stand by."""
+def processes(mark: str, *, has_standing_by: bool = False) -> set[ProcessId]:
+    """Every living process of this pytest or with ``mark`` in the environment it started with.
+
+    Args:
+        has_standing_by: what stands by counts, too: its kernel is dead, say.
+    """
     pids = set(descendants(os.getpid()))
     needle = f"{MARK}={mark}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
@@ -32,7 +36,7 @@ def processes(mark: str) -> set[ProcessId]:
         except OSError:
             continue
     pids.discard(os.getpid())
-    found = {ProcessId.of(pid) for pid in pids if not _is_lasting(pid) and not stands_by(pid)}
+    found = {ProcessId.of(pid) for pid in pids if not _is_lasting(pid) and (has_standing_by or not stands_by(pid))}
     return {p for p in found if p is not None}
 
 

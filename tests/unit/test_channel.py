@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from nb_elastic import wire
 from nb_elastic.events import decode
+from nb_elastic.lifeline import ProcessId
 from nb_elastic.rundir import RunDir
 from nb_elastic.supervisor.channel import EventLog, FrameDecoder, FrameReader
 from tests.support.until import until
@@ -87,3 +90,17 @@ def test_the_reader_can_be_left_while_stdin_is_open(pipe):
     with FrameReader(told.append, lambda: told.append("end"), fd=pipe[0]):
         pass
     assert told == []
+
+
+def test_the_end_of_the_owner_is_heard_where_others_hold_stdin_open(pipe):
+    """A child that the notebook forked has the kernel's end of the pipe, and lives on."""
+    told: list[object] = []
+    owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    identity = ProcessId.of(owner.pid)
+    with FrameReader(told.append, lambda: told.append("end"), fd=pipe[0], owner=identity):
+        os.write(pipe[1], wire.encode({"n": 1}))
+        until(lambda: told == [{"n": 1}])
+        owner.communicate(b"\n")
+        until(lambda: told == [{"n": 1}, "end"])
+    with FrameReader(told.append, lambda: told.append("again"), fd=pipe[0], owner=identity):
+        until(lambda: told[2:] == ["again"])

@@ -195,3 +195,22 @@ def test_real_processes_are_read() -> None:
         os.waitpid(pid, 0)
         os.close(out)
         os.close(into)
+
+
+def test_every_process_below_the_supervisor_is_known_also_what_no_rank_owns(machine: Machine) -> None:
+    """Else ``reap`` could not prove what a daemon of a rank is."""
+    machine.process(5, session=5)  # the supervisor
+    machine.process(6, parent=5, session=6)  # its forkserver
+    families = Families([10], adopters={5, 6}, proc=machine.root, clock=lambda: machine.now)
+    machine.process(11, parent=10, session=10)
+    machine.process(12, parent=6, session=12)  # a daemon that lost its parents, and what it starts
+    machine.process(13, parent=12, session=12)
+    machine.process(99, parent=1, session=99)
+    machine.now += 1
+    assert set(families.sample()) == {10}
+    assert {one.pid for one in families.known()} == {6, 10, 11, 12, 13}
+    machine.process(12, parent=1, session=12, start=8)  # somebody else has the pid now
+    machine.end(13)
+    machine.now += 1
+    families.sample()
+    assert {one.pid for one in families.known()} == {6, 10, 11}
