@@ -73,11 +73,13 @@ class Chaos:
 
     def _play(self, world: World, plan: Plan) -> None:
         began = time.monotonic()
+        if plan.has_shim != world.has_shim:
+            world.renew(has_shim=plan.has_shim)
         print(f"[{plan.number}] {plan}", flush=True)
         record = episodes.Episode(plan, world).play()
         verdict = judge(world, plan, record)
         self.count += 1
-        self.faults.update(d.fault.kind for d in record.deeds if d.is_done)
+        self.faults.update(d.fault.kind for d in record.deeds if d.is_done and d.fault.stage != episodes.DRIVER)
         self.states[verdict.state or "no run"] += 1
         self.gone_s.append(verdict.gone_s)
         self.broken += len(verdict.broken)

@@ -18,12 +18,23 @@ from nb_elastic.lifeline import ProcessId
 from tests.chaos import faults, programs
 from tests.chaos.faults import Deed, Fault, Scene
 from tests.chaos.programs import Program
+from tests.chaos.shim import Shim
 from tests.chaos.world import World, text_of
 from tests.support.kernel import Cell
 
 END_S = 2.5
 """A run that would go on for ever is ended so long after the last fault."""
 
+DRIVER = "the last fault"
+"""Stage of what the driver does to end a run."""
+
+BLOCK = 12
+"""So many episodes in a row have a kernel of one kind: a new one takes as long as an episode."""
+
+COMPANION = (
+    "get_ipython().run_cell_magic('elastic_launch', '--nproc 2 --detach --name companion-{number} --out companion', "
+    "'import os, time\\ntime.sleep(0.7)\\nint(os.environ[\"RANK\"]) + 100')\n"
+)
 STOP_S = 5.0 + 1.0
 """Grace of a stop, and what SIGTERM gets."""
 
@@ -33,7 +44,9 @@ class Plan:
     """What is to happen.
 
     Attributes:
-        way: how it is launched: ``cell``, ``detach`` (a cell with --detach) or ``command``.
+        way: how it is launched: ``cell``, ``detach`` (a cell with --detach), ``pair`` (another, detached run is launched in the
+            same cell right before) or ``command``.
+        has_shim: in a kernel whose wall clock and disk can be changed.
     """
 
     seed: int
@@ -41,14 +54,20 @@ class Plan:
     program: Program
     nproc: int
     way: str = "cell"
+    has_shim: bool = False
     restarts: int = 0
     start_method: str = "warm"
     faults: tuple[Fault, ...] = ()
 
     @property
+    def name(self) -> str:
+        """Of the run."""
+        return f"episode-{self.number}"
+
+    @property
     def options(self) -> list[str]:
         """Words of the launch."""
-        words = ["--nproc", str(self.nproc), "--name", f"episode-{self.number}"]
+        words = ["--nproc", str(self.nproc), "--name", self.name]
         words += ["--max-restarts", str(self.restarts)] if self.restarts else []
         words += ["--start-method", self.start_method] if self.start_method != "warm" else []
         return words + (["--detach"] if self.way == "detach" else [])
@@ -76,12 +95,16 @@ def draw(seed: int, number: int, *, only: str = "") -> Plan:
     program = maker(rng, nproc)
     count = rng.choice([0, 1, 1, 1, 1, 1, 2, 2, 3])
     count = max(1, count) if only else count
+    has_shim = Shim.can_be_built() and random.Random(f"{seed}/{number // BLOCK}/shim").random() < 0.4
+    if not only and has_shim and count and rng.random() < 0.4:
+        only = rng.choice(["clock", "slow"])
     return Plan(
         seed=seed,
+        has_shim=has_shim or only in {"clock", "slow"},
         number=number,
         program=program,
         nproc=nproc,
-        way=rng.choices(["cell", "detach", "command"], [8, 1.5, 1.5])[0],
+        way=rng.choices(["cell", "detach", "command", "pair"], [8, 1.5, 1.5, 1])[0],
         restarts=restarts,
         start_method=rng.choices(["warm", "spawn"], [12, 1])[0],
         faults=tuple(faults.draw(rng, nproc, only=only, may_end=bool(program.ends)) for _ in range(count)),
@@ -125,14 +148,25 @@ class Episode:
 
     def play(self) -> Record:
         """Launch, do the faults, wait for the end; all that was taken from the machine is given back."""
-        before = self.world.runs()
         began = time.monotonic()
+        self.scene = Scene(
+            world=self.world,
+            before=self.world.runs(),
+            began=began,
+            starter=_identity(self.world.kernel.pid),
+            name=self.plan.name,
+        )
+        for fault in self.plan.faults:
+            if fault.stage == "before" and self.plan.way != "command":
+                faults.carry_out(self.scene, fault, give_up_s=60, is_ended=lambda: False)
+        self.scene.began = began = time.monotonic()
         self._launch()
-        pid = self._process.pid if self._process else self.world.kernel.pid
-        starter = ProcessId.of(pid) or ProcessId(pid, 0)
-        self.scene = Scene(world=self.world, before=before, began=began, starter=starter)
+        if self._process:
+            self.scene.starter = _identity(self._process.pid)
         record = Record(scene=self.scene)
-        threads = [threading.Thread(target=self._fault, args=(fault,)) for fault in self.plan.faults]
+        threads = [
+            threading.Thread(target=self._fault, args=(fault,)) for fault in self.plan.faults if fault.stage != "before"
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -159,6 +193,10 @@ class Episode:
             )  # fmt: skip
             self._reader = threading.Thread(target=self._read)
             self._reader.start()
+        elif plan.way == "pair":
+            words = ("elastic_launch", " ".join(plan.options), plan.program.body)
+            own = f"get_ipython().run_cell_magic({', '.join(map(repr, words))})"
+            self._cell = world.kernel.start(COMPANION.format(number=plan.number) + own)
         else:
             self._cell = world.kernel.start(f"%%elastic_launch {' '.join(plan.options)}\n{plan.program.body}")
 
@@ -217,7 +255,7 @@ class Episode:
 
     def _stop(self) -> None:
         kind = "stop" if self.plan.way == "detach" else "interrupt"
-        faults._do(self.scene, Fault(kind=kind, stage="the last fault", after_s=END_S, amount=0.0))
+        faults._do(self.scene, Fault(kind=kind, stage=DRIVER, after_s=END_S, amount=0.0))
 
     def _hurry(self, record: Record) -> None:
         """It hangs: keep what can be seen, and end it."""
@@ -240,6 +278,10 @@ class Episode:
             record.more.append(f"the cell: {text_of(self._cell)}")
         else:
             record.error = "dead"
+
+
+def _identity(pid: int) -> ProcessId:
+    return ProcessId.of(pid) or ProcessId(pid, 0)
 
 
 def _where(process: ProcessId) -> str:

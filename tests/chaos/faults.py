@@ -9,6 +9,7 @@ import contextlib
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nb_elastic import lifeline
+from nb_elastic import lifeline, rundir
 from nb_elastic.events import Event
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.rundir import JournalReader, RunDir
@@ -37,7 +38,7 @@ class Fault:
     """Something to be done.
 
     Attributes:
-        stage: what to wait for.
+        stage: what to wait for; ``before`` is the moment before the launch.
         after_s: seconds after that.
         rank: whom it hits, of those that have ranks.
         number: signal.
@@ -85,21 +86,25 @@ class Scene:
 
     Attributes:
         starter: the process that launched: the kernel, or the command line.
+        name: of the run, which tells it from another one launched beside it.
     """
 
     world: World
     before: set[RunDir]
     began: float
     starter: ProcessId
+    name: str
     deeds: list[Deed] = field(default_factory=list)
     took_back: list[Callable[[], object]] = field(default_factory=list)
-    folders: set[RunDir] = field(default_factory=set)
+    _found: RunDir | None = None
 
     @property
     def folder(self) -> RunDir | None:
         """The run's folder, once there is one."""
-        self.folders |= self.world.runs() - self.before
-        return next(iter(sorted(self.folders, key=lambda r: r.run_id)), None)
+        if self._found is None:
+            made = self.world.runs() - self.before
+            self._found = next((r for r in made if rundir.read_json(r.run_json).get("name") == self.name), None)
+        return self._found
 
     def events(self) -> list[Event]:
         """The journal so far."""
@@ -125,7 +130,7 @@ class Scene:
 
     def has_come(self, stage: str) -> bool:
         """True when a stage was reached."""
-        if stage == "sent":
+        if stage in {"sent", "before"}:
             return True
         if stage == "line":
             return bool(self.folder and any(_has_line(p) for p in self.folder.path.glob("round_*/*/stdout.log")))
@@ -275,6 +280,47 @@ def _delete(scene: Scene, fault: Fault) -> tuple[bool, str]:
     return True, "the run folder is deleted"
 
 
+def _limit(scene: Scene, fault: Fault) -> tuple[bool, str]:
+    """Lower a limit of whoever launches, and so of the ranks; it is raised again at the end."""
+    kind = resource.RLIMIT_NOFILE if fault.kind == "limit files" else resource.RLIMIT_FSIZE
+    pid = scene.starter.pid
+    try:
+        used = proc.descriptors(pid) if kind == resource.RLIMIT_NOFILE else 0
+        before = resource.prlimit(pid, kind)
+        soft = used + int(fault.amount)
+        resource.prlimit(pid, kind, (soft, before[1]))
+    except (OSError, ValueError):
+        return False, "a limit: nobody there"
+    scene.took_back.append(lambda: _raise_limit(scene, kind, before))
+    return True, f"{fault.kind}: {soft} for pid {pid}"
+
+
+def _raise_limit(scene: Scene, kind: int, before: tuple[int, int]) -> None:
+    if scene.starter.is_alive:
+        resource.prlimit(scene.starter.pid, kind, before)
+
+
+def _jump(scene: Scene, fault: Fault) -> tuple[bool, str]:
+    """The wall clock jumps, and stays there until the kernel is a new one."""
+    if not (scene.world.shim and scene.world.has_shim):
+        return False, "the clock of this kernel can't jump"
+    scene.world.shim.jump(fault.amount)
+    return True, f"the wall clock is {fault.amount:g} s ahead"
+
+
+def _slow(scene: Scene, fault: Fault) -> tuple[bool, str]:
+    if not (scene.world.shim and scene.world.has_shim):
+        return False, "the disk of this kernel can't be slow"
+    shim = scene.world.shim
+    scene.took_back.append(lambda: shim.slow(0))
+    shim.slow(fault.amount)
+    return True, f"the disk takes {fault.amount:g} s each time"
+
+
+def _quick(scene: Scene, fault: Fault) -> tuple[bool, str]:
+    return _slow(scene, replace(fault, amount=0.0))
+
+
 ACTS: dict[str, Act] = {
     "rank": _rank,
     "rank stops": _rank,
@@ -290,6 +336,10 @@ ACTS: dict[str, Act] = {
     "stop": stop,
     "disk": _fill,
     "delete": _delete,
+    "limit files": _limit,
+    "limit size": _limit,
+    "clock": _jump,
+    "slow": _slow,
 }
 AGAIN: dict[str, Act] = {
     "rank stops": _rank_goes_on,
@@ -297,6 +347,7 @@ AGAIN: dict[str, Act] = {
     "starter stops": _starter_goes_on,
     "interrupt": interrupt,
     "disk": _free,
+    "slow": _quick,
 }
 
 
@@ -335,6 +386,14 @@ def draw(rng: random.Random, nproc: int, *, only: str = "", may_end: bool = True
         return replace(fault, amount=rng.choice([0, 1, 5]))
     if kind == "disk":
         return replace(fault, again_s=rng.choice([-1, rng.uniform(0, 2)]))
+    if kind == "limit files":
+        return replace(fault, stage=rng.choice(["before", fault.stage]), amount=rng.choice([0, 3, 10, 30]))
+    if kind == "limit size":
+        return replace(fault, stage=rng.choice(["before", fault.stage]), amount=rng.choice([0, 4096, 100_000]))
+    if kind == "clock":
+        return replace(fault, amount=rng.choice([-86_400, -3600, -1, 1, 130, 3600, 30 * 86_400]))
+    if kind == "slow":
+        return replace(fault, amount=rng.choice([0.001, 0.005, 0.02]), again_s=rng.uniform(0.2, 3))
     return fault
 
 
@@ -353,5 +412,9 @@ WEIGHTS = (
     ("stop", 2),
     ("disk", 2),
     ("delete", 1),
+    ("limit files", 1),
+    ("limit size", 1),
+    ("clock", 2),
+    ("slow", 2),
 )
 """Each kind with how often it is drawn."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from nb_elastic import events, snapshot
+from nb_elastic import events, rundir, snapshot
 from nb_elastic.model import RunState, WorkerState
 from nb_elastic.rundir import RunDir
 from nb_elastic.snapshot import RunSnapshot
@@ -71,6 +71,8 @@ def judge(world: World, plan: Plan, record: Record) -> Verdict:
         verdict.broken += _ranks(world, folder, plan, record)
     else:
         verdict.broken += _no_run(plan, record)
+    if plan.way == "pair":
+        verdict.broken += _companion(world, plan, record)
     verdict.broken += kernel(world)
     return verdict
 
@@ -89,7 +91,6 @@ def _left(world: World, verdict: Verdict) -> Iterator[str]:
     for what, look in (
         ("listening sockets", world.listeners),
         ("shared memory", world.shared_memory),
-        ("temporary files", lambda: set(world.tmp.iterdir())),
         ("half-written files", lambda: set(world.home.rglob(".*")) if world.home.exists() else set()),
     ):
         if found := settle(look, bound_s):
@@ -110,7 +111,13 @@ def kernel(world: World) -> Iterator[str]:
     says, seconds = world.plain_launch()
     if says != PLAIN_SAYS:
         yield f"the next plain launch in the same kernel does not work: {says}"
-    for one in settle(lambda: world.rest().beyond(world.at_rest), (GONE_S + MARGIN_S) * world.pace):
+    bound_s = (GONE_S + MARGIN_S) * world.pace
+    if found := settle(
+        lambda: set(world.tmp.iterdir()), bound_s
+    ):  # what was killed in a rehearsal, the next one removes
+        yield f"temporary files left: {', '.join(sorted(map(str, found)))}"
+        world.forget(found)
+    for one in settle(lambda: world.rest().beyond(world.at_rest), bound_s):
         yield f"the kernel keeps {one}"
         world.at_rest = world.rest()
 
@@ -219,6 +226,20 @@ def _faces(world: World, folder: RunDir, plan: Plan, verdict: Verdict) -> Iterat
     state = world.ask(f"nb_elastic.attach({folder.run_id!r}).state.value")
     if state != verdict.state:
         yield f"attach() in the kernel tells {state}, the journal {verdict.state}"
+
+
+def _companion(world: World, plan: Plan, record: Record) -> Iterator[str]:
+    """The detached run launched beside is not harmed by what was done to this one."""
+    name = f"companion-{plan.number}"
+    run = next((r for r in world.runs() if rundir.read_json(r.run_json).get("name") == name), None)
+    state = snapshot.load(run).state.value if run else "no run"
+    may = {"succeeded"}
+    if any(d.is_done and d.fault.kind in {"disk", "limit files", "limit size", "standby", "launcher"} for d in record.deeds):
+        may |= {"failed", "lost", "no run", "created"}
+    if any(d.is_done and d.fault.kind in {"interrupt", "starter"} for d in record.deeds):
+        may |= {"no run", "created", "stopped"}
+    if state not in may:
+        yield f"the detached run launched beside it is {state}"
 
 
 # -- logs and results -------------------------------------------------------------------------

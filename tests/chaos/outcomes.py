@@ -73,6 +73,8 @@ def _ends_of(deed: Deed, program: Program, *, may_fail: bool, is_detached: bool,
         return {*FULL, NO_RUN}
     if kind == "delete":
         return {NO_RUN, STOPPED, LOST, End(state="failed")}
+    if kind in {"limit files", "limit size"}:
+        return {NO_RUN, End(state="failed")}
     return set()
 
 

@@ -23,17 +23,19 @@ from typing import Any
 from nb_elastic import lifeline
 from nb_elastic.rundir import RunDir
 from tests.chaos import namespaces
+from tests.chaos.shim import Shim
 from tests.support import leaks, proc
 from tests.support.kernel import Cell, Kernel
 from tests.support.until import until
 
+ROOT = Path(__file__).parents[2]
 DISK_BYTES = 64 << 20
 REFERENCE_S = 0.35
 """A plain launch of two ranks takes about so long on two quiet cores."""
 
 HANDLERS = (
-    "import json, re, signal, threading\nprint({n.name: getattr(signal.getsignal(n), '__qualname__', str(signal.getsignal(n))) "
-    "for n in signal.Signals})\nprint(json.dumps([re.sub(r'[0-9]+.*', '', t.name) for t in threading.enumerate()]))"
+    "import gc, json, re, signal, threading\ngc.collect()\nprint({n.name: getattr(signal.getsignal(n), '__qualname__', str(signal.getsignal(n))) "
+    "for n in signal.Signals})\nprint(json.dumps([re.sub(r'[0-9]+', '', t.name) for t in threading.enumerate()]))"
 )
 PLAIN = "%%elastic_launch --nproc 2 --render none --out plain\nimport os\nint(os.environ['RANK']) + 40"
 PLAIN_LOOK = "print(plain.results, plain.state.value)"
@@ -66,12 +68,17 @@ class Rest:
 
 @dataclass(kw_only=True)
 class World:
-    """One kernel and its folders; made anew when the kernel died. Use it as a context manager."""
+    """One kernel and its folders; made anew when the kernel died. Use it as a context manager.
 
-    env: Mapping[str, str] = field(default_factory=dict)
+    Attributes:
+        pace: how much longer than on a quiet machine things take here.
+        has_shim: the kernel's wall clock and disk can be changed.
+    """
+
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="nbe-chaos-")))
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
     has_disk: bool = False
+    has_shim: bool = False
     pace: float = 1.0
 
     def __enter__(self) -> World:
@@ -82,6 +89,7 @@ class World:
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", self.disk], check=True)
             self.has_disk = True
         self.home = self.disk / "home"
+        self.shim = Shim(self.folder) if Shim.can_be_built() else None
         self.kernel = self._start()
         return self
 
@@ -101,7 +109,8 @@ class World:
             "IPYTHONDIR": str(self.folder / "ipython"),
             "OMP_NUM_THREADS": "1",
             leaks.MARK: self.mark,
-            **self.env,
+            "PYTHONPATH": str(ROOT),
+            **(self.shim.env if self.shim and self.has_shim else {}),
         }
 
     @property
@@ -109,9 +118,13 @@ class World:
         """True while the kernel's process runs."""
         return lifeline.ProcessId.of(self.kernel.pid) is not None
 
-    def renew(self) -> None:
-        """A new kernel in the place of one that died."""
+    def renew(self, *, has_shim: bool | None = None) -> None:
+        """A new kernel in the place of one that died, or of one of the other kind."""
         self.kernel.close()
+        if has_shim is not None:
+            self.has_shim = has_shim
+        if self.shim:
+            self.shim.jump(0)
         self.kernel = self._start()
 
     def runs(self) -> set[RunDir]:
@@ -194,6 +207,7 @@ class World:
         kernel = Kernel(cwd=self.work, env=self.environ)
         self.kernel = kernel
         kernel.ok("%load_ext nb_elastic\nimport nb_elastic, json")
+        kernel.ok("print('x' * 300_000)")  # pyzmq has a thread for large messages from the first one on
         took = []
         for _ in range(3):
             kernel.run("%%elastic_launch --nproc 1\nprint('warm-up')\nraise ValueError('warm-up')")
