@@ -234,7 +234,9 @@ def _companion(world: World, plan: Plan, record: Record) -> Iterator[str]:
     run = next((r for r in world.runs() if rundir.read_json(r.run_json).get("name") == name), None)
     state = snapshot.load(run).state.value if run else "no run"
     may = {"succeeded"}
-    if any(d.is_done and d.fault.kind in {"disk", "limit files", "limit size", "standby", "launcher"} for d in record.deeds):
+    if any(
+        d.is_done and d.fault.kind in {"disk", "limit files", "limit size", "standby", "launcher"} for d in record.deeds
+    ):
         may |= {"failed", "lost", "no run", "created"}
     if any(d.is_done and d.fault.kind in {"interrupt", "starter"} for d in record.deeds):
         may |= {"no run", "created", "stopped"}
