@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 from nb_elastic import snapshot
 from nb_elastic.lifeline import ProcessId
-from tests.chaos import faults, programs
-from tests.chaos.faults import Deed, Fault, Scene
+from tests.chaos import draws, faults, programs
 from tests.chaos.programs import Program
+from tests.chaos.scene import Deed, Fault, Scene
 from tests.chaos.shim import Shim
 from tests.chaos.world import World, text_of
 from tests.support.kernel import Cell
@@ -32,7 +32,7 @@ BLOCK = 12
 """So many episodes in a row have a kernel of one kind: a new one takes as long as an episode."""
 
 COMPANION = (
-    "get_ipython().run_cell_magic('elastic_launch', '--nproc 2 --detach --name companion-{number} --out companion', "
+    "get_ipython().run_cell_magic('elastic_launch', '--nproc 2 --detach --name companion-{number}', "
     "'import os, time\\ntime.sleep(0.7)\\nint(os.environ[\"RANK\"]) + 100')\n"
 )
 STOP_S = 5.0 + 1.0
@@ -107,7 +107,7 @@ def draw(seed: int, number: int, *, only: str = "") -> Plan:
         way=rng.choices(["cell", "detach", "command", "pair"], [8, 1.5, 1.5, 1])[0],
         restarts=restarts,
         start_method=rng.choices(["warm", "spawn"], [12, 1])[0],
-        faults=tuple(faults.draw(rng, nproc, only=only, may_end=bool(program.ends)) for _ in range(count)),
+        faults=tuple(draws.draw(rng, nproc, only=only, may_end=bool(program.ends)) for _ in range(count)),
     )
 
 
@@ -255,7 +255,7 @@ class Episode:
 
     def _stop(self) -> None:
         kind = "stop" if self.plan.way == "detach" else "interrupt"
-        faults._do(self.scene, Fault(kind=kind, stage=DRIVER, after_s=END_S, amount=0.0))
+        faults.do(self.scene, Fault(kind=kind, stage=DRIVER, after_s=END_S, amount=0.0))
 
     def _hurry(self, record: Record) -> None:
         """It hangs: keep what can be seen, and end it."""

@@ -1,4 +1,4 @@
-"""The faults: what is done to a run, to whom, and when; each act is written down as a deed.
+"""The faults: what each does, at its moment, to a run; every act is written down as a deed.
 
 Runs in: the chaos test.
 """
@@ -16,126 +16,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
-from nb_elastic import lifeline, rundir
-from nb_elastic.events import Event
+from nb_elastic import lifeline
 from nb_elastic.lifeline import ProcessId
-from nb_elastic.rundir import JournalReader, RunDir
-from tests.chaos.world import World
+from tests.chaos.scene import Deed, Fault, Scene
 from tests.support import proc
-
-STAGES = (
-    "sent", "sent", "run_created", "supervisor_started", "rendezvous_started", "worker_started", "worker_ready",
-    "line", "line", "line", "worker_exited", "round_ended",
-)  # fmt: skip
-"""Moments to wait for: of the cell, of the journal, or the first line of a rank; often the run is in full swing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """Something to be done.
-
-    Attributes:
-        stage: what to wait for; ``before`` is the moment before the launch.
-        after_s: seconds after that.
-        rank: whom it hits, of those that have ranks.
-        number: signal.
-        again_s: seconds until it is taken back or done again; negative for never.
-        amount: how much, in the fault's own measure.
-    """
-
-    kind: str
-    stage: str = "sent"
-    after_s: float = 0.0
-    rank: int = 0
-    number: int = 0
-    again_s: float = -1.0
-    amount: float = 0.0
-
-    def __str__(self) -> str:
-        more = [f"rank {self.rank}"] if self.kind.startswith("rank") else []
-        more += [signal.Signals(self.number).name] if self.number else []
-        more += [f"again after {self.again_s:.2f} s"] if self.again_s >= 0 else []
-        more += [f"{self.amount:g}"] if self.amount else []
-        return f"{self.kind} ({', '.join([*more, f'{self.after_s:.3f} s after {self.stage}'])})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deed:
-    """Something that was done.
-
-    Attributes:
-        is_done: False where there was nobody to do it to.
-        was_over: the run had ended before.
-        pid: of the process that was hit, or 0.
-    """
-
-    fault: Fault
-    text: str
-    at_s: float
-    is_done: bool
-    was_over: bool = False
-    pid: int = 0
-
-
-@dataclass(kw_only=True)
-class Scene:
-    """A run while it happens: how faults find whom they hit.
-
-    Attributes:
-        starter: the process that launched: the kernel, or the command line.
-        name: of the run, which tells it from another one launched beside it.
-    """
-
-    world: World
-    before: set[RunDir]
-    began: float
-    starter: ProcessId
-    name: str
-    deeds: list[Deed] = field(default_factory=list)
-    took_back: list[Callable[[], object]] = field(default_factory=list)
-    _found: RunDir | None = None
-
-    @property
-    def folder(self) -> RunDir | None:
-        """The run's folder, once there is one."""
-        if self._found is None:
-            made = self.world.runs() - self.before
-            self._found = next((r for r in made if rundir.read_json(r.run_json).get("name") == self.name), None)
-        return self._found
-
-    def events(self) -> list[Event]:
-        """The journal so far."""
-        return JournalReader(self.folder.journal).read() if self.folder else []
-
-    def is_over(self) -> bool:
-        """True when the journal has the run's last word."""
-        return any(e.kind in {"run_finished", "run_lost"} for e in self.events())
-
-    def rank(self, number: int) -> tuple[ProcessId, int] | None:
-        """The process of a rank in the newest round, and that round."""
-        for event in reversed(self.events()):
-            if event.kind == "worker_started" and event["rank"] == number:
-                return ProcessId(event["pid"], event["start_ticks"]), event["round"]
-        return None
-
-    def supervisor(self) -> ProcessId | None:
-        """The supervisor, once it has told of itself."""
-        for event in self.events():
-            if event.kind == "supervisor_started":
-                return ProcessId(event["pid"], event["start_ticks"])
-        return None
-
-    def has_come(self, stage: str) -> bool:
-        """True when a stage was reached."""
-        if stage in {"sent", "before"}:
-            return True
-        if stage == "line":
-            return bool(self.folder and any(_has_line(p) for p in self.folder.path.glob("round_*/*/stdout.log")))
-        return any(e.kind == stage for e in self.events())
-
 
 Act = Callable[[Scene, Fault], "tuple[bool, str]"]
 """Does a fault; returns whether there was somebody to do it to, and what was done, in words."""
@@ -152,16 +38,16 @@ def carry_out(scene: Scene, fault: Fault, *, give_up_s: float, is_ended: Callabl
         if is_ended():
             return
         time.sleep(min(left, 0.02))
-    _do(scene, fault)
+    do(scene, fault)
     if fault.again_s >= 0 and (again := AGAIN.get(fault.kind)):
         end = time.monotonic() + fault.again_s
         while (left := end - time.monotonic()) > 0 and not is_ended():
             time.sleep(min(left, 0.02))
         if not is_ended() or fault.kind != "interrupt":
-            _do(scene, fault, again)
+            do(scene, fault, again)
 
 
-def _do(scene: Scene, fault: Fault, act: Act | None = None) -> None:
+def do(scene: Scene, fault: Fault, act: Act | None = None) -> None:
     was_over = scene.is_over()
     is_done, text = (act or ACTS[fault.kind])(scene, fault)
     scene.deeds.append(
@@ -349,72 +235,3 @@ AGAIN: dict[str, Act] = {
     "disk": _free,
     "slow": _quick,
 }
-
-
-def _has_line(path: Path) -> bool:
-    with contextlib.suppress(OSError):
-        return path.stat().st_size > 0
-    return False
-
-
-def draw(rng: random.Random, nproc: int, *, only: str = "", may_end: bool = True) -> Fault:
-    """Draw one.
-
-    Args:
-        may_end: the run may end by itself, so that there will be moments after that.
-    """
-    kind = only or rng.choices([k for k, _ in WEIGHTS], [w for _, w in WEIGHTS])[0]
-    fault = Fault(
-        kind=kind,
-        stage=rng.choice(STAGES if may_end else STAGES[:-2]),
-        after_s=rng.choice([0.0, rng.uniform(0, 0.05), rng.uniform(0, 0.5), rng.uniform(0, 1.5)]),
-        rank=rng.randrange(nproc),
-    )
-    deadly = [signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM]
-    if kind == "rank":
-        return replace(fault, number=rng.choice([*deadly, signal.SIGABRT, signal.SIGINT]))
-    if kind in {"rank child", "launcher", "standby", "forkserver", "supervisor"}:
-        return replace(fault, number=rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV]))
-    if kind == "starter":
-        return replace(fault, number=rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM]))
-    if kind in {"rank stops", "supervisor stops", "starter stops"}:
-        lasts = rng.uniform(0, 2) if kind != "rank stops" or rng.random() < 0.7 else -1
-        return replace(fault, number=signal.SIGSTOP, again_s=lasts)
-    if kind == "interrupt":
-        return replace(fault, again_s=rng.choice([-1, -1, rng.uniform(0, 0.5), rng.uniform(0, 3)]))
-    if kind == "stop":
-        return replace(fault, amount=rng.choice([0, 1, 5]))
-    if kind == "disk":
-        return replace(fault, again_s=rng.choice([-1, rng.uniform(0, 2)]))
-    if kind == "limit files":
-        return replace(fault, stage=rng.choice(["before", fault.stage]), amount=rng.choice([0, 3, 10, 30]))
-    if kind == "limit size":
-        return replace(fault, stage=rng.choice(["before", fault.stage]), amount=rng.choice([0, 4096, 100_000]))
-    if kind == "clock":
-        return replace(fault, amount=rng.choice([-86_400, -3600, -1, 1, 130, 3600, 30 * 86_400]))
-    if kind == "slow":
-        return replace(fault, amount=rng.choice([0.001, 0.005, 0.02]), again_s=rng.uniform(0.2, 3))
-    return fault
-
-
-WEIGHTS = (
-    ("rank", 6),
-    ("interrupt", 5),
-    ("supervisor", 3),
-    ("forkserver", 2),
-    ("launcher", 2),
-    ("standby", 2),
-    ("starter", 2),
-    ("rank stops", 3),
-    ("supervisor stops", 2),
-    ("starter stops", 1),
-    ("rank child", 1),
-    ("stop", 2),
-    ("disk", 2),
-    ("delete", 1),
-    ("limit files", 1),
-    ("limit size", 1),
-    ("clock", 2),
-    ("slow", 2),
-)
-"""Each kind with how often it is drawn."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping, Sequence
 
-from tests.chaos.faults import Deed
 from tests.chaos.programs import End, Program
+from tests.chaos.scene import Deed
 
 STOPPED = End(state="stopped")
 LOST = End(state="lost")

@@ -19,9 +19,9 @@ from nb_elastic.model import WorkerFailure, to_json
 from nb_elastic.rundir import RunDir
 from tests.chaos import episode, oracle, outcomes, programs
 from tests.chaos.episode import Plan, Record
-from tests.chaos.faults import Deed, Fault, Scene
 from tests.chaos.oracle import Verdict
 from tests.chaos.programs import End, Program
+from tests.chaos.scene import Deed, Fault, Scene
 from tests.chaos.world import World
 from tests.support import leaks
 
