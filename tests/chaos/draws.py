@@ -29,6 +29,8 @@ WEIGHTS = (
     ("rank stops", 3),
     ("supervisor stops", 2),
     ("starter stops", 1),
+    ("forkserver stops", 1),
+    ("launcher stops", 1),
     ("rank child", 1),
     ("stop", 2),
     ("disk", 2),
@@ -61,8 +63,9 @@ def draw(rng: random.Random, nproc: int, *, only: str = "", may_end: bool = True
         return replace(fault, number=rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV]))
     if kind == "starter":
         return replace(fault, number=rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM]))
-    if kind in {"rank stops", "supervisor stops", "starter stops"}:
-        lasts = rng.uniform(0, 2) if kind != "rank stops" or rng.random() < 0.7 else -1
+    if kind.endswith(" stops"):
+        may_last = kind in {"rank stops", "forkserver stops"}
+        lasts = -1 if may_last and rng.random() < 0.3 else rng.uniform(0, 2)
         return replace(fault, number=signal.SIGSTOP, again_s=lasts)
     if kind == "interrupt":
         return replace(fault, again_s=rng.choice([-1, -1, rng.uniform(0, 0.5), rng.uniform(0, 3)]))

@@ -46,6 +46,7 @@ class Plan:
     Attributes:
         way: how it is launched: ``cell``, ``detach`` (a cell with --detach), ``pair`` (another, detached run is launched in the
             same cell right before) or ``command``.
+        has_stdin: the command line has a descriptor 0.
         has_shim: in a kernel whose wall clock and disk can be changed.
     """
 
@@ -57,6 +58,7 @@ class Plan:
     has_shim: bool = False
     restarts: int = 0
     start_method: str = "warm"
+    has_stdin: bool = True
     faults: tuple[Fault, ...] = ()
 
     @property
@@ -79,7 +81,7 @@ class Plan:
     @property
     def lasts(self) -> bool:
         """True for a run that somebody must end."""
-        is_held = any(f.kind == "rank stops" and f.again_s < 0 for f in self.faults)
+        is_held = any(f.kind in {"rank stops", "forkserver stops"} and f.again_s < 0 for f in self.faults)
         return not self.program.ends or is_held
 
 
@@ -107,6 +109,7 @@ def draw(seed: int, number: int, *, only: str = "") -> Plan:
         way=rng.choices(["cell", "detach", "command", "pair"], [8, 1.5, 1.5, 1])[0],
         restarts=restarts,
         start_method=rng.choices(["warm", "spawn"], [12, 1])[0],
+        has_stdin=rng.random() < 0.7,
         faults=tuple(draws.draw(rng, nproc, only=only, may_end=bool(program.ends)) for _ in range(count)),
     )
 
@@ -186,8 +189,9 @@ class Episode:
         if plan.way == "command":
             script = world.work / "body.py"
             script.write_text(plan.program.body + "\n")
+            no_stdin = [] if plan.has_stdin else ["sh", "-c", 'exec "$@" <&-', "sh"]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "nb_elastic", "run", *plan.options, str(script)],
+                [*no_stdin, sys.executable, "-m", "nb_elastic", "run", *plan.options, str(script)],
                 env=world.environ, cwd=world.work, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 text=True, start_new_session=True,
             )  # fmt: skip

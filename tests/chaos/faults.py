@@ -100,6 +100,14 @@ def _forkserver(scene: Scene, fault: Fault) -> tuple[bool, str]:
     return _signal(found, fault.number, "the forkserver")
 
 
+def _forkserver_goes_on(scene: Scene, fault: Fault) -> tuple[bool, str]:
+    return _forkserver(scene, replace(fault, number=signal.SIGCONT))
+
+
+def _launcher_goes_on(scene: Scene, fault: Fault) -> tuple[bool, str]:
+    return _launcher(scene, replace(fault, number=signal.SIGCONT))
+
+
 def _launcher(scene: Scene, fault: Fault) -> tuple[bool, str]:
     pid = scene.world.launcher()
     return _signal(ProcessId.of(pid) if pid else None, fault.number, "the launcher")
@@ -214,7 +222,9 @@ ACTS: dict[str, Act] = {
     "supervisor": _supervisor,
     "supervisor stops": _supervisor,
     "forkserver": _forkserver,
+    "forkserver stops": _forkserver,
     "launcher": _launcher,
+    "launcher stops": _launcher,
     "standby": _standby,
     "starter": _starter,
     "starter stops": _starter,
@@ -230,6 +240,8 @@ ACTS: dict[str, Act] = {
 AGAIN: dict[str, Act] = {
     "rank stops": _rank_goes_on,
     "supervisor stops": _supervisor_goes_on,
+    "forkserver stops": _forkserver_goes_on,
+    "launcher stops": _launcher_goes_on,
     "starter stops": _starter_goes_on,
     "interrupt": interrupt,
     "disk": _free,

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from nb_elastic import events, rundir, snapshot
+from nb_elastic.errors import ElasticError
 from nb_elastic.model import RunState, WorkerState
 from nb_elastic.rundir import RunDir
 from nb_elastic.snapshot import RunSnapshot
@@ -60,21 +62,37 @@ def judge(world: World, plan: Plan, record: Record) -> Verdict:
     if record.hung:
         verdict.broken.append(f"it hangs: {record.hung}")
     folder = record.scene.folder
-    verdict.broken += _left(world, verdict)
-    if not world.is_alive:
-        world.renew()
+    looks: list[tuple[str, Callable[[], Iterator[str]]]] = []
     if outcomes.may_find_no_run(record.deeds):
         verdict.state = "deleted"
     elif folder is not None and folder.journal.exists():
-        verdict.broken += _journal(folder, plan, record, verdict)
-        verdict.broken += _faces(world, folder, plan, verdict)
-        verdict.broken += _ranks(world, folder, plan, record)
+        looks += [
+            ("the journal", lambda: _journal(folder, plan, record, verdict)),
+            ("what others see", lambda: _faces(world, folder, verdict)),
+            ("logs and results", lambda: _ranks(world, folder, plan, record)),
+        ]
     else:
-        verdict.broken += _no_run(plan, record)
+        looks.append(("that there is no run", lambda: _no_run(plan, record)))
     if plan.way == "pair":
-        verdict.broken += _companion(world, plan, record)
-    verdict.broken += kernel(world)
+        looks.append(("the run beside it", lambda: _companion(world, plan, record)))
+    looks.append(("the kernel", lambda: kernel(world)))
+    verdict.broken += _looked("what is left", lambda: _left(world, verdict), world)
+    if not world.is_alive:
+        world.renew()
+    for what, look in looks:
+        verdict.broken += _looked(what, look, world)
     return verdict
+
+
+def _looked(what: str, look: Callable[[], Iterator[str]], world: World) -> list[str]:
+    """What a look finds; a kernel or a command that does not answer it is a broken promise, too."""
+    found: list[str] = []
+    try:
+        found.extend(look())
+    except (AssertionError, ElasticError, OSError, RuntimeError, ValueError, subprocess.SubprocessError) as e:
+        found.append(f"{what} can't be looked at: {type(e).__name__}: {str(e)[:1000]}")
+        world.renew()
+    return found
 
 
 # -- what is left -----------------------------------------------------------------------------
@@ -147,6 +165,9 @@ def _journal(folder: RunDir, plan: Plan, record: Record, verdict: Verdict) -> It
     )
     if not any(_is(now, end) for end in allowed):
         yield f"it ended as {_told(now)}, which is none of: {'; '.join(sorted(map(_said, allowed)))}"
+    by = outcomes.stopped_by(record.deeds)
+    if now.state is RunState.STOPPED and now.stop_by not in by:
+        yield f"it was stopped by {now.stop_by!r}, not by any of {sorted(by)}"
     if not is_full and now.state not in {RunState.LOST, RunState.CREATED}:
         started = {(e["round"], e["local_rank"]) for e in told if e.kind == "worker_started"}
         exited = {(e["round"], e["local_rank"]) for e in told if e.kind == "worker_exited"}
@@ -157,6 +178,15 @@ def _journal(folder: RunDir, plan: Plan, record: Record, verdict: Verdict) -> It
 
 
 def _error(now: RunSnapshot, record: Record) -> Iterator[str]:
+    """What whoever launched got is what happened."""
+    root = now.root_rank
+    if (
+        now.state is RunState.FAILED
+        and root is not None
+        and f"rank {root}" not in record.text
+        and record.error != "dead"
+    ):
+        yield f"rank {root} failed first, but nobody told whoever launched"
     fitting = ERRORS.get(now.state.value, set())
     if record.error not in fitting and record.error != "dead":
         yield f"whoever launched got {record.error or 'no error'}, but the run is {now.state.value}"
@@ -214,7 +244,7 @@ def _was(record: Record, kind: str) -> bool:
 # -- what others see --------------------------------------------------------------------------
 
 
-def _faces(world: World, folder: RunDir, plan: Plan, verdict: Verdict) -> Iterator[str]:
+def _faces(world: World, folder: RunDir, verdict: Verdict) -> Iterator[str]:
     """The list, ``show`` and a handle in the kernel tell the same state as the journal."""
     listed = world.command("runs").stdout
     row = next((line.split() for line in listed.splitlines() if line.startswith(f"{folder.run_id} ")), [])

@@ -73,6 +73,8 @@ def _ends_of(deed: Deed, program: Program, *, may_fail: bool, is_detached: bool,
         return {*FULL, NO_RUN}
     if kind == "delete":
         return {NO_RUN, STOPPED, LOST, End(state="failed")}
+    if kind == "forkserver stops":  # whoever ends the run, its ranks can't be asked how they ended
+        return {LOST_SERVER} if deed.fault.again_s < 0 else set()
     if kind in {"limit files", "limit size"}:
         return {NO_RUN, End(state="failed")}
     return set()
@@ -86,6 +88,12 @@ def _ends_of_rank(deed: Deed, program: Program) -> set[End]:
         # it may come before the rank ignores it
         return {End(state="failed", root=rank, how=signal.Signals(number).name)}
     return {End(state="failed", root=rank, how=signal.Signals(number).name)}
+
+
+def stopped_by(deeds: Sequence[Deed]) -> set[str]:
+    """Who may have stopped the run, in the journal's words."""
+    words = {"interrupt": "interrupt", "stop": "command", "starter": "the end of whoever started it"}
+    return {words[d.fault.kind] for d in deeds if d.is_done and d.fault.kind in words}
 
 
 def may_find_no_run(deeds: Sequence[Deed]) -> bool:
