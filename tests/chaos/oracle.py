@@ -126,7 +126,8 @@ def settle(look: Callable[[], set], bound_s: float) -> set:
 
 def kernel(world: World) -> Iterator[str]:
     """The kernel is as it was, and a plain launch in it works."""
-    says, seconds = world.plain_launch()
+    world.kernel.run("raise ValueError('IPython keeps the last traceback, and what hangs on it')", 60 * world.pace)
+    says, _ = world.plain_launch()
     if says != PLAIN_SAYS:
         yield f"the next plain launch in the same kernel does not work: {says}"
     bound_s = (GONE_S + MARGIN_S) * world.pace
@@ -173,25 +174,26 @@ def _journal(folder: RunDir, plan: Plan, record: Record, verdict: Verdict) -> It
         exited = {(e["round"], e["local_rank"]) for e in told if e.kind == "worker_exited"}
         if started - exited:
             yield f"the journal tells no end of (round, rank) {sorted(started - exited)}"
-    if not record.hung and plan.way != "detach":
+    if not record.hung:
         yield from _error(now, record)
 
 
 def _error(now: RunSnapshot, record: Record) -> Iterator[str]:
     """What whoever launched got is what happened."""
-    root = now.root_rank
-    if (
-        now.state is RunState.FAILED
-        and root is not None
-        and f"rank {root}" not in record.text
-        and record.error != "dead"
-    ):
-        yield f"rank {root} failed first, but nobody told whoever launched"
-    fitting = ERRORS.get(now.state.value, set())
-    if record.error not in fitting and record.error != "dead":
-        yield f"whoever launched got {record.error or 'no error'}, but the run is {now.state.value}"
     if record.error == "KeyboardInterrupt" and not _was(record, "interrupt"):
         yield "a KeyboardInterrupt came from nowhere"
+    if record.error == "dead":
+        return
+    if now.is_detached:
+        is_known = now.state is RunState.STOPPED or now.run_id in record.text
+        if record.error == "KeyboardInterrupt" and not is_known:
+            yield "the interrupted launch left a detached run that nobody was told of"
+        return
+    root = now.root_rank
+    if now.state is RunState.FAILED and root is not None and f"rank {root}" not in record.text:
+        yield f"rank {root} failed first, but nobody told whoever launched"
+    if record.error not in ERRORS.get(now.state.value, set()):
+        yield f"whoever launched got {record.error or 'no error'}, but the run is {now.state.value}"
 
 
 def _is(now: RunSnapshot, end: End) -> bool:

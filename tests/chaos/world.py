@@ -153,7 +153,7 @@ class World:
         cell = self.kernel.ok(HANDLERS, 60 * self.pace)
         handlers, threads = cell.stdout.splitlines()
         return Rest(
-            fds=Counter(map(_kind, Path(f"/proc/{pid}/fd").iterdir())),
+            fds=Counter(k for k in map(_kind, Path(f"/proc/{pid}/fd").iterdir()) if "/ipython/" not in k),
             threads=Counter(json.loads(threads)),
             children=Counter(map(proc.role, lifeline.descendants(pid))),
             handlers=handlers,
