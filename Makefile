@@ -10,6 +10,8 @@ LABEXTENSIONS := $(VENV)/share/jupyter/labextensions
 READY := $(VENV)/.ready
 ARGS ?=
 WORKERS ?= 2
+MINUTES ?= 2
+TRIES ?= 200
 SOURCES := nb_elastic tests labextension/hatch_build.py
 FRONT := nb_elastic/static/widget.js
 FRONT_SOURCES := $(shell find labextension \( -name node_modules -o -name lib -o -name build \) -prune -o -type f -print)
@@ -17,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook ui test test-browser check format bench bench-ui screenshots soak matrix build clean
+.PHONY: help setup demo notebook ui test test-browser test-trust check format bench bench-ui bench-failures orphans chaos screenshots soak matrix build clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -45,11 +47,17 @@ notebook: $(READY) $(FRONT) ## run all notebooks, and keep the outputs in the fi
 ui: $(READY) $(FRONT) ## open the tour, notebooks/02_watching_a_run.ipynb, in JupyterLab
 	@$(BIN)/jupyter lab notebooks/02_watching_a_run.ipynb $(ARGS)
 
-test: $(READY) $(FRONT) ## run all tests but those in a browser
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/browser $(ARGS)
+test: $(READY) $(FRONT) ## run all tests but those in a browser, and those of `make test-trust`
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/browser --ignore tests/trust $(ARGS)
 
 test-browser: $(READY) $(FRONT) ## run the dashboard's tests in Chromium, alone and in a real JupyterLab
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/browser $(ARGS)
+
+test-trust: $(READY) $(FRONT) ## run the programs that fail, hang, or are killed at every stage, each with its known answer
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist load tests/trust $(ARGS)
+
+chaos: $(READY) $(FRONT) ## random runs, faults and stops for MINUTES; each broken promise is told with its seed
+	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
 
 check: $(READY) ## lint, format and types
 	@$(BIN)/ruff check $(SOURCES)
@@ -65,6 +73,12 @@ bench: $(READY) ## measure against torchrun and notebook_launcher, in one table
 
 bench-ui: $(READY) $(FRONT) ## measure the dashboard in a real browser, beside print and ipywidgets.Output
 	@$(BIN)/python -m tests.benchmarks.ui $(ARGS)
+
+bench-failures: $(READY) ## print the confusion table of failing programs, beside what plain elastic_launch says of them
+	@$(BIN)/python -m tests.benchmarks.failures $(ARGS)
+
+orphans: $(READY) ## kill the kernel TRIES times, and its helpers, at all stages of a run: what is left after five seconds
+	@$(BIN)/python -m tests.trust.orphans $(TRIES) $(ARGS)
 
 screenshots: $(READY) $(FRONT) ## draw the pictures of the README anew, from real runs in a real browser
 	@$(BIN)/python -m tests.support.screenshots $(ARGS)

@@ -99,6 +99,8 @@ def _parser(prog: str) -> _Parser:
     stop.add_argument(
         "--grace", type=float, default=5.0, metavar="S", help="seconds between SIGINT and SIGTERM (default 5)"
     )
+    stacks = add("stacks", _stacks, "Python stacks of all ranks, equal ones grouped, the odd one first")
+    stacks.add_argument("--rank", type=int, metavar="R", help="only this rank")
     prune = add("prune", _prune, "delete old finished runs", takes_run=False)
     prune.add_argument("--keep", type=int, default=20, metavar="N", help="how many of the newest to keep (default 20)")
     add("doctor", _doctor, "check this machine", takes_run=False)
@@ -187,6 +189,13 @@ def _stop(arguments: argparse.Namespace) -> int:
     state = run.wait(arguments.grace + 10)
     print(f"Run {run.id} is {state.value}.")
     return 0 if state.is_final else EXIT_FAILED
+
+
+def _stacks(arguments: argparse.Namespace) -> int:
+    from nb_elastic import cli_stacks
+
+    print(cli_stacks.text_of(rundir.RunDir(attach(arguments.run).dir), rank=arguments.rank))
+    return 0
 
 
 def _prune(arguments: argparse.Namespace) -> int:

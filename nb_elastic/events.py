@@ -25,7 +25,7 @@ hang_found           round, report (a StackReport): nothing has moved for too lo
 hang_over            round: something moves again
 run_finished         state (succeeded, failed, stopped), root_rank, text, category, reasons: what made it fail
 run_lost             text
-mark                 name: a point on the way of a launch, for measuring
+mark                 name: a point on the way of a launch, for measuring; ``waits`` has text: what the launch waits for
 ==================== ====================================================================
 """
 

@@ -20,10 +20,14 @@ MAX_VALUE_FRAMES = 3
 MAX_TEXT = 256_000
 """Most characters of a traceback that are kept; its middle goes first."""
 
+OPENING = "[nb_elastic: the rank was still loading what it was to run]"
+"""Ends the traceback of an exception that came before the first line of the user's code."""
+
 _CELL_LINE = re.compile(r'^(?P<indent>[ |+-]*)File "(?P<file>Cell In\[[^"]*)", line', re.MULTILINE)
 _OURS = re.compile(
     r"nb_elastic[/\\](worker|payload|cell|entry|frames|rankshell|supervisor)\b|^<frozen (runpy|importlib)|[/\\]runpy\.py$"
 )
+_ENTRY = re.compile(r"nb_elastic[/\\]entry\.py$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +56,7 @@ def tell(exc: BaseException, *, has_values: bool = False) -> Told:
         return Told(
             error_type=kind,
             message=message_of(exc),
-            text=shorten(_format(exc, tb)),
+            text=shorten(_format(exc, tb) + (f"{OPENING}\n" if _is_opening(exc.__traceback__) else "")),
             frames=_frames(tb, has_values=has_values),
         )
     except Exception as e:  # noqa: BLE001  the user's exception may do anything; a short word is better than none
@@ -84,6 +88,16 @@ def shorten(text: str, limit: int = MAX_TEXT) -> str:
 def relabel(text: str) -> str:
     """Turn ``File "Cell In[12]", line 7`` into ``Cell In[12], line 7`` everywhere in a formatted traceback."""
     return _CELL_LINE.sub(r"\g<indent>\g<file>, line", text)
+
+
+def _is_opening(tb: TracebackType | None) -> bool:
+    """True if it was raised where ``entry`` opens the user's code, or looks a function up."""
+    last: TracebackType | None = None
+    while tb is not None:
+        if tb.tb_frame.f_code.co_name == "open_entry" and _ENTRY.search(tb.tb_frame.f_code.co_filename):
+            return True
+        last, tb = tb, tb.tb_next
+    return last is not None and bool(_ENTRY.search(last.tb_frame.f_code.co_filename))
 
 
 def _format(exc: BaseException, tb: TracebackType | None) -> str:

@@ -263,6 +263,9 @@ def _open(engine: Engine, folder: rundir.RunDir, spec: LaunchSpec, journal: rund
         raise
     with contextlib.suppress(OSError):
         marks.append(events.make("mark", name="sent"))
+        if waits_for := channels[0].waits_for:
+            first = "" if _own_ids or notebook.shell() is None else " (first launch of this kernel)"
+            marks.append(events.make("mark", name="waits", text=f"{waits_for}{first}"))
         for event in (*marks, *(events.make("note", level="info", text=text) for text in channels[0].notes)):
             journal.append(event)
         journal.close()

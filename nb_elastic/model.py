@@ -331,7 +331,7 @@ class StackReport:
         cause: ``asked`` by somebody, or ``hang``: nothing moved for too long.
         headline: one sentence that names who waits for whom, or who does what.
         advice: what to do about it, or "".
-        kind: which of the known ways to hang this is, in one word of ``hangs.KINDS``, or "" for none.
+        kind: which of the known ways to hang this is, in one word of ``stacks_judge.KINDS``, or "" for none.
         groups: the odd one out first.
     """
 

@@ -247,17 +247,17 @@ OURS: tuple[Flag, ...] = (
     _ours(
         "hang_after",
         values.optional(values.seconds(may_be_zero=False)),
-        "Seconds without progress after which a run counts as hanging.",
+        "Seconds for which no rank tells anything, comes to another line or gets on with a collective, until the run counts as "
+        "hanging: then it is told where each rank stands, and who waits for whom. 60 where nothing is given.",
         "S",
-        is_in_version=False,
     ),
     _ours(
         "on_hang",
         values.one_of(("tell", "stop")),
-        "What to do about a hanging run.",
+        "What to do about a hanging run: tell, or stop it, so that it fails. Where a rank computes all the while, and on several "
+        "nodes, it is stopped after five times as long.",
         "DO",
         choices=("tell", "stop"),
-        is_in_version=False,
     ),
     _ours("hide_values", values.switch, "Do not show the values of variables where a rank failed."),
     _ours("dry_run", values.switch, "Print what would be captured, started and bound; start nothing."),

@@ -23,13 +23,18 @@ NOBODY = (
 )
 
 
-def install() -> None:
-    """Change what is imported already, wait for the rest, and answer ``input()``."""
+def install(more: Mapping[str, Callable[[ModuleType], None]]) -> None:
+    """Change what is imported already, wait for the rest, and answer ``input()``.
+
+    Args:
+        more: further changes, by the module's name.
+    """
     builtins.input = _no_input(builtins.input)
-    for name, change in CHANGES.items():
+    changes = {**CHANGES, **more}
+    for name, change in changes.items():
         if name in sys.modules:
             _make(change, sys.modules[name])
-    sys.meta_path.insert(0, _Imports(CHANGES))
+    sys.meta_path.insert(0, _Imports(changes))
 
 
 def at_end(*, has_cell: bool) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from nb_elastic import notebook, rundir
-from nb_elastic.model import STREAMS, RunState, WorkerFailure, WorkerState
+from nb_elastic.model import STREAMS, FailureCategory, RunState, WorkerFailure, WorkerState
 from nb_elastic.render.lines import LineSplitter, clean
 from nb_elastic.rundir import RankDir, RunDir
 from nb_elastic.snapshot import RoundSnapshot, RunSnapshot, WorkerSnapshot
@@ -20,6 +20,7 @@ RANK_LINES = 16
 """Up to so many ranks each have a line of their own; with more, equal lines are folded."""
 TABLE_RANKS = 64
 VALUE_LINES = 12
+MAX_REASONS = 5
 SHORT_CHARS = 160
 
 
@@ -79,6 +80,24 @@ def failure_words(failure: WorkerFailure) -> str:
     if failure.signal:
         return f"killed by {failure.signal}"
     return f"exit code {failure.exit_code}" if failure.exit_code is not None else "no exit code"
+
+
+def verdict_words(category: str, words: str) -> str:
+    """What failed and how, without saying a thing twice: ``out of host memory: killed by the kernel's OOM killer``."""
+    category = first_line(category)
+    if not category or words.lower().startswith(category.lower()):
+        return words
+    if category == FailureCategory.NATIVE_CRASH.value:
+        words = words.removeprefix("native crash: ")
+    return f"{category}: {words}" if words else category
+
+
+def why_lines(reasons: Sequence[str]) -> list[str]:
+    """The evidence for a verdict, a short list."""
+    told = [first_line(reason, limit=300) for reason in reasons if reason.strip()]
+    rest = len(told) - MAX_REASONS
+    lines = [f"  - {reason}" for reason in told[:MAX_REASONS]]
+    return ["Why:", *lines, *([f"  - and {rest} more"] if rest > 0 else [])] if told else []
 
 
 def round_text(ended: RoundSnapshot, snapshot: RunSnapshot) -> str:
@@ -194,6 +213,7 @@ def worker_columns(snapshot: RunSnapshot, *, now_ns: int) -> dict[str, list[str]
         "cpus": [first_line(w.cpus, limit=24) for w in workers],
         "binding": ["" if w.binding in told else first_line(w.binding, limit=40) for w in workers],
         "time": [elapsed_text(t) for t in times],
+        "end": [first_line(w.how, limit=40) for w in workers],
     }
     return {name: cells for name, cells in columns.items() if any(cells)}
 
@@ -221,13 +241,16 @@ def failure_text(snapshot: RunSnapshot, *, folder: RunDir | None = None) -> str:
     """
     root = snapshot.root
     if root is None or (root.followed and snapshot.text):  # the time was up, say, and then a rank could not save
-        lines = [f"Run {snapshot.run_id} failed: {clean_text(snapshot.text) or 'no rank said why.'}"]
+        words = verdict_words(snapshot.category, clean_text(snapshot.text) or "no rank said why.")
+        why = why_lines(snapshot.reasons)
+        lines = [f"Run {snapshot.run_id} failed: {words}", *([""] if why else []), *why]
         return "\n".join(lines + _evidence_lines(snapshot, None, folder))
     where = f" on node {root.node}" if snapshot.max_nodes > 1 else ""
     again = f" in round {root.round}, {attempt_text(snapshot)}" if snapshot.max_restarts else ""
-    lines = [
-        f"Run {snapshot.run_id} failed: {ranks_text([root.rank])}{where} failed first{again} ({failure_words(root)})"
-    ]
+    words = f": {verdict_words(root.category, failure_words(root))}" if root.category else f" ({failure_words(root)})"
+    lines = [f"Run {snapshot.run_id} failed: {ranks_text([root.rank])}{where} failed first{again}{words}"]
+    if why := why_lines(root.reasons):
+        lines += ["", *why]
     lines += ["", *_root_lines(snapshot, root, folder)]
     if values := _value_lines(root):
         lines += ["", *values]

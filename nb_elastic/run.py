@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nb_elastic import payload, rundir, snapshot
+from nb_elastic import payload, rundir, snapshot, stacks
 from nb_elastic.dashboard import plainjson, saved
 from nb_elastic.errors import ElasticError, OptionError, PayloadError, RunLostError, RunStoppedError, WorkerFailedError
 from nb_elastic.follower import Follower
 from nb_elastic.lifeline import HeldInterrupts, ProcessId
-from nb_elastic.model import RunState, Stream, WorkerFailure
+from nb_elastic.model import RunState, StackReport, Stream, WorkerFailure
 from nb_elastic.report_text import failure_text, stopped_text
 from nb_elastic.rundir import RankDir, RunDir
 from nb_elastic.snapshot import EMPTY, RunSnapshot
@@ -100,11 +100,11 @@ class Run:
         Each has ``round``, ``rank``, ``time_ns``, ``kind`` (display, update or clear), ``display_id``, ``data`` (a MIME
         bundle; images are base64), ``metadata``, and ``note``: why something is missing, or "".
         """
-        found: list[dict[str, Any]] = []
-        for _, number, _, folder in self._folder.ranks():
-            rows = plainjson.RowReader(folder.outputs).rows()
-            found += [{"round": number, **one} for row in rows if (one := saved.output(row))]
-        return sorted(found, key=lambda one: one["time_ns"])
+        return sorted(_outputs(self._folder), key=lambda one: one["time_ns"])
+
+    def stacks(self, rank: int | None = None) -> StackReport:
+        """Where all ranks, or one, stand now: their Python stacks, equal ones grouped, the odd one first."""
+        return stacks.report(self._folder, rank=rank)
 
     def logs(self, rank: int = 0, stream: Stream = "stdout") -> str:
         """Text that a rank of the last round wrote so far; bytes that are no UTF-8 are replaced.
@@ -292,6 +292,13 @@ def _metrics(run: RunDir) -> Iterator[dict[str, Any]]:
                 row = json.loads(line)
                 if isinstance(row, dict) and isinstance(row.get("time_ns"), int):
                     yield {"round": number, **row}
+
+
+def _outputs(run: RunDir) -> Iterator[dict[str, Any]]:
+    for _, number, _, folder in run.ranks():
+        for row in plainjson.RowReader(folder.outputs).rows():
+            if one := saved.output(row):
+                yield {"round": number, **one}
 
 
 def attach(run_id: str = "") -> Run:

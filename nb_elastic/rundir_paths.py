@@ -64,8 +64,17 @@ class RankDir:
 
     @property
     def stacks(self) -> Path:
-        """Where the rank's faulthandler writes all threads' stacks when it gets the signal for that."""
+        """Where the rank's faulthandler writes its main thread's stack when it gets the signal for that."""
         return self.path / "stacks.log"
+
+    def answer(self, pid: int) -> Path:
+        """Where a process of the rank tells its threads' stacks when it is asked; whoever asked deletes it."""
+        return self.path / f"stacks-{pid}.json"
+
+    @property
+    def bell(self) -> Path:
+        """Named pipe by which a thread of the rank is asked while the main thread waits in native code."""
+        return self.path / "stacks.bell"
 
     @property
     def held_json(self) -> Path:

@@ -18,15 +18,19 @@ from typing import Any
 from nb_elastic import untrusted
 from nb_elastic.events import Event
 from nb_elastic.lifeline import ProcessId
-from nb_elastic.model import RunState, WorkerState
+from nb_elastic.model import FailureCategory, RunState, WorkerFailure, WorkerState
 from nb_elastic.rundir import JournalReader, RunDir
 from nb_elastic.snapshot_nouns import EMPTY, RoundSnapshot, RunSnapshot, WorkerSnapshot
 
 __all__ = ["EMPTY", "RoundSnapshot", "RunSnapshot", "WorkerSnapshot", "fold", "load", "mark_lost", "to_json"]
 
 MAX_NOTES = 200
+MAX_HOLDS = 100
 ORPHAN_NS = 120 * 10**9
 """A run whose supervisor has not spoken this long after the run was made is lost."""
+
+Holds = tuple[tuple[int, int], ...]
+"""When a worker was held: begin and end of each time, 0 for no end yet."""
 
 
 def fold(snapshot: RunSnapshot, event: Event) -> RunSnapshot:
@@ -106,6 +110,7 @@ def _supervisor_started(s: RunSnapshot, e: Event) -> RunSnapshot:
             host=untrusted.text(e.get("host")),
             torch=untrusted.text(e.get("torch")),
             python=untrusted.text(e.get("python")),
+            waits_for="",
         ),
         RunState.STARTING,
     )
@@ -116,6 +121,11 @@ def _note(s: RunSnapshot, e: Event) -> RunSnapshot:
     if not note[1] or note in s.notes or len(s.notes) >= MAX_NOTES:
         return s
     return replace(s, notes=(*s.notes, note))
+
+
+def _mark(s: RunSnapshot, e: Event) -> RunSnapshot:
+    is_early = e.get("name") == "waits" and s.state is RunState.CREATED
+    return replace(s, waits_for=untrusted.text(e.get("text"), limit=200)) if is_early else s
 
 
 def _rendezvous_started(s: RunSnapshot, e: Event) -> RunSnapshot:
@@ -167,17 +177,19 @@ def _worker_exited(s: RunSnapshot, e: Event) -> RunSnapshot:
     }
     if pid := untrusted.integer(e.get("pid")):
         changes["pid"] = pid
-    return _change_worker(s, e, **changes)
+    return _map_holds(_change_worker(s, e, **changes), e, lambda holds: _let_go(holds, e.time_ns))
 
 
 def _worker_held(s: RunSnapshot, e: Event) -> RunSnapshot:
     why = "breakpoint" if e.get("why") == "breakpoint" else "failure"
     text = untrusted.text(e.get("text"), limit=4_000)
-    return _change_worker(s, e, state=WorkerState.HELD, held=why, held_text=text)
+    s = _change_worker(s, e, state=WorkerState.HELD, held=why, held_text=text)
+    return _map_holds(s, e, lambda holds: (*_let_go(holds, e.time_ns), (e.time_ns, 0)))
 
 
 def _worker_released(s: RunSnapshot, e: Event) -> RunSnapshot:
-    return _change_worker(s, e, state=WorkerState.RUNNING, held="", held_text="")
+    s = _change_worker(s, e, state=WorkerState.RUNNING, held="", held_text="")
+    return _map_holds(s, e, lambda holds: _let_go(holds, e.time_ns))
 
 
 def _hang_found(s: RunSnapshot, e: Event) -> RunSnapshot:
@@ -194,8 +206,9 @@ def _worker_failed(s: RunSnapshot, e: Event) -> RunSnapshot:
     if failure is None or failure.round < s.round:
         return s
     others = tuple(f for f in s.failures if (f.node, f.local_rank) != (failure.node, failure.local_rank))
-    failures = sorted((*others, failure), key=lambda f: (bool(f.followed), f.time_ns, f.rank))
-    s = replace(s, failures=tuple(failures), root_rank=failures[0].rank)
+    failures = (*others, failure)
+    failures = tuple(sorted(failures, key=lambda f: (_is_follower(f, failures), f.time_ns, f.rank)))
+    s = replace(s, failures=failures, root_rank=failures[0].rank)
     return _change_round(s, s.round, failures=s.failures)
 
 
@@ -222,12 +235,16 @@ def _run_finished(s: RunSnapshot, e: Event) -> RunSnapshot:
     if s.state.is_final and s.state is not RunState.LOST and state is not RunState.FAILED:
         return s
     root_rank = untrusted.integer(e.get("root_rank"), -1)
-    if any(f.rank == root_rank for f in s.failures):
+    root = next((f for f in s.failures if f.rank == root_rank), None)
+    if root is not None and not (_is_follower(root, s.failures) and not root.followed):
         failures = tuple(sorted(s.failures, key=lambda f: f.rank != root_rank))
         s = _change_round(replace(s, failures=failures, root_rank=root_rank), s.round, failures=failures)
     elif s.root_rank is None and root_rank >= 0:
         s = replace(s, root_rank=root_rank)
-    s = replace(s, category=untrusted.text(e.get("category"), limit=100), reasons=untrusted.texts(e.get("reasons")))
+    category, reasons = untrusted.text(e.get("category"), limit=100), untrusted.texts(e.get("reasons"))
+    if root is not None and s.failures[0] is not root and s.failures[0].category:  # another node's rank is the cause
+        category, reasons = s.failures[0].category, s.failures[0].reasons
+    s = replace(s, category=category, reasons=reasons)
     return _finish(s, state, text=untrusted.text(e.get("text")), time_ns=e.time_ns)
 
 
@@ -241,6 +258,7 @@ _REDUCERS: Mapping[str, Callable[[RunSnapshot, Event], RunSnapshot]] = {
     "run_created": _run_created,
     "supervisor_started": _supervisor_started,
     "note": _note,
+    "mark": _mark,
     "rendezvous_started": _rendezvous_started,
     "rendezvous_finished": _rendezvous_finished,
     "worker_started": _worker_started,
@@ -270,9 +288,24 @@ def _towards(s: RunSnapshot, state: RunState) -> RunSnapshot:
 
 def _finish(s: RunSnapshot, state: RunState, *, text: str, time_ns: int) -> RunSnapshot:
     left = WorkerState.STOPPED if state is RunState.STOPPED else WorkerState.ENDED
-    workers = tuple(w if w.state.is_final else replace(w, state=left, ended_ns=time_ns) for w in s.workers)
+    workers = tuple(
+        w if w.state.is_final else replace(w, state=left, ended_ns=time_ns, held="", holds=_let_go(w.holds, time_ns))
+        for w in s.workers
+    )
     last_words = text or ("" if state is RunState.SUCCEEDED else s.text)
     return replace(s, state=state, text=last_words, finished_ns=time_ns, workers=workers)
+
+
+def _is_follower(failure: WorkerFailure, failures: tuple[WorkerFailure, ...]) -> bool:
+    """True if a failure only followed: its node says so, or it lost a peer while another node's rank failed by itself.
+
+    No node can see the ranks of another one.
+    """
+    lost = FailureCategory.LOST_PEER.value
+    is_lost = failure.category == lost
+    return bool(failure.followed) or (
+        is_lost and any(f.node != failure.node and not f.followed and f.category != lost for f in failures)
+    )
 
 
 def _enter_round(s: RunSnapshot, e: Event) -> RunSnapshot:
@@ -309,6 +342,20 @@ def _change_worker(s: RunSnapshot, e: Event, **changes: Any) -> RunSnapshot:
         changes["state"] = old.state
     changes.setdefault("rank", untrusted.integer(e.get("rank"), old.rank))
     return replace(s, workers=tuple(sorted([*rest, replace(old, **changes)], key=lambda w: (w.node, w.local_rank))))
+
+
+def _map_holds(s: RunSnapshot, e: Event, change: Callable[[Holds], Holds]) -> RunSnapshot:
+    """Change when the event's worker was held; one that is gone is not held again."""
+    here = (e.node, untrusted.integer(e.get("local_rank"), -1))
+    old = next((w for w in s.workers if (w.node, w.local_rank) == here), None)
+    if old is None or (e.kind == "worker_held" and old.state is not WorkerState.HELD):
+        return s
+    holds = change(old.holds)[-MAX_HOLDS:]
+    return s if holds == old.holds else _change_worker(s, e, holds=holds)
+
+
+def _let_go(holds: Holds, time_ns: int) -> Holds:
+    return tuple((begin, end or time_ns) for begin, end in holds)
 
 
 def _plain_dict(items: list[tuple[str, Any]]) -> dict[str, Any]:

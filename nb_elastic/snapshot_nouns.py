@@ -21,6 +21,7 @@ class WorkerSnapshot:
         result_error: why its return value could not be kept, or "".
         held: why it waits to be looked at (``failure`` or ``breakpoint``), or "".
         held_text: where it waits, in words.
+        holds: when it was held: begin and end of each time, 0 while it lasts.
         how: its way to its end, in words ("saved and left by itself"), or "".
     """
 
@@ -45,6 +46,7 @@ class WorkerSnapshot:
     result_error: str = ""
     held: str = ""
     held_text: str = ""
+    holds: tuple[tuple[int, int], ...] = ()
     how: str = ""
 
 
@@ -80,6 +82,7 @@ class RunSnapshot:
         category: value of the FailureCategory that made the run fail, or "".
         reasons: the evidence for the category, a sentence each.
         hang: where the ranks stand while nothing moves, or None.
+        waits_for: what the launch waits for before its supervisor speaks, or "".
     """
 
     run_id: str = ""
@@ -114,6 +117,7 @@ class RunSnapshot:
     category: str = ""
     reasons: tuple[str, ...] = ()
     hang: StackReport | None = None
+    waits_for: str = ""
 
     @property
     def held(self) -> tuple[WorkerSnapshot, ...]:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nb_elastic import afresh, ambient, entry, frames, rankshell_hooks, rundir
+from nb_elastic import afresh, ambient, entry, frames, rankshell_hooks, rankstacks, rundir
 from nb_elastic.errors import PayloadError
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import WorkerFailure, WorkerSpec, from_json, to_json
@@ -257,7 +257,7 @@ def _settle_in(spec: WorkerSpec) -> None:
     set_title(f"nb_elastic:{spec.run_id}:rank{spec.rank}")
     if spec.sys_path:
         sys.path[:] = spec.sys_path
-    rankshell_hooks.install()
+    rankshell_hooks.install(rankstacks.install(RankDir(Path(spec.rank_dir))))
     if process := sys.modules.get("multiprocessing.process"):
         process.ORIGINAL_DIR = spec.cwd  # type: ignore[attr-defined]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nb_elastic.dashboard import messages
+from nb_elastic.dashboard.errands import Errands
 from nb_elastic.dashboard.live import LiveRun
 from nb_elastic.dashboard.messages import EVERYBODY, Ask
 from nb_elastic.dashboard.view import Door, View
@@ -29,8 +30,6 @@ CALM_S = 0.005
 UNSURE_S = 0.05
 """Time between two looks where no wake can be relied on."""
 MAX_VIEWS = 64
-MAX_STOPS = 16
-"""Stops under way at a time."""
 MAX_ASKS = 1_000
 """Of a page that asks faster than it is answered, the rest is not heard."""
 IDLE_S = 10.0
@@ -51,7 +50,7 @@ class Board:
         self._views: list[View] = []
         self._runs: dict[str, LiveRun] = {}
         self._chores: dict[Door, Callable[[], float]] = {}
-        self._stops: list[threading.Thread] = []
+        self._errands = Errands()
         self._opened: set[Path] = set()
 
     def hear(self, door: Door, content: Any) -> None:
@@ -186,9 +185,7 @@ class Board:
         if self._wakes is not None:
             self._wakes.close()
             self._wakes = None
-        for thread in self._stops:
-            thread.join(0)
-        self._stops = []
+        self._errands.end()
 
     @staticmethod
     def _attempt(task: Task) -> None:
@@ -215,7 +212,6 @@ class Board:
             self._serve_run(door, ask, mine)
 
     def _serve_run(self, door: Door, ask: Ask, mine: list[View]) -> None:
-        self._stops = [t for t in self._stops if t.is_alive()]
         folder = door.find(ask.run)
         if folder is None:
             text = f"There is no run {ask.run} on this machine any more."
@@ -235,12 +231,10 @@ class Board:
             live.look()
             data = html.bundle(live.snapshot, folder, now_ns=time.time_ns())
             door.send({**to, "type": "saved", "bundle": data}, [])
-        elif ask.kind == "stop" and len(self._stops) < MAX_STOPS:
-            stopping = threading.Thread(
-                target=_stop, args=(door, folder, ask.grace_s, to), name="nb-elastic-stop", daemon=True
-            )
-            stopping.start()
-            self._stops.append(stopping)
+        elif ask.kind == "stop":
+            self._errands.stop(door, folder, ask.grace_s, to)
+        elif ask.kind == "stacks":
+            self._errands.stacks(door, folder, to)
 
     def _open(self, door: Door, ask: Ask, folder: RunDir) -> None:
         if len(self._views) >= MAX_VIEWS:
@@ -281,23 +275,6 @@ class Board:
         self._chores.pop(door, None)
         self._drop([v for v in self._views if v.door is door])
         left.set()
-
-
-def _stop(door: Door, folder: RunDir, grace_s: float, to: dict[str, str]) -> None:
-    """Ask a run to stop, and say what came of it."""
-    try:
-        if door.stop is None:
-            said = {"ok": False, "text": "This dashboard can only look."}
-        else:
-            door.stop(folder, grace_s)
-            after = f"SIGTERM follows after {grace_s:g} s" if grace_s else "SIGTERM follows at once"
-            said = {"ok": True, "text": f"The ranks are asked to stop (SIGINT); {after}."}
-    except Exception as e:  # noqa: BLE001  a thread's border: whatever went wrong, the page must hear of it
-        said = {"ok": False, "text": f"{type(e).__name__}: {e}"}
-    try:
-        door.send({**to, "type": "stopping", **said}, [])
-    except Exception:  # noqa: BLE001  a border: the comm may be closed by now
-        return
 
 
 @functools.lru_cache(maxsize=1)

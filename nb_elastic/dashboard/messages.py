@@ -14,7 +14,8 @@ from typing import Any
 from nb_elastic import rundir
 from nb_elastic.dashboard import plainjson
 from nb_elastic.errors import ElasticError
-from nb_elastic.model import WorkerFailure
+from nb_elastic.model import Frame, StackGroup, StackReport, WorkerFailure
+from nb_elastic.model import to_json as model_json
 from nb_elastic.rundir import RunDir
 from nb_elastic.snapshot import RunSnapshot, to_json
 
@@ -24,6 +25,8 @@ EVERYBODY = "*"
 """The view that stands for every page, while none was heard."""
 GRACE_S = 5.0
 """Seconds between the SIGINT and the SIGTERM of a stop, unless the page says otherwise."""
+HANG_AFTER_S = 60.0
+"""Seconds without a sign of life after which ranks count as hanging, where the run says nothing else."""
 READ_BYTES = 1 << 20
 """Most bytes that one ``read`` gets."""
 CELL_CHARS = 100_000
@@ -33,7 +36,13 @@ WHOLE_FAILURES = 8
 ROUNDS = 50
 MAX_ID_CHARS = 200
 MAX_FILES = 20_000
-KINDS = frozenset({"open", "ack", "read", "stop", "saved", "close", "list", "asset"})
+STACK_GROUPS, STACK_FRAMES = 64, 60
+"""So many groups of a report are sent, and so many innermost frames of each."""
+SAVED_GROUPS, SAVED_FRAMES = 16, 12
+"""The same of what is saved with a notebook."""
+STACK_RANKS = 4_096
+SENTENCES, SENTENCE_CHARS = 10, 1_000
+KINDS = frozenset({"open", "ack", "read", "stop", "saved", "close", "list", "asset", "stacks"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,16 +114,41 @@ def about(folder: RunDir, *, can_stop: bool) -> dict[str, Any]:
             "label": target if isinstance(target, str) else "",
             "cell": cell[:CELL_CHARS] if isinstance(cell, str) else "",
             "grace_s": GRACE_S,
+            "hang_after_s": hang_after_s(asked),
             "can_stop": can_stop,
         }
     )
     return value
 
 
+def stacks(report: StackReport) -> dict[str, Any]:
+    """What a page is told that asked where the ranks are."""
+    value: dict[str, Any] = plainjson.clean(model_json(slim_report(report)))
+    return {"ok": True, "text": value["headline"], "report": value}
+
+
+def slim_report(report: StackReport, *, groups: int = STACK_GROUPS, frames: int = STACK_FRAMES) -> StackReport:
+    """A report without what would make it huge where hundreds of ranks stand at different places, deep in recursion."""
+    return replace(report, groups=tuple(_slim_group(g, frames) for g in report.groups[:groups]))
+
+
+def _slim_group(group: StackGroup, frames: int) -> StackGroup:
+    kept = tuple(map(_slim_frame, group.frames[-frames:] if frames else ()))
+    doing, notes = group.doing[:SENTENCE_CHARS], sentences(group.notes)
+    return replace(group, ranks=group.ranks[:STACK_RANKS], doing=doing, frames=kept, notes=notes)
+
+
+def _slim_frame(frame: Frame) -> Frame:
+    return replace(frame, file=frame.file[-300:], name=frame.name[:200], text=frame.text[:300], values={})
+
+
 def snapshot_json(snapshot: RunSnapshot) -> dict[str, Any]:
     """A snapshot as JSON, without what would make it huge where hundreds of ranks fail in many rounds."""
     rounds = tuple(replace(r, failures=slimmed(r.failures, whole=1)) for r in snapshot.rounds[-ROUNDS:])
-    return to_json(replace(snapshot, rounds=rounds, failures=slimmed(snapshot.failures, whole=WHOLE_FAILURES)))
+    hang = None if snapshot.hang is None else slim_report(snapshot.hang)
+    failures = slimmed(snapshot.failures, whole=WHOLE_FAILURES)
+    reasons = sentences(snapshot.reasons)
+    return to_json(replace(snapshot, rounds=rounds, failures=failures, reasons=reasons, hang=hang))
 
 
 def slimmed(failures: tuple[WorkerFailure, ...], *, whole: int) -> tuple[WorkerFailure, ...]:
@@ -124,14 +158,23 @@ def slimmed(failures: tuple[WorkerFailure, ...], *, whole: int) -> tuple[WorkerF
 
 def brief(failure: WorkerFailure) -> WorkerFailure:
     """A failure in a few words."""
-    return replace(failure, message=failure.message[:300], hint=failure.hint[:300], traceback="", frames=())
+    message, hint = failure.message[:300], failure.hint[:300]
+    return replace(failure, message=message, hint=hint, traceback="", frames=(), reasons=())
 
 
 def cut(failure: WorkerFailure) -> WorkerFailure:
     """A failure whose traceback lacks its middle if it is very long."""
     text, half = failure.traceback, TRACEBACK_CHARS // 2
     short = text if len(text) <= TRACEBACK_CHARS else f"{text[:half]}\n[... cut ...]\n{text[-half:]}"
-    return replace(failure, traceback=short, message=failure.message[:3_000], frames=failure.frames[-20:])
+    reasons = sentences(failure.reasons)
+    return replace(
+        failure, traceback=short, message=failure.message[:3_000], frames=failure.frames[-20:], reasons=reasons
+    )
+
+
+def sentences(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Some sentences, none of them endless."""
+    return tuple(text[:SENTENCE_CHARS] for text in texts[:SENTENCES])
 
 
 def run_row(snapshot: RunSnapshot, folder: RunDir, *, is_own: bool, is_here: bool) -> dict[str, Any]:
@@ -150,6 +193,15 @@ def run_row(snapshot: RunSnapshot, folder: RunDir, *, is_own: bool, is_here: boo
         "is_detached": snapshot.is_detached,
         "can_stop": is_here and not snapshot.state.is_final,
     }
+
+
+def hang_after_s(asked: Mapping[str, Any]) -> float:
+    """What the run was told of ``--hang-after``."""
+    options = asked.get("options")
+    given = options.get("hang_after") if isinstance(options, Mapping) else None
+    if isinstance(given, (int, float)) and not isinstance(given, bool) and 0 < given < 1e9:
+        return float(given)
+    return HANG_AFTER_S
 
 
 def _id(value: Any) -> str:

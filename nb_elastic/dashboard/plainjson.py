@@ -25,11 +25,11 @@ def clean(value: Any, depth: int = 0) -> Any:
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, (dict, list)) and depth > MAX_DEPTH:
+    if isinstance(value, (dict, list, tuple)) and depth > MAX_DEPTH:
         return None
     if isinstance(value, dict):
         return {clean(str(k)): clean(v, depth + 1) for k, v in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [clean(v, depth + 1) for v in value]
     return value
 

@@ -14,6 +14,7 @@ from nb_elastic.dashboard import messages
 from nb_elastic.dashboard.cursor import TAKE_BYTES, Cursor
 from nb_elastic.dashboard.live import LiveRun
 from nb_elastic.dashboard.messages import EVERYBODY
+from nb_elastic.model import StackReport
 from nb_elastic.rundir import RunDir
 from nb_elastic.snapshot import RunSnapshot
 
@@ -41,6 +42,7 @@ class Door:
         send: gives a message and its buffers to all pages behind the door; may raise, then the page is gone.
         find: the folder of a run by its id ("" for the door's own), or None for what is not to be seen through this door.
         stop: asks a run to stop; called in a thread of its own.
+        stacks: takes the stacks of a run's ranks, in a thread of its own; None for the usual way.
         on_list: called in the board's thread when a page wants the list of runs.
         charts: the script that draws the charts, for pages that were not sent it at once.
     """
@@ -48,6 +50,7 @@ class Door:
     send: Callable[[dict[str, Any], list[bytes]], None]
     find: Callable[[str], RunDir | None]
     stop: Callable[[RunDir, float], None] | None = None
+    stacks: Callable[[RunDir], StackReport] | None = None
     on_list: Callable[[], None] | None = None
     charts: bytes = b""
 

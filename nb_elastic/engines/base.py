@@ -51,9 +51,11 @@ class Channel(Protocol):
 
     Attributes:
         notes: what to tell the user, once, of how it is started.
+        waits_for: what it does before it is heard of, where that takes long; else "".
     """
 
     notes: tuple[str, ...]
+    waits_for: str
 
     def send(self, message: Mapping[str, Any], blob: bytes = b"") -> None:
         """Send one frame; silently dropped when the supervisor is gone."""

@@ -88,6 +88,8 @@ class LocalChannel:
             self._start_cold()
         else:
             self._settle(HELLO_S if placement.is_detached else 0.0, is_last=placement.is_detached)
+        is_early = self._ends is not None and offer is not None and offer.is_early
+        self.waits_for = "importing torch" if is_early or self.process is not None else ""
 
     def send(self, message: Mapping[str, Any], blob: bytes = b"") -> None:
         """Send one frame; dropped when the supervisor is gone."""

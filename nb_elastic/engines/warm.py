@@ -159,7 +159,7 @@ class WarmLauncher:
                     found, mold.standby = mold.standby, None
                     return Offer(found)
                 with contextlib.suppress(OSError):
-                    return Offer(mold.fork(spares, is_calm=False))
+                    return Offer(mold.fork(spares, is_calm=False), is_early=not mold.is_ready)
             return None
 
     def stand_by(self, spares: int) -> None:
@@ -257,10 +257,12 @@ class Offer:
 
     Args:
         sock: of the supervisor, which may not be there yet.
+        is_early: the launcher is still importing what ranks need.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, is_early: bool = False) -> None:
         self._sock = sock
+        self.is_early = is_early
         self.identity: ProcessId | None = None
 
     @property

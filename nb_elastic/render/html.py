@@ -15,7 +15,7 @@ from typing import Any
 from nb_elastic import report_text
 from nb_elastic.dashboard import messages, saved
 from nb_elastic.model import STREAMS, RunState, Stream
-from nb_elastic.render import html_extras
+from nb_elastic.render import html_extras, html_standstill, standstill
 from nb_elastic.render.html_style import CELL, LINE, MONO, MUTED, RED, chip, code, pre
 from nb_elastic.rundir import RunDir
 from nb_elastic.snapshot import RunSnapshot, WorkerSnapshot, to_json
@@ -91,10 +91,15 @@ def json_bundle(snapshot: RunSnapshot, tails: Tails, *, folder: RunDir) -> dict[
     about = messages.about(folder, can_stop=False)
     about["cell"] = about["cell"][:CELL_CHARS]
     value: dict[str, Any] = {}
+    hang = snapshot.hang and messages.slim_report(
+        snapshot.hang, groups=messages.SAVED_GROUPS, frames=messages.SAVED_FRAMES
+    )
     for ranks in RANKS_SHOWN:
         rounds = tuple(replace(r, failures=tuple(map(messages.brief, r.failures[:1]))) for r in snapshot.rounds[-20:])
         failures, notes = messages.slimmed(snapshot.failures[:ranks], whole=1), snapshot.notes[:20]
-        slim = replace(snapshot, rounds=rounds, workers=snapshot.workers[:ranks], failures=failures, notes=notes)
+        reasons = messages.sentences(snapshot.reasons)
+        slim = replace(snapshot, rounds=rounds, failures=failures, notes=notes, reasons=reasons, hang=hang)
+        slim = replace(slim, workers=tuple(replace(w, holds=w.holds[-5:]) for w in snapshot.workers[:ranks]))
         value = {
             "version": 1,
             "run_id": snapshot.run_id or folder.run_id,
@@ -119,10 +124,12 @@ def page(
 ) -> str:
     """The whole dashboard as one HTML element; what ranks displayed comes on top of the limit, bounded by itself."""
     extras = extras or {}
-    first = [header(snapshot, now_ns=now_ns), _notes(snapshot)]
+    first = [header(snapshot, now_ns=now_ns), _notes(snapshot), html_standstill.held(snapshot)]
     if snapshot.state is RunState.FAILED:
-        first.append(_report(report_text.failure_text(snapshot, folder=folder), is_open=has_report))
+        report = report_text.failure_text(snapshot, folder=folder)
+        first += [html_standstill.verdict(snapshot, told=report), _report(report, is_open=has_report)]
         first += [html_extras.values(f) for f in snapshot.failures[:1]]
+    first += [html_standstill.lost(snapshot), html_standstill.hang(snapshot, folder=folder, now_ns=now_ns)]
     first.append(_rounds(snapshot))
     logs = f'<div style="{MUTED};font-size:12px;margin-top:6px">Logs: {code(str(folder.path))}</div>'
     whole = ""
@@ -146,7 +153,9 @@ def live_tail(snapshot: RunSnapshot, folder: RunDir, *, now_ns: int, has: Callab
     """
     shown = snapshot.workers[:LIVE_RANKS]
     room = LIVE_CHARS // max(1, len(shown))
-    parts = [header(snapshot, now_ns=now_ns), table(snapshot, now_ns=now_ns, ranks=LIVE_RANKS)]
+    parts = [header(snapshot, now_ns=now_ns), html_standstill.held(snapshot)]
+    parts.append(html_standstill.hang(snapshot, folder=folder, now_ns=now_ns, has_frames=False))
+    parts.append(table(snapshot, now_ns=now_ns, ranks=LIVE_RANKS))
     for worker in shown:
         place = report_text.rank_dir(folder, node=worker.node, round_number=worker.round, local_rank=worker.local_rank)
         streams = [s for s in STREAMS if has(worker.local_rank, s)]
@@ -170,6 +179,8 @@ def header(snapshot: RunSnapshot, *, now_ns: int) -> str:
         words.append(report_text.attempt_text(snapshot))
     if snapshot.stop_by and snapshot.state in {RunState.STOPPING, RunState.STOPPED}:
         words.append(f"stopped by {escape(report_text.first_line(snapshot.stop_by, limit=40))}")
+    if snapshot.state is RunState.STOPPED and (ways := standstill.ways_text(snapshot.workers)):
+        words.append(escape(ways))
     text = f' <span style="{MUTED}">&middot;</span> '.join(words)
     return f'<div style="margin-bottom:4px">{chip(snapshot.state.value)} {text}</div>'
 

@@ -15,6 +15,7 @@ from nb_elastic.model import LogChunk
 from nb_elastic.render.base import Shown
 from nb_elastic.render.displays import text_lines
 from nb_elastic.render.feed import LINES_SHOWN, Feed, FoldedLine
+from nb_elastic.render.standstill import Standstill
 from nb_elastic.rundir import RunDir
 from nb_elastic.snapshot import RunSnapshot
 
@@ -60,6 +61,7 @@ class PlainRenderer:
         self._has_prefix = True
         self._round = 0
         self._news = report_text.News(folder)
+        self._standstill = Standstill(folder)
         self._waiting: list[str] = []
 
     def update(self, snapshot: RunSnapshot) -> None:
@@ -69,6 +71,7 @@ class PlainRenderer:
         self._has_prefix = max(snapshot.world_size, len(snapshot.workers)) > 1
         now, later = self._news.of(snapshot)
         self._waiting += later
+        now += self._standstill.of(snapshot)
         if now:
             self._write_lines(self._feed.drain())
             self._write(self._own, now)

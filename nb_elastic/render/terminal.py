@@ -19,6 +19,7 @@ from nb_elastic.model import LogChunk
 from nb_elastic.render.base import Shown
 from nb_elastic.render.displays import text_lines
 from nb_elastic.render.feed import LINES_SHOWN, Feed, FoldedLine
+from nb_elastic.render.standstill import Standstill
 from nb_elastic.render.tails import Tails
 from nb_elastic.rundir import RunDir
 from nb_elastic.snapshot import EMPTY, RunSnapshot, WorkerSnapshot
@@ -30,6 +31,7 @@ WIDE_COLUMNS = 100
 _STATE_STYLES = {
     "starting": "yellow",
     "running": "cyan",
+    "held": "magenta",
     "succeeded": "green",
     "failed": "bold red",
     "ended": "dim",
@@ -72,6 +74,7 @@ class TerminalRenderer:
         self._feed = Feed(run, lines_shown=lines_shown, has_colour=True, clock=clock)
         self._tails = Tails(lines=10)
         self._news = report_text.News(run)
+        self._standstill = Standstill(run)
         self._waiting: list[str] = []
         self._snapshot: RunSnapshot = EMPTY
         self._drawn_s = clock()
@@ -92,6 +95,7 @@ class TerminalRenderer:
         self._feed.update(snapshot)
         now, later = self._news.of(snapshot)
         self._waiting += later
+        now += self._standstill.of(snapshot)
         self._print([Text(line, style="bold") for line in now])
         self._draw()
 

@@ -21,7 +21,7 @@ from torch.distributed.elastic.utils.api import macros
 from nb_elastic import model
 from nb_elastic.errors import RendezvousError
 from nb_elastic.model import LaunchSpec, WorkerFailure
-from nb_elastic.supervisor import failures, rank_env
+from nb_elastic.supervisor import failures_words, rank_env
 from nb_elastic.supervisor.channel import EventLog
 from nb_elastic.supervisor.context import RankContext
 from nb_elastic.supervisor.crew import ForkServer
@@ -209,7 +209,7 @@ class Agent(LocalElasticAgent):
             self.failures = self._pcontext.watch.judge()
         if not text and (cause == "failure" or (self.failures and cause != "success")):
             others = self._context.watch.others() if cause == "failure" and self._pcontext else []
-            self.text = failures.text_of(self.failures, others=others, run_dir=self._launch.run_dir)
+            self.text = failures_words.text_of(self.failures, others=others, run_dir=self._launch.run_dir)
         self._log.tell("round_ended", round=self._round, attempt=self._attempt, cause=cause, text=self.text)
 
     @property

@@ -18,6 +18,7 @@ from nb_elastic.supervisor.appender import Appender
 from nb_elastic.supervisor.families import Families
 from nb_elastic.supervisor.gpus import GpuWatch
 from nb_elastic.supervisor.growth import Growth
+from nb_elastic.supervisor.hangs import HangWatch
 from nb_elastic.wakes import Wakes
 
 FIRST_S = 0.15
@@ -49,13 +50,20 @@ class Pulse:
 
     Args:
         node: the level that runs of several nodes have, else None.
+        hangs: watches the same ranks for as long.
     """
 
-    def __init__(self, run: RunDir, *, node: int | None) -> None:
+    def __init__(self, run: RunDir, *, node: int | None, hangs: HangWatch | None = None) -> None:
+        self._hangs = hangs
         self._run = run
         self._node = node
         self._round: _Round | None = None
         self._over: list[_Round] = []
+
+    @property
+    def hang_text(self) -> str:
+        """Why the run was to be ended as hanging, or ""."""
+        return self._hangs.text if self._hangs is not None else ""
 
     def begin(self, number: int, subjects: Sequence[Subject], *, gpus: Sequence[str] = ()) -> None:
         """Watch the ranks of a round that were just started.
@@ -66,6 +74,8 @@ class Pulse:
         self.close()
         self._round = _Round(self._run, self._node, number, subjects, gpus=gpus)
         self._round.start()
+        if self._hangs is not None:
+            self._hangs.begin(number, subjects)
 
     def end(self) -> None:
         """The round is over: write the last sizes. Waits for no thread; the second time nothing is left to do.
@@ -73,6 +83,8 @@ class Pulse:
         The watchdog, too, may call this, while the main thread is stuck in it.
         """
         over, self._round = self._round, None
+        if self._hangs is not None:
+            self._hangs.end()
         if over is not None:
             self._over.append(over)
             over.end()
@@ -82,6 +94,8 @@ class Pulse:
         self.end()
         while self._over:
             self._over.pop().close()
+        if self._hangs is not None:
+            self._hangs.close()
 
 
 class _Round:

@@ -12,6 +12,9 @@ from nb_elastic.model import LaunchSpec, WorkerSpec
 from nb_elastic.rundir import RankDir
 from nb_elastic.supervisor.placement import Placement
 
+FLIGHT_ENTRIES = "64"
+"""How many collectives torch's flight recorder keeps: enough to tell a hang, and little to write."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
@@ -52,6 +55,8 @@ def build(
     env.setdefault("OMP_NUM_THREADS", str(max(1, cpus // place.local_world_size)))
     env.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
     env.setdefault("PYTHONUNBUFFERED", "1")
+    if "TORCH_NCCL_TRACE_BUFFER_SIZE" not in env:  # the older name of the same
+        env.setdefault("TORCH_FR_BUFFER_SIZE", FLIGHT_ENTRIES)
     if cuda_visible is not None:
         env["CUDA_VISIBLE_DEVICES"] = cuda_visible
     env |= {

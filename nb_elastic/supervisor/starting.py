@@ -13,11 +13,12 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nb_elastic import ambient, birth, installed, wire
 from nb_elastic.events import make
 from nb_elastic.model import LaunchSpec, from_json
+from nb_elastic.supervisor import run_verdict
 from nb_elastic.supervisor.vigil import Vigil, say
 
 if TYPE_CHECKING:
@@ -84,7 +85,9 @@ def serve(warmth: Warmth | None = None) -> int:
     except Exception as e:  # noqa: BLE001  the border of the process: the run's folder must tell why nothing runs
         traceback.print_exc()
         text = f"The supervisor failed: {type(e).__name__}: {e}"
-        say(spec, make("run_finished", node=spec.node, state="failed", root_rank=None, text=text))
+        told = run_verdict.of_error(e)
+        more: dict[str, Any] = {"category": told.category, "reasons": list(told.reasons)}
+        say(spec, make("run_finished", node=spec.node, state="failed", root_rank=None, text=text, **more))
         return NOT_STARTED
 
 

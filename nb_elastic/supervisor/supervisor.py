@@ -27,13 +27,15 @@ from nb_elastic.errors import ElasticError, LaunchError
 from nb_elastic.model import LaunchSpec
 from nb_elastic.rundir import RunDir
 from nb_elastic.supervisor import agent as agents
-from nb_elastic.supervisor import failures
+from nb_elastic.supervisor import failures_words, run_verdict
 from nb_elastic.supervisor import placement as placing
 from nb_elastic.supervisor.agent import Agent
 from nb_elastic.supervisor.channel import EventLog, FrameDecoder, FrameReader
 from nb_elastic.supervisor.crew import ForkServer, ForkServerLostError
+from nb_elastic.supervisor.hangs import BY_HANG, HANG_AFTER_S, HangWatch, hang_text
 from nb_elastic.supervisor.logs import RunLogs, load_specs
 from nb_elastic.supervisor.pulse import Pulse
+from nb_elastic.supervisor.run_verdict import Verdict
 from nb_elastic.supervisor.stopping import LOST_GRACE_S, Stopper, timeout_text
 
 SUCCEEDED, FAILED, STOPPED, NOT_STARTED = 0, 1, 2, 3
@@ -67,6 +69,18 @@ class _End:
     state: str
     text: str = ""
     root_rank: int | None = None
+    verdict: Verdict = run_verdict.NONE
+
+    def tell(self, log: EventLog) -> None:
+        """The run's last word."""
+        log.tell(
+            "run_finished",
+            state=self.state,
+            root_rank=self.root_rank,
+            text=self.text,
+            category=self.verdict.category,
+            reasons=list(self.verdict.reasons),
+        )
 
 
 def run(spec: LaunchSpec, ground: Ground) -> int:
@@ -74,7 +88,6 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
     folder = RunDir(Path(spec.run_dir))
     log = EventLog(folder, node=spec.node)
     log.tell("mark", time_ns=ground.received_ns, name="received")
-    pulse = Pulse(folder, node=None if spec.options.is_one_node else spec.node)
     timeout_s = spec.options.timeout
     stopper = Stopper(
         folder,
@@ -83,6 +96,15 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
         on_stuck=lambda: _give_up(spec, log, ground.server, stopper, pulse),
         timeout_s=None if timeout_s is None else max(0.0, ground.started_at + timeout_s - time.monotonic()),
     )
+    hangs = HangWatch(
+        folder,
+        log=log,
+        stopper=stopper,
+        after_s=spec.options.hang_after or HANG_AFTER_S,
+        is_stop=spec.options.on_hang == "stop",
+        has_others=not spec.options.is_one_node,
+    )
+    pulse = Pulse(folder, node=None if spec.options.is_one_node else spec.node, hangs=hangs)
     stopper.install(spec.options.signals_to_handle)
     stopper.start()
 
@@ -101,13 +123,13 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
             end = _run_agent(spec, ground, stopper, log, pulse)
             if end.code == SUCCEEDED:  # every rank is gone and what it left was swept: nobody need wait for our own end
                 stopper.close()
-                log.tell("run_finished", state=end.state, root_rank=end.root_rank, text=end.text)
+                end.tell(log)
                 log.hang_up(timeout_s=1.0)
         finally:
             ground.server.close()
             stopper.close()
         if end.code != SUCCEEDED:
-            log.tell("run_finished", state=end.state, root_rank=end.root_rank, text=end.text)
+            end.tell(log)
     log.flush(timeout_s=1.0)
     pulse.close()
     return end.code
@@ -123,14 +145,14 @@ def _run_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog
             return _End(code=SUCCEEDED, state="succeeded")
         return _failure(agent)
     except SignalException:
-        return _stopped(spec, agent, stopper)
+        return _stopped(spec, agent, stopper, pulse)
     except ForkServerLostError as e:
         text = f"{e}\nLogs of all ranks: {spec.run_dir}"
         if agent is not None:
             agent.end_round("failure", text=text)
-        return _End(code=FAILED, state="failed", text=text)
+        return _End(code=FAILED, state="failed", text=text, verdict=run_verdict.of_lost_server(ground.server.pid))
     except ElasticError as e:
-        return _End(code=NOT_STARTED, state="failed", text=str(e))
+        return _End(code=NOT_STARTED, state="failed", text=str(e), verdict=run_verdict.of_error(e))
     except TorchRendezvousError as e:
         return _lost_group(spec, agent, e)
     except Exception as e:  # noqa: BLE001  the border of the process: torch or a plugin raised something we do not know
@@ -138,7 +160,7 @@ def _run_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog
 
         traceback.print_exc()
         text = f"The agent failed: {type(e).__name__}: {e}\nIts own log is {RunDir(Path(spec.run_dir)).supervisor_log}"
-        return _End(code=NOT_STARTED, state="failed", text=text)
+        return _End(code=NOT_STARTED, state="failed", text=text, verdict=run_verdict.of_error(e))
     finally:
         pulse.end()
         if agent is not None:
@@ -148,7 +170,8 @@ def _run_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog
 def _failure(agent: Agent) -> _End:
     agent.end_round("failure")
     root = agent.failures[0].rank if agent.failures else None
-    return _End(code=FAILED, state="failed", text=agent.text, root_rank=root)
+    verdict = run_verdict.of_failures(agent.failures)
+    return _End(code=FAILED, state="failed", text=agent.text, root_rank=root, verdict=verdict)
 
 
 def _lost_group(spec: LaunchSpec, agent: Agent | None, error: TorchRendezvousError) -> _End:
@@ -161,16 +184,25 @@ def _lost_group(spec: LaunchSpec, agent: Agent | None, error: TorchRendezvousErr
     has_begun = agent is not None and agent.has_begun
     if agent is not None:
         agent.end_round("failure", text=text)
-    return _End(code=FAILED if has_begun else NOT_STARTED, state="failed", text=text)
+    verdict = run_verdict.of_lost_meeting(error)
+    return _End(code=FAILED if has_begun else NOT_STARTED, state="failed", text=text, verdict=verdict)
 
 
-def _stopped(spec: LaunchSpec, agent: Agent | None, stopper: Stopper) -> _End:
+def _stopped(spec: LaunchSpec, agent: Agent | None, stopper: Stopper, pulse: Pulse) -> _End:
     if agent is not None:
         agent.end_round("failure" if stopper.is_timeout else "stopped")
     if stopper.is_timeout:
-        where = failures.where_text(agent.interrupted()) if agent is not None else ""
-        return _End(code=FAILED, state="failed", text=f"{timeout_text(spec.options.timeout)}\n{where}".rstrip())
+        text, verdict = _time_is_up(spec, stopper, pulse)
+        where = failures_words.where_text(agent.interrupted()) if agent is not None else ""
+        return _End(code=FAILED, state="failed", text=f"{text}\n{where}".rstrip(), verdict=verdict)
     return _End(code=STOPPED, state="stopped", text=f"stopped by {stopper.by}")
+
+
+def _time_is_up(spec: LaunchSpec, stopper: Stopper, pulse: Pulse) -> tuple[str, Verdict]:
+    """The run's last word when it took too long, or hung."""
+    if stopper.by == BY_HANG:
+        return hang_text(pulse.hang_text), run_verdict.of_hang(pulse.hang_text)
+    return timeout_text(spec.options.timeout), run_verdict.of_timeout(spec.options.timeout)
 
 
 def _make_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog, pulse: Pulse) -> Agent:
@@ -231,11 +263,13 @@ def _give_up(spec: LaunchSpec, log: EventLog, server: ForkServer, stopper: Stopp
     """The main thread hangs in native code: end everything from the watchdog's thread."""
     server.abandon()
     pulse.end()
-    state = "failed" if stopper.is_timeout else "stopped"
-    text = timeout_text(spec.options.timeout) if stopper.is_timeout else f"stopped by {stopper.by}"
-    log.tell("run_finished", state=state, root_rank=None, text=text)
+    end = _End(code=STOPPED, state="stopped", text=f"stopped by {stopper.by}")
+    if stopper.is_timeout:
+        text, verdict = _time_is_up(spec, stopper, pulse)
+        end = _End(code=FAILED, state="failed", text=text, verdict=verdict)
+    end.tell(log)
     log.flush(timeout_s=1.0)
-    os._exit(FAILED if stopper.is_timeout else STOPPED)
+    os._exit(end.code)
 
 
 def _seconds(value: Any) -> float:

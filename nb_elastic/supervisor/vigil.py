@@ -12,12 +12,12 @@ import signal
 import time
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nb_elastic import lifeline, rundir
 from nb_elastic.events import Event, encode, make
 from nb_elastic.model import LaunchSpec
-from nb_elastic.supervisor import stopping
+from nb_elastic.supervisor import run_verdict, stopping
 from nb_elastic.supervisor.channel import FrameDecoder
 
 LOOK_S = 0.2
@@ -78,10 +78,12 @@ class Vigil:
     def _end(self, state: str, text: str, by: str, code: int) -> NoReturn:
         try:
             node = self._spec.node
+            told = run_verdict.NONE if code == STOPPED else run_verdict.of_timeout(self._spec.options.timeout)
+            more: dict[str, Any] = {"category": told.category, "reasons": list(told.reasons)}
             say(
                 self._spec,
                 make("stop_requested", node=node, by=by, grace_s=0.0),
-                make("run_finished", node=node, state=state, root_rank=None, text=text),
+                make("run_finished", node=node, state=state, root_rank=None, text=text, **more),
             )
             for pid in lifeline.descendants(os.getpid()):  # of an import
                 if identity := lifeline.ProcessId.of(pid):

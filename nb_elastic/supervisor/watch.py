@@ -15,9 +15,10 @@ from typing import Any
 from nb_elastic import rundir
 from nb_elastic.model import WorkerFailure, WorkerSpec, WorkerState, to_json
 from nb_elastic.rundir import RankDir
-from nb_elastic.supervisor import failures
+from nb_elastic.supervisor import failures, failures_judge, failures_verdict, failures_words
 from nb_elastic.supervisor.channel import EventLog
 from nb_elastic.supervisor.crew import Exit, ForkServer, Started
+from nb_elastic.supervisor.evidence import Evidence, Witness
 from nb_elastic.supervisor.stopping import Stopper
 
 STUCK_S = 5.0
@@ -33,6 +34,7 @@ class Rank:
 
     Attributes:
         signalled_ns: when the agent first signalled it, or None.
+        killed_ns: when the agent sent SIGKILL, or None.
         told_at: when (``time.monotonic``) its own failure file was first seen.
     """
 
@@ -40,6 +42,7 @@ class Rank:
     started: Started
     is_ready: bool = False
     signalled_ns: int | None = None
+    killed_ns: int | None = None
     exit: Exit | None = None
     state: WorkerState = WorkerState.STARTING
     told_at: float | None = None
@@ -60,7 +63,8 @@ class Watch:
         self._log = log
         self._node = node
         self._told: dict[int, WorkerFailure] = {}
-        self._oom_kills = failures.oom_kill_count()
+        self._witness = Witness()
+        self._evidence: dict[int, Evidence] = {}
         self._next_look = 0.0
 
     @property
@@ -90,6 +94,7 @@ class Watch:
                 start_ticks=one.start_ticks,
                 start_method=start_method,
             )
+        self._witness.look([one.pid for one in started])
 
     def look(self) -> None:
         """See which ranks became ready, ended, or told an exception.
@@ -107,6 +112,7 @@ class Watch:
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + LOOK_S
+            self._witness.look([r.started.pid for r in self.alive])
             for rank in self.alive:
                 self._see_stuck(rank, now)
 
@@ -120,7 +126,7 @@ class Watch:
     def judge(self) -> list[WorkerFailure]:
         """Judge all failures of the round anew, tell those that are new or changed, and return them, the root first."""
         found = [f for f in map(self._failure_of, self.ranks) if f is not None]
-        judged = [self._add_hint(f) for f in failures.judge(found)]
+        judged = [self._give_verdict(self._add_hint(f)) for f in failures_judge.judge(found)]
         for failure in judged:
             if self._told.get(failure.local_rank) != failure:
                 self._told[failure.local_rank] = failure
@@ -134,10 +140,17 @@ class Watch:
                 )
         return judged
 
+    def _give_verdict(self, failure: WorkerFailure) -> WorkerFailure:
+        company = failures_verdict.Company(
+            finished=tuple(r.spec.rank for r in self.ranks if r.state is WorkerState.SUCCEEDED),
+            waiting=tuple(r.spec.rank for r in self.ranks if r.exit is None or r.state is WorkerState.ENDED),
+        )
+        return failures_verdict.give(failure, self._evidence[failure.local_rank], company)
+
     def _add_hint(self, failure: WorkerFailure) -> WorkerFailure:
         """A lost connection that nobody's failure explains: somebody left before the others were done."""
         left = [r.spec.rank for r in self.ranks if r.state is WorkerState.SUCCEEDED]
-        if failure.followed or not left or not failures.is_lost_peer(failure):
+        if failure.followed or not left or not failures_judge.is_lost_peer(failure):
             return failure
         who = f"Rank {left[0]}" if len(left) == 1 else f"Ranks {', '.join(map(str, left))}"
         return replace(failure, hint=f"{who} had finished before: do all ranks take the same number of steps?")
@@ -186,7 +199,7 @@ class Watch:
             time_ns=rank.exit.time_ns if rank.exit else None,
             pid=rank.started.pid,
             exit_code=exit_code,
-            signal=failures.signal_name(exit_code),
+            signal=failures_words.signal_name(exit_code),
             state=rank.state.value,
             has_result=rank.folder.result.exists(),
             **more,
@@ -194,6 +207,13 @@ class Watch:
 
     def _state_of(self, rank: Rank, one: Exit) -> WorkerState:
         was_signalled = rank.signalled_ns is not None and one.time_ns > rank.signalled_ns
+        if (
+            was_signalled
+            and one.exit_code == -signal.SIGKILL
+            and rank.killed_ns is None
+            and not self._stopper.is_requested
+        ):
+            was_signalled = False  # we only asked it to end: somebody else killed it, and its end was long in coming
         if was_signalled and self._stopper.is_requested:
             return WorkerState.STOPPED
         if one.exit_code == 0:
@@ -230,6 +250,13 @@ class Watch:
         is_late = told is not None and rank.signalled_ns is not None and told.time_ns >= rank.signalled_ns
         if told and not is_failed and is_late and told.error_type in {"KeyboardInterrupt", "SystemExit"}:
             return None
+        evidence = self._evidence[rank.spec.local_rank] = self._witness.evidence(
+            rank.folder,
+            pid=rank.started.pid,
+            local_rank=rank.spec.local_rank,
+            round_number=rank.spec.round,
+            tail=failures.tail_of(rank.folder.stderr),
+        )
         failure = failures.explain(
             rank.folder,
             rank=rank.spec.rank,
@@ -238,7 +265,7 @@ class Watch:
             pid=rank.started.pid,
             exit_code=rank.exit.exit_code if rank.exit else None,
             time_ns=rank.exit.time_ns if rank.exit else time.time_ns(),
-            oom_kills=failures.oom_kill_count() - self._oom_kills,
+            found=evidence,
             is_ended=rank.signalled_ns is not None,
             node=self._node,
         )

@@ -21,7 +21,7 @@ def test_the_root_cause_comes_first_with_hint_and_time(shell: Shell) -> None:
     expect(card.locator(".nbe-card-title")).to_have_text("Rank 2 failed first, 30 s after the start")
     expect(card.locator(".nbe-error")).to_have_text("ValueError: loss is nan at step 118")
     expect(card.locator(".nbe-hint")).to_contain_text("a smaller learning rate")
-    assert page.evaluate("root.children[1].contains(document.querySelector('.nbe-failure'))")
+    assert page.evaluate("root.children[2].contains(document.querySelector('.nbe-failure'))")
 
 
 def test_the_notebooks_lines_stand_out_in_their_cell_with_values(shell: Shell) -> None:
@@ -67,8 +67,8 @@ def test_the_last_lines_and_the_others_follow(shell: Shell) -> None:
     others = page.locator(".nbe-others li")
     expect(others).to_have_text(
         [
-            "rank 0: lost its peer, rank 2 · DistBackendError: Connection closed by peer [10.0.0.3]:43210",
             "ranks 1, 3: ended by the agent, because of this",
+            "rank 0: lost its peer, rank 2 · DistBackendError: Connection closed by peer [10.0.0.3]:43210",
         ]
     )
 

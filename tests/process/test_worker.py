@@ -56,6 +56,7 @@ def test_the_environment_is_the_notebooks_and_torchruns(told):
         "TORCHELASTIC_RESTART_COUNT": "0",
         "TORCHELASTIC_RUN_ID": done.run.run_id,
         "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCH_FR_BUFFER_SIZE": "64",
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
     }  # fmt: skip
     env = ranks[1]["env"]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nb_elastic import events, rundir
-from tests.support.stories import SECOND, Story
+from nb_elastic.model import Frame, StackGroup, StackReport, to_json
+from tests.support.stories import SECOND, START_NS, Story
 
 RUN_ID = "20231114-221320-ab12"
 FOLDER = f"/home/ada/.local/state/nb_elastic/{RUN_ID}"
@@ -58,7 +59,10 @@ FRAMES = [
 
 
 class DashboardStory(Story):
-    """Four ranks on a machine with GPUs; round 0 fails, round 1 goes on to ``ending``: running, failed or succeeded."""
+    """Four ranks on a machine with GPUs; round 0 fails, round 1 goes on to ``ending``.
+
+    That is running, standing (rank 2 is held, the others wait for it), failed, or succeeded.
+    """
 
     def __init__(self, folder: Path, *, ending: str = "running", run_id: str = RUN_ID) -> None:
         super().__init__(folder, ranks=4, run_id=run_id, name="digits <b>ddp</b>", max_restarts=2)
@@ -81,6 +85,8 @@ class DashboardStory(Story):
             self._fail_round()
             self.tell("round_ended", round=1, attempt=1, cause="failure", text="rank 2 failed")
             self.tell("run_finished", state="failed", root_rank=2, text="rank 2 failed")
+        elif ending == "standing":
+            self._stand_still()
         elif ending == "succeeded":
             self.end([0, 1, 2], result="0.98")
             self.end([3], result=HOSTILE)
@@ -167,12 +173,21 @@ class DashboardStory(Story):
         )
         self.end([0], state="ended", signal="SIGTERM")
 
+    def _stand_still(self) -> None:
+        at = {"round": 1, "rank": 2, "local_rank": 2}
+        self.tell("worker_held", **at, why="breakpoint", text="Cell In[12], line 6, in train")
+        self.tell("worker_released", **at)
+        place = "AssertionError: label 11 of <b>batch</b> 9"
+        self.tell("worker_held", **at, why="failure", text=f"{place}\nCell In[12], line 7, in train")
+        self.now_ns += 61 * SECOND
+        self.tell("hang_found", round=1, report=to_json(stack_report(self.now_ns)))
+
     def _write_run_json(self) -> None:
         asked = {
             "run_id": self.folder.run_id,
             "name": "digits <b>ddp</b>",
             "entry": {"kind": "cell", "target": "Cell In[12]", "argv": []},
-            "options": {"nproc_per_node": 4, "max_restarts": 2},
+            "options": {"nproc_per_node": 4, "max_restarts": 2, "hang_after": 60.0},
             "cell": CELL,
         }
         rundir.write_json(self.folder.run_json, asked)
@@ -181,6 +196,34 @@ class DashboardStory(Story):
     def _append(path: Path, row: dict[str, Any]) -> None:
         with open(path, "ab") as f:
             f.write(json.dumps(row).encode() + b"\n")
+
+
+def stack_report(time_ns: int = START_NS, *, cause: str = "hang") -> StackReport:
+    """Rank 2 is held, and the others wait for it in a collective."""
+    top = Frame(file="Cell In[12]", line=10, name="<module>", text="train()")
+    odd = StackGroup(
+        ranks=(2,),
+        state="held",
+        doing="is held at its exception, Cell In[12], line 7",
+        frames=(top, Frame(file="Cell In[12]", line=7, name="train", text="assert labels.max() < 10")),
+        notes=("its loader has <b>2</b> workers, both idle",),
+        is_odd=True,
+    )
+    rest = StackGroup(
+        ranks=(0, 1, 3),
+        state="waiting",
+        doing="waits in all_reduce, Cell In[12], line 8",
+        frames=(top, Frame(file="Cell In[12]", line=8, name="train", text="nb_elastic.report(step=step)")),
+        notes=("all_reduce number 9 of the default group",),
+    )
+    return StackReport(
+        time_ns=time_ns,
+        cause=cause,
+        headline="Ranks 0, 1, 3 wait in all_reduce, Cell In[12], line 8; rank 2 is held at its exception, line 7.",
+        advice="`%elastic debug` looks at rank 2.",
+        kind="held",
+        groups=(odd, rest),
+    )
 
 
 def fitted(value: Any, folder: Path) -> Any:

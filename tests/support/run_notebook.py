@@ -1,5 +1,7 @@
 """Executes a notebook in a real kernel and prints what its reader would see; ``--write`` keeps the outputs in the file.
 
+What a reader types at a prompt stands in the cell's metadata: ``{"answers": ["p batch", "q"]}``.
+
 Runs in: the tests and `make demo`.
 
 usage: python -m tests.support.run_notebook notebooks/01_first_launch.ipynb [--write]
@@ -7,6 +9,7 @@ usage: python -m tests.support.run_notebook notebooks/01_first_launch.ipynb [--w
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -26,6 +29,8 @@ DEFAULT_HOME = "~/.local/state/nb_elastic"
 PROJECT = Path(__file__).parents[2]
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _CELL_S = 300
+_THINKING_S = 0.3
+"""A reader looks at what was printed before answering; it is all here by then."""
 
 
 def execute(path: Path, *, tell: Callable[[str], None] = lambda _line: None) -> nbformat.NotebookNode:
@@ -62,9 +67,18 @@ def execute(path: Path, *, tell: Callable[[str], None] = lambda _line: None) -> 
         for text in texts(cell):
             tell(_indent(text.rstrip("\n"), "Out: "))
 
+    client: NotebookClient
+
+    def asking(cell: nbformat.NotebookNode, cell_index: int) -> None:  # noqa: ARG001
+        answers = cell.metadata.get("answers", [])
+        client.kc.allow_stdin = bool(answers)
+        if answers:
+            typists.append(asyncio.ensure_future(_type(client, cell, list(answers))))
+
+    typists: list[asyncio.Future[None]] = []
     client = NotebookClient(
         notebook, km=manager, timeout=_CELL_S, resources={"metadata": {"path": str(room / "work")}},
-        on_cell_start=before, on_cell_executed=after, record_timing=False, store_widget_state=False, coalesce_streams=True,
+        on_cell_start=before, on_cell_execute=asking, on_cell_executed=after, record_timing=False, store_widget_state=False, coalesce_streams=True,
     )  # fmt: skip
     try:
         client.execute(env={**os.environ, "NB_ELASTIC_HOME": str(home)}, cleanup_kc=True)
@@ -76,6 +90,20 @@ def execute(path: Path, *, tell: Callable[[str], None] = lambda _line: None) -> 
     notebook.metadata.pop("widgets", None)
     notebook.metadata["language_info"] = {"name": "python"}
     return notebook
+
+
+async def _type(client: NotebookClient, cell: nbformat.NotebookNode, answers: list[str]) -> None:
+    """Answer a cell's questions, and keep question and answer where a front end shows them."""
+    for answer in answers:
+        question = await client.kc.get_stdin_msg(timeout=_CELL_S)
+        await asyncio.sleep(_THINKING_S)
+        text = f"{question['content']['prompt']}{answer}\n"
+        last = cell.outputs[-1] if cell.outputs else None
+        if last is not None and last.output_type == "stream" and last.name == "stdout":
+            last.text += text
+        else:
+            cell.outputs.append(nbformat.v4.new_output("stream", name="stdout", text=text))
+        client.kc.input(answer)
 
 
 def texts(cell: nbformat.NotebookNode) -> Iterator[str]:

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,7 @@ def start(
     max_processes: int = 0,
     stop: Mapping[str, Any] | None = None,
     ambient: Mapping[str, Any] | None = None,
+    prefix: Sequence[str] = (),
     **options: Any,
 ) -> Supervised:
     """Start a supervisor on a fresh run folder and hand it the launch.
@@ -178,6 +179,7 @@ def start(
     Args:
         max_processes: run as a user of no name, who may have so many processes (root has no limit).
         stop: what another process asks for in ``stop.json`` before the supervisor is there.
+        prefix: words before the command line, to start it in a place of its own.
         ambient: the notebook's limits and priority, as fields of the launch.
     """
     run = rundir.create(log_dir=options.get("log_dir"))
@@ -200,11 +202,11 @@ def start(
     rundir.write_json(run.run_json, {"run_id": run.run_id})
     if stop:
         rundir.write_json(run.stop_json, stop)
-    prefix: list[str] = []
+    prefix = list(prefix)
     if max_processes:
         os.chown(run.path, LIMITED_UID, -1)
         caps = [f"--{kind}-caps=+dac_override" for kind in ("inh", "ambient")]
-        prefix = ["setpriv", f"--reuid={LIMITED_UID}", "--clear-groups", *caps, "prlimit", f"--nproc={max_processes}"]
+        prefix += ["setpriv", f"--reuid={LIMITED_UID}", "--clear-groups", *caps, "prlimit", f"--nproc={max_processes}"]
     with open(run.supervisor_log, "wb") as log:
         process = subprocess.Popen(
             [*prefix, sys.executable, "-m", "nb_elastic.supervisor"],

@@ -31,7 +31,7 @@ def check(name: str, value: Any) -> None:
     assert value == json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("ending", ["running", "failed", "succeeded"])
+@pytest.mark.parametrize("ending", ["running", "standing", "failed", "succeeded"])
 def test_a_state(tmp_path: Path, ending: str) -> None:
     story = DashboardStory(tmp_path, ending=ending)
     snapshot = whole(messages.snapshot_json(story.snapshot), story)
@@ -62,6 +62,11 @@ def test_what_a_view_is_sent(tmp_path: Path) -> None:
             chunk["time_ns"] = story.now_ns
     message = {**to, "type": "chunks", "seq": 2, "chunks": chunks, "time_ns": story.now_ns}
     check("chunks", dashboards.with_buffers(message, pieces))
+
+
+def test_where_the_ranks_are(tmp_path: Path) -> None:
+    report = dashboards.stack_report(cause="asked")
+    check("stacks", json.loads(json.dumps({"type": "stacks", **messages.stacks(report)})))
 
 
 def test_the_list_of_runs(tmp_path: Path) -> None:

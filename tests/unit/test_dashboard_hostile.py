@@ -15,7 +15,8 @@ import pytest
 from nb_elastic import rundir
 from nb_elastic.dashboard import plainjson, runlist, saved
 from nb_elastic.dashboard import view as views
-from nb_elastic.dashboard.board import MAX_STOPS, Board
+from nb_elastic.dashboard.board import Board
+from nb_elastic.dashboard.errands import MAX_STOPS
 from nb_elastic.lifeline import HeldInterrupts
 from nb_elastic.render import html, widget
 from nb_elastic.render.base import Shown

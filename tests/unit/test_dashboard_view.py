@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 from nb_elastic.dashboard import messages, runlist
 from nb_elastic.dashboard import view as views
 from nb_elastic.dashboard.board import Board
+from nb_elastic.dashboard.errands import MAX_STACKS
 from nb_elastic.dashboard.live import LiveRun
 from nb_elastic.dashboard.panel import Panel
 from nb_elastic.dashboard.view import Door, View
+from nb_elastic.model import Frame, StackGroup, StackReport
 from nb_elastic.rundir import RunDir
-from tests.support.dashboards import RUN_ID, DashboardStory
+from tests.support.dashboards import RUN_ID, DashboardStory, stack_report
 from tests.support.until import until
 
 MB = 1 << 20
@@ -327,6 +330,73 @@ def test_a_stop_that_fails_says_why(tmp_path: Path, board: Board) -> None:
     ask(board, wire, "stop")
     until(lambda: wire.kinds() == ["stopping"] * 2)
     assert wire.sent[1]["text"] == "This dashboard can only look."
+
+
+def test_stacks_are_taken_without_holding_up_the_others(tmp_path: Path, board: Board) -> None:
+    story = DashboardStory(tmp_path)
+    wire, other = Wire(story.folder), Wire(story.folder)
+    is_let = threading.Event()
+    asked: list[str] = []
+
+    def take(folder: RunDir) -> StackReport:
+        asked.append(f"{folder.run_id} in {threading.current_thread().name}")
+        is_let.wait(60)
+        return stack_report(cause="asked")
+
+    wire.door.stacks = take
+    ask(board, wire, "stacks")
+    ask(board, other, "open")
+    until(lambda: "state" in other.kinds())
+    assert "stacks" not in wire.kinds()
+    is_let.set()
+    until(lambda: "stacks" in wire.kinds())
+    assert asked == [f"{RUN_ID} in nb-elastic-stacks-ask"]
+    answer = wire.sent[-1]
+    assert (answer["ok"], answer["view"], answer["run"]) == (True, "v", RUN_ID)
+    assert answer["text"] == answer["report"]["headline"] == stack_report().headline
+    assert [g["ranks"] for g in json.loads(json.dumps(answer["report"]))["groups"]] == [[2], [0, 1, 3]]
+    board.leave(other.door)
+
+
+def test_stacks_that_cannot_be_had_say_why(tmp_path: Path, board: Board) -> None:
+    wire = Wire(DashboardStory(tmp_path).folder)
+
+    def refuse(_folder: RunDir) -> StackReport:
+        raise PermissionError("may not look at pid 4242")
+
+    wire.door.stacks = refuse
+    ask(board, wire, "stacks")
+    until(lambda: wire.kinds() == ["stacks"])
+    said = wire.sent[0]
+    assert (said["ok"], said["report"], said["text"]) == (False, None, "PermissionError: may not look at pid 4242")
+
+
+def test_a_page_that_asks_for_stacks_without_end_gets_few_threads_and_always_an_answer(
+    tmp_path: Path, board: Board
+) -> None:
+    wire = Wire(DashboardStory(tmp_path).folder)
+    is_let = threading.Event()
+    wire.door.stacks = lambda _: (is_let.wait(60), stack_report())[1]
+    for _ in range(200):
+        ask(board, wire, "stacks")
+    until(lambda: wire.kinds() == ["stacks"] * (200 - MAX_STACKS))
+    assert sum(t.name == "nb-elastic-stacks-ask" for t in threading.enumerate()) == MAX_STACKS
+    assert all("ask again in a moment" in m["text"] for m in wire.sent)
+    is_let.set()
+    until(lambda: wire.kinds() == ["stacks"] * 200)
+    assert sum(m["ok"] for m in wire.sent) == MAX_STACKS
+
+
+def test_a_huge_report_is_cut_to_what_a_page_can_draw() -> None:
+    frame = Frame(file="/x" * 5_000, line=1, name="f" * 5_000, text="y" * 50_000, values={"v": "1"})
+    group = StackGroup(ranks=tuple(range(50_000)), state="busy", doing="\ud800 x", frames=(frame,) * 200)
+    report = messages.stacks(StackReport(time_ns=1, cause="asked", headline="h", groups=(group,) * 200))["report"]
+    assert len(json.dumps(report)) < 6 * MB
+    assert (len(report["groups"]), len(report["groups"][0]["frames"]), len(report["groups"][0]["ranks"])) == (
+        64,
+        60,
+        4_096,
+    )
 
 
 def test_a_page_that_asks_without_end_starves_nobody(tmp_path: Path, board: Board) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from nb_elastic.model import Frame, WorkerFailure, to_json
 from nb_elastic.rundir import RankDir
-from nb_elastic.supervisor import failures
+from nb_elastic.supervisor import failures, failures_judge, failures_words
+from nb_elastic.supervisor.evidence import Evidence
 
 GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:21918"
 NCCL = (
@@ -25,7 +26,7 @@ def _failure(rank: int, ms: int, error_type: str = "ValueError", message: str = 
 
 
 def _judged(*found: WorkerFailure) -> list[tuple[int, str]]:
-    return [(f.rank, f.followed) for f in failures.judge(found)]
+    return [(f.rank, f.followed) for f in failures_judge.judge(found)]
 
 
 def test_the_first_one_is_the_cause():
@@ -117,8 +118,8 @@ def test_where_ranks_were_when_the_time_was_up():
         )
         return _failure(rank, 5, "KeyboardInterrupt", "", frames=frames, traceback=f"Traceback of {rank}\n")
 
-    assert failures.where_text([]) == ""
-    assert failures.where_text([at(2, 7), at(0, 7), at(1, 8)]).splitlines() == [
+    assert failures_words.where_text([]) == ""
+    assert failures_words.where_text([at(2, 7), at(0, 7), at(1, 8)]).splitlines() == [
         "Where the ranks were:",
         "  ranks 0, 2: Cell In[3], line 7, in main: work.wait()",
         "  rank 1: Cell In[3], line 8, in main: work.wait()",
@@ -137,7 +138,7 @@ def test_who_was_being_ended_is_never_the_cause():
     ended = _failure(0, 5, followed="raised while it was being ended")
     assert _judged(ended, _failure(1, 9)) == [(1, ""), (0, "raised while it was being ended")]
     assert _judged(ended) == [(0, "raised while it was being ended")]
-    assert failures.judge([]) == []
+    assert failures_judge.judge([]) == []
 
 
 def test_a_user_error_about_connections_is_the_users_own():
@@ -159,7 +160,7 @@ def test_a_user_error_about_connections_is_the_users_own():
     ],
 )
 def test_frequent_failures_come_with_a_hint(error_type, message, word):
-    hint = failures.hint_for(_failure(0, 1, error_type, message))
+    hint = failures_words.hint_for(_failure(0, 1, error_type, message))
     assert (word in hint) if word else (hint == "")
 
 
@@ -169,7 +170,7 @@ def _explain(tmp_path, **more) -> WorkerFailure:
 
 
 def test_the_out_of_memory_killer_is_named_where_it_is_known(tmp_path):
-    told = _explain(tmp_path, exit_code=-9, oom_kills=1)
+    told = _explain(tmp_path, exit_code=-9, found=Evidence(oom_kills=1, group="/x"))
     assert (
         told.message == "killed by the kernel's OOM killer (SIGKILL): the memory of this machine or container was full"
     )
@@ -204,8 +205,8 @@ def test_the_message_names_the_root_then_each_other_rank():
     root = _failure(2, 10, traceback="Traceback ...\nValueError: own\n", hint="Do better.")
     late = _failure(0, 30)
     lost = _failure(1, 20, "RuntimeError", GLOO)
-    text = failures.text_of(
-        failures.judge([root, late, lost]), others=["rank 3: ended by the agent"], run_dir="/runs/x"
+    text = failures_words.text_of(
+        failures_judge.judge([root, late, lost]), others=["rank 3: ended by the agent"], run_dir="/runs/x"
     )
     assert text.splitlines() == [
         "Rank 2 failed: ValueError: own",

@@ -90,6 +90,7 @@ WRITTEN = [
     ("--detach=false --virtual_local_rank", {"virtual_local_rank": True}),
     ("--preload numpy,torch.nn", {"preload": ("numpy", "torch.nn")}),
     ("--render plain --engine local --on-hang tell", {"render": "plain"}),
+    ("--hang-after 5 --on-hang stop", {"hang_after": 5.0, "on_hang": "stop"}),
     ("--name=--odd", {"name": "--odd"}),
     ("-n 2 -n 3", {"nproc_per_node": 3}),
 ]
@@ -169,8 +170,8 @@ WRONG = [
     ("--engine k8s", "this version has the engine local alone"),
     ("--engine local=x", "the engine local has no settings"),
     ("--hold", "--hold is not in this version"),
-    ("--hang-after 5", "--hang-after 5 is not in this version"),
-    ("--on-hang stop", "--on-hang stop is not in this version"),
+    ("--hang-after 0", "--hang-after 0"),
+    ("--on-hang kill", "--on-hang kill"),
     ("--detach=maybe", "it is either on or off"),
     ("--name", "--name needs a value (TEXT): A name for the run"),
     ("--name --detach", "--name needs a value (TEXT), but --detach follows"),
@@ -380,7 +381,7 @@ def test_keywords_take_pythons_own_types(tmp_path):
         (LaunchOptions(max_restarts=False), "max_restarts=False makes no sense"),
         (LaunchOptions(nnodes="3:2"), "wrong way round"),
         (LaunchOptions(nnodes="2"), "needs a place where the nodes meet"),
-        (LaunchOptions(on_hang="stop"), "not in this version"),
+        (LaunchOptions(on_hang="kill"), "on_hang='kill' makes no sense"),
     ],
 )
 def test_options_made_by_hand_are_checked_as_flags_are(made, text):

@@ -217,6 +217,44 @@ def test_a_stopped_run_tells_by_whom_and_its_ranks_are_stopped() -> None:
     assert after.state is RunState.STOPPED
 
 
+def test_the_times_that_a_rank_was_held_are_kept_and_end_with_it() -> None:
+    at = {"round": 0, "rank": 0, "local_rank": 0}
+    story = [
+        events.make("worker_started", time_ns=1, attempt=0, pid=7, **at),
+        events.make("worker_held", time_ns=10, why="breakpoint", text="line 3", **at),
+        events.make("worker_released", time_ns=20, **at),
+        events.make("worker_held", time_ns=30, why="failure", text="line 4", **at),
+    ]
+    held = fold_all(story)
+    assert (held.held[0].held, held.held[0].held_text, held.workers[0].holds) == (
+        "failure",
+        "line 4",
+        ((10, 20), (30, 0)),
+    )
+    gone = fold_all(
+        [*story, events.make("worker_exited", time_ns=40, exit_code=1, state="failed", how="left by itself", **at)]
+    )
+    assert (gone.held, gone.workers[0].holds, gone.workers[0].how) == ((), ((10, 20), (30, 40)), "left by itself")
+    late = fold_all(
+        [
+            *story,
+            events.make("worker_exited", time_ns=40, exit_code=1, **at),
+            events.make("worker_held", time_ns=50, **at),
+        ]
+    )
+    assert late.workers[0].holds == ((10, 20), (30, 40))
+    lost = fold_all([*story, events.make("run_lost", time_ns=60, text="gone")])
+    assert (lost.held, lost.workers[0].holds) == ((), ((10, 20), (30, 60)))
+
+
+def test_what_a_launch_waits_for_is_told_until_its_supervisor_speaks() -> None:
+    waits = events.make("mark", name="waits", text="importing torch (first launch of this kernel)")
+    early = [events.make("run_created", run_id="r"), events.make("mark", name="folder"), waits]
+    assert fold_all(early).waits_for == "importing torch (first launch of this kernel)"
+    begun = [*early, events.make("supervisor_started", pid=1, start_ticks=1)]
+    assert (fold_all(begun).waits_for, fold_all([*begun, waits]).waits_for) == ("", "")
+
+
 def test_a_note_is_told_once() -> None:
     note = events.make("note", level="warning", text="fell back to spawn")
     assert fold_all([note, note, events.make("note", level=[], text="b")]).notes == (

@@ -8,6 +8,8 @@ import type { Tab } from './parts.js';
 import { ranksView } from './ranks/view.js';
 import { share } from './common/selection.js';
 import type { Host } from './source.js';
+import { heldView } from './standstill/held.js';
+import { stacksView } from './standstill/view.js';
 import { tabsView } from './tabs/view.js';
 import { followTheme } from './common/theme.js';
 import type { View } from './view.js';
@@ -27,7 +29,9 @@ export function mountDashboard(
   const shared = share(host);
   const views: View[] = [
     headerView(data, shared),
+    heldView(data, shared),
     failureView(data, shared),
+    stacksView(data, shared),
     notesView(data),
     ranksView(data, shared),
     tabsView(data, shared, tabs)

@@ -1,6 +1,6 @@
 /** What the parts of the dashboard read: a run's data as it stands in the page. Made by `RunClient`, drawn by the views. */
 
-import type { About, Chunk, FileKey, MetricRow, Output, Snapshot, Stream, Usage, Worker } from './model.js';
+import type { About, Chunk, FileKey, MetricRow, Output, Snapshot, StackReport, Stream, Usage, Worker } from './model.js';
 
 /**
  * How the page stands to the run: asking for it; following it; following it without being heard (the kernel sends, but answers nothing
@@ -9,7 +9,7 @@ import type { About, Chunk, FileKey, MetricRow, Output, Snapshot, Stream, Usage,
 export type Link = 'connecting' | 'live' | 'deaf' | 'silent' | 'saved';
 
 /** What may change; a listener gets the set of all that did since its last call. */
-export type Part = 'about' | 'link' | 'state' | 'logs' | 'metrics' | 'usage' | 'outputs' | 'stopping';
+export type Part = 'about' | 'link' | 'state' | 'logs' | 'metrics' | 'usage' | 'outputs' | 'stopping' | 'stacks';
 
 export const ALL_PARTS: ReadonlySet<Part> = new Set<Part>([
   'about',
@@ -19,8 +19,20 @@ export const ALL_PARTS: ReadonlySet<Part> = new Set<Part>([
   'metrics',
   'usage',
   'outputs',
-  'stopping'
+  'stopping',
+  'stacks'
 ]);
+
+/** What became of the last question where the ranks are. */
+export interface Stacks {
+  /** Asked, and not answered yet. */
+  isAsked: boolean;
+  report: StackReport | undefined;
+  /** Why there is no newer report, or "". */
+  error: string;
+}
+
+export const NO_STACKS: Stacks = { isAsked: false, report: undefined, error: '' };
 
 export interface RunData {
   readonly about: About | undefined;
@@ -33,12 +45,17 @@ export interface RunData {
   readonly outputs: OutputData;
   /** What the kernel said of the last stop, or undefined. */
   readonly stopping: { ok: boolean; text: string } | undefined;
+  readonly stacks: Stacks;
   /** The present by the clock of the run's machine (ns); of a saved run, when it was saved. */
   nowNs(): number;
   /** Called at most once a frame. Returns a function that ends it. */
   onChange(listener: (changed: ReadonlySet<Part>) => void): () => void;
   /** Ask for the run's stop; 0 skips the grace. */
   stop(grace_s: number): void;
+  /** Ask where the ranks are. */
+  askStacks(): void;
+  /** Forget what was answered. */
+  dropStacks(): void;
   /** Bytes of a file, fewer than asked for at its end. Rejects where nobody can read (a saved run). */
   read(file: FileKey, offset: number, size: number): Promise<Uint8Array>;
   dispose(): void;
@@ -143,7 +160,11 @@ export const EMPTY: Snapshot = {
   host: '',
   torch: '',
   python: '',
-  stop_by: ''
+  stop_by: '',
+  category: '',
+  reasons: [],
+  hang: null,
+  waits_for: ''
 };
 
 /** A worker that nobody told anything of. */
@@ -165,5 +186,9 @@ export const NO_WORKER: Worker = {
   has_result: false,
   result_text: '',
   result_size_bytes: 0,
-  result_error: ''
+  result_error: '',
+  held: '',
+  held_text: '',
+  holds: [],
+  how: ''
 };

@@ -11,7 +11,7 @@ export type RunState =
   | 'stopped'
   | 'lost';
 
-export type WorkerState = 'starting' | 'running' | 'succeeded' | 'failed' | 'stopped' | 'ended';
+export type WorkerState = 'starting' | 'running' | 'held' | 'succeeded' | 'failed' | 'stopped' | 'ended';
 
 export type Stream = 'stdout' | 'stderr';
 
@@ -36,6 +36,14 @@ export interface Worker {
   result_text: string;
   result_size_bytes: number;
   result_error: string;
+  /** Why it waits to be looked at, or "". */
+  held: '' | 'failure' | 'breakpoint';
+  /** Where it waits, in words. */
+  held_text: string;
+  /** When it was held: begin and end of each time, 0 while it lasts. */
+  holds: [begin_ns: number, end_ns: number][];
+  /** Its way to its end, in words: `saved and left by itself`. */
+  how: string;
 }
 
 /** One frame of a traceback; `file` is `Cell In[12]` for notebook code. */
@@ -64,6 +72,35 @@ export interface Failure {
   /** Why this failure only followed another one, "" where it may be a cause. */
   followed: string;
   hint: string;
+  /** What kind of failure it is (`out of host memory`), or "". */
+  category: string;
+  /** The evidence for that, a sentence each. */
+  reasons: string[];
+}
+
+/** Ranks that stand at the same place. */
+export interface StackGroup {
+  ranks: number[];
+  /** `waiting`, `busy`, `stopped`, `stuck`, `held`, `gone` or `silent`. */
+  state: string;
+  /** One line: `waits in all_reduce, Cell In[12], line 31`. */
+  doing: string;
+  /** Outermost first; empty where none could be had. */
+  frames: Frame[];
+  notes: string[];
+  /** The others wait for this one, as far as one can tell. */
+  is_odd: boolean;
+}
+
+/** Where all ranks of a run stand at a moment. */
+export interface StackReport {
+  time_ns: number;
+  cause: string;
+  headline: string;
+  advice: string;
+  kind: string;
+  /** The odd one out first. */
+  groups: StackGroup[];
 }
 
 export interface Round {
@@ -108,6 +145,13 @@ export interface Snapshot {
   torch: string;
   python: string;
   stop_by: string;
+  /** What kind of failure ended the run, or "". */
+  category: string;
+  reasons: string[];
+  /** Where the ranks stand while nothing moves. */
+  hang: StackReport | null;
+  /** What a launch waits for before its supervisor speaks, or "". */
+  waits_for: string;
 }
 
 /** What does not change while a run lasts. */
@@ -123,6 +167,8 @@ export interface About {
   cell: string;
   /** Seconds between the SIGINT and the SIGTERM of a stop. */
   grace_s: number;
+  /** Seconds of standstill after which `hang` is told. */
+  hang_after_s?: number;
   /** False where this front end can only look (a run of another user's kernel, a saved one). */
   can_stop: boolean;
 }

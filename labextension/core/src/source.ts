@@ -1,6 +1,6 @@
 /** Where a dashboard's data comes from, and what its surroundings can do for it. */
 
-import type { About, Chunk, FileKey, RunRow, SavedRun, Snapshot } from './model.js';
+import type { About, Chunk, FileKey, RunRow, SavedRun, Snapshot, StackReport } from './model.js';
 
 /**
  * From the kernel. Several pages may listen on one comm: a message with `view` is for that view alone.
@@ -18,6 +18,8 @@ export type FromKernel = { view?: string; run?: string } & (
   | { type: 'saved'; bundle: Record<string, unknown> }
   /** Tells what became of a `stop`. */
   | { type: 'stopping'; ok: boolean; text: string }
+  /** Answers `stacks`: where the ranks are, or in `text` why that can't be told. */
+  | { type: 'stacks'; ok: boolean; text: string; report: StackReport | null }
   /** Widget only: answers `asset`, and is sent to everybody while no page was heard; the script is in the buffer. */
   | { type: 'asset'; name: 'charts.js' }
   /** Lab's comm only: unasked whenever the list changes. */
@@ -33,6 +35,7 @@ export type ToKernel = { view: string; run?: string } & (
   | { type: 'ack'; seq: number }
   | { type: 'read'; id: number; file: FileKey; offset: number; size: number }
   | { type: 'stop'; grace_s: number }
+  | { type: 'stacks' }
   | { type: 'saved' }
   /** Widget only: code that it was not sent at once. */
   | { type: 'asset'; name: 'charts.js' }

@@ -310,3 +310,51 @@ test('a stop is sent with its grace, and its answer shown', () => {
   source.tell({ type: 'stopping', ok: false, text: 'not mine' });
   assert.deepEqual(client.stopping, { ok: false, text: 'not mine' });
 });
+
+const REPORT = { time_ns: S, cause: 'asked', headline: 'all wait', advice: '', kind: '', groups: [] };
+
+test('stacks are asked for, and the answer is kept until a newer one comes', () => {
+  const { source, client, clock } = setUp(new FakeSource(), 'r');
+  source.hello();
+  client.askStacks();
+  assert.deepEqual(source.of('stacks'), [{ view: 'me', run: 'r', type: 'stacks' }]);
+  assert.equal(client.stacks.isAsked, true);
+  source.tell({ type: 'stacks', ok: true, text: 'all wait', report: REPORT });
+  assert.deepEqual(client.stacks, { isAsked: false, report: REPORT, error: '' });
+  client.askStacks();
+  source.tell({ type: 'stacks', ok: false, text: 'PermissionError: no', report: null });
+  assert.deepEqual(client.stacks, { isAsked: false, report: REPORT, error: 'PermissionError: no' });
+  client.dropStacks();
+  assert.deepEqual(client.stacks, { isAsked: false, report: undefined, error: '' });
+  clock.pass(60_000);
+  assert.equal(client.stacks.error, '', 'nothing was asked, so nothing is missing');
+});
+
+test('a kernel that never tells where the ranks are is not waited for for ever', () => {
+  const { source, client, clock } = setUp();
+  source.hello();
+  client.askStacks();
+  clock.pass(19_000);
+  assert.equal(client.stacks.isAsked, true);
+  clock.pass(1_500);
+  assert.equal(client.stacks.isAsked, false);
+  assert.match(client.stacks.error, /^The kernel did not answer/);
+});
+
+test('a kernel that hears nothing is not asked for stacks in vain', () => {
+  const { source, client, clock } = setUp();
+  source.beat(1, false, '*');
+  clock.pass(4000);
+  assert.equal(client.link, 'deaf');
+  client.askStacks();
+  assert.equal(source.of('stacks').length, 0);
+  assert.match(client.stacks.error, /only when its cell is over/);
+});
+
+test('a kernel with an older package lacks fields, and its run is drawn all the same', () => {
+  const { source, client } = setUp();
+  source.hello();
+  const old = { run_id: 'r', state: 'running', workers: [] } as unknown as typeof EMPTY;
+  source.tell({ type: 'state', seq: 1, snapshot: old, time_ns: S });
+  assert.deepEqual([client.snapshot.state, client.snapshot.hang, client.snapshot.reasons], ['running', null, []]);
+});

@@ -1,10 +1,10 @@
 /** A run that tests make up and change by hand: what `RunClient` would have, without a kernel. */
 
-import { EMPTY, NO_WORKER, type LastLine, type Link, type Part, type Progress, type RunData } from '../src/data.js';
+import { EMPTY, NO_STACKS, NO_WORKER, type Stacks, type LastLine, type Link, type Part, type Progress, type RunData } from '../src/data.js';
 import { TABS } from '../src/tabs/all.js';
 import type { Tab } from '../src/parts.js';
 import type { View } from '../src/view.js';
-import type { About, Failure, Output, Round, Snapshot, Usage, Worker } from '../src/model.js';
+import type { About, Failure, Output, Round, Snapshot, StackGroup, StackReport, Usage, Worker } from '../src/model.js';
 
 export const START_NS = 1_764_000_000e9;
 export const S = 1e9;
@@ -14,8 +14,10 @@ export class FakeRun implements RunData {
   snapshot: Snapshot = EMPTY;
   link: Link = 'live';
   stopping: { ok: boolean; text: string } | undefined;
+  stacks: Stacks = NO_STACKS;
   /** What was asked of the kernel. */
   readonly stops: number[] = [];
+  asks = 0;
   now_ns = START_NS + 42 * S;
   readonly lastLines = new Map<number, LastLine>();
   readonly tails = new Map<number, { stream: 'stdout' | 'stderr'; text: string }[]>();
@@ -79,6 +81,20 @@ export class FakeRun implements RunData {
     this.stops.push(grace_s);
   }
 
+  askStacks(): void {
+    this.asks += 1;
+    this.setStacks({ isAsked: true, error: '' });
+  }
+
+  dropStacks(): void {
+    this.setStacks(NO_STACKS);
+  }
+
+  setStacks(changes: Partial<Stacks>): void {
+    this.stacks = { ...this.stacks, ...changes };
+    this.change('stacks');
+  }
+
   read(): Promise<Uint8Array> {
     return Promise.reject(new Error('nobody reads'));
   }
@@ -135,6 +151,50 @@ export function fakeFailure(rank: number, changes: Partial<Failure> = {}): Failu
     frames: [],
     followed: '',
     hint: '',
+    category: '',
+    reasons: [],
+    ...changes
+  };
+}
+
+export function fakeGroup(ranks: number[], changes: Partial<StackGroup> = {}): StackGroup {
+  return {
+    ranks,
+    state: 'waiting',
+    doing: 'waits in all_reduce, Cell In[12], line 9',
+    frames: [
+      { file: 'Cell In[12]', line: 11, name: '<module>', text: 'train(1000)' },
+      { file: 'Cell In[12]', line: 9, name: 'train', text: 'loss.backward()' },
+      {
+        file: '/opt/venv/lib/python3.12/site-packages/torch/distributed/distributed_c10d.py',
+        line: 2806,
+        name: 'all_reduce',
+        text: 'work.wait()'
+      }
+    ],
+    notes: ['all_reduce number 118 of the default group, 1 tensor of 25 MB'],
+    is_odd: false,
+    ...changes
+  };
+}
+
+export function fakeReport(changes: Partial<StackReport> = {}): StackReport {
+  const odd = fakeGroup([2], {
+    doing: 'is in next(loader), Cell In[12], line 6',
+    frames: [
+      { file: 'Cell In[12]', line: 11, name: '<module>', text: 'train(1000)' },
+      { file: 'Cell In[12]', line: 6, name: 'train', text: 'loss = model(next(batches)).mean()' }
+    ],
+    notes: ['1 of its 2 DataLoader workers (pid 41377) is stopped'],
+    is_odd: true
+  });
+  return {
+    time_ns: START_NS + 40 * S,
+    cause: 'hang',
+    headline: 'Ranks 0, 1, 3 wait in all_reduce, Cell In[12], line 9; rank 2 is in next(loader), line 6.',
+    advice: 'Rank 2 waits for its DataLoader: look at what its workers read. `%elastic stop` ends the run.',
+    kind: 'dataloader',
+    groups: [odd, fakeGroup([0, 1, 3])],
     ...changes
   };
 }

@@ -1,7 +1,7 @@
 /** Named runs, as tests and screenshots want them. */
 
 import type { Frame, Snapshot, Worker } from '../src/model.js';
-import { fakeFailure, fakeRound, fakeRun, S, START_NS, type FakeRun } from './fake.js';
+import { fakeFailure, fakeReport, fakeRound, fakeRun, S, START_NS, type FakeRun } from './fake.js';
 
 const FRAMES: Frame[] = [
   {
@@ -182,7 +182,12 @@ export const SCENES: Record<string, () => FakeRun> = {
   },
   stopped: () =>
     over(fakeRun(), 'stopped', 'stopped', { stop_by: 'the Stop button', text: 'stopped by the Stop button' }),
-  lost: () => over(fakeRun(), 'lost', 'ended', { text: 'the supervisor (pid 41100) vanished without a last word' }),
+  lost: () => {
+    const text = 'the supervisor (pid 41100) vanished without a last word; 2 ranks may still run: `%elastic reap`';
+    const run = over(fakeRun(), 'lost', 'ended', { text });
+    run.snapshot = { ...run.snapshot, workers: run.snapshot.workers.map(w => ({ ...w, exit_code: null })) };
+    return run;
+  },
   succeeded: () => {
     const run = over(fakeRun(), 'succeeded', 'succeeded');
     for (const rank of [0, 1, 2, 3]) {
@@ -194,6 +199,64 @@ export const SCENES: Record<string, () => FakeRun> = {
       result_text: `{'loss': 0.21${w.rank}, 'accuracy': 0.93}`,
       result_size_bytes: 120
     }));
+    run.snapshot = { ...run.snapshot, workers };
+    return run;
+  },
+  verdict: () => {
+    const run = SCENES.killed!();
+    const root = {
+      ...run.snapshot.failures[0]!,
+      message: 'killed by the kernel’s OOM killer (SIGKILL)',
+      category: 'out of host memory',
+      reasons: [
+        'The cgroup counted 1 OOM kill between 12:02:09 and 12:02:10.',
+        'Rank 2 was at 61 GiB of 64, rising by 2 GiB/s.',
+        'Its exit came 0.3 s before the first peer’s “connection closed”.'
+      ]
+    };
+    const peer = (rank: number) =>
+      fakeFailure(rank, {
+        time_ns: START_NS + 30.2 * S,
+        error_type: 'DistBackendError',
+        message: 'Connection closed by peer [10.0.0.3]:43210',
+        followed: 'lost its peer, rank 2',
+        category: 'lost a peer'
+      });
+    const workers = run.snapshot.workers.map(w => ({ ...w, state: 'failed' as const, how: 'left by itself' }));
+    run.snapshot = { ...run.snapshot, failures: [root, peer(0), peer(1), peer(3)], category: root.category, workers };
+    return run;
+  },
+  timeout: () =>
+    over(fakeRun(), 'failed', 'ended', {
+      text: 'the time was up: --timeout 40',
+      category: 'timeout',
+      reasons: ['The run lasted longer than `--timeout 40`.', 'No rank had failed until then.']
+    }),
+  hang: () => {
+    const run = fakeRun();
+    run.snapshot = { ...run.snapshot, hang: fakeReport() };
+    return run;
+  },
+  held: () => {
+    const run = fakeRun();
+    const [begin, place] = [START_NS + 20 * S, 'ValueError: loss is nan at step 118\nCell In[12], line 8, in train'];
+    const workers = run.snapshot.workers.map(w =>
+      w.rank === 2
+        ? { ...w, state: 'held' as const, held: 'failure' as const, held_text: place, holds: [[begin, 0] as [number, number]] }
+        : w
+    );
+    run.snapshot = { ...run.snapshot, workers };
+    return run;
+  },
+  breakpoint: () => {
+    const run = SCENES.held!();
+    run.setWorker(2, { held: 'breakpoint', held_text: 'Cell In[12], line 7, in train' });
+    return run;
+  },
+  ways: () => {
+    const run = SCENES.stopped!();
+    const how = (rank: number) => (rank === 3 ? 'killed after 5 s' : 'saved and left by itself');
+    const workers = run.snapshot.workers.map(w => ({ ...w, how: how(w.rank), signal: w.rank === 3 ? 'SIGKILL' : '' }));
     run.snapshot = { ...run.snapshot, workers };
     return run;
   },

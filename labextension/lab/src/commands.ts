@@ -13,6 +13,7 @@ import type { Settings } from './settings.js';
 export const OPEN_PANEL = 'nb-elastic:open-runs';
 export const OPEN_NEWEST = 'nb-elastic:open-newest';
 export const STOP_NEWEST = 'nb-elastic:stop-newest';
+export const STACKS_NEWEST = 'nb-elastic:stacks-newest';
 export const TOGGLE_LAUNCH = 'nb-elastic:toggle-launch';
 
 /** The contract's grace between SIGINT and SIGTERM, for who stops a run without knowing its options. */
@@ -25,6 +26,8 @@ export interface Reach {
   settings: Settings;
   showPanel(): void;
   showRun(runId: string, name: string): void;
+  /** Open the run's tab and ask there where its ranks are. */
+  showStacks(runId: string, name: string): void;
 }
 
 export function addCommands(reach: Reach, palette: ICommandPalette | null): void {
@@ -60,6 +63,17 @@ export function addCommands(reach: Reach, palette: ICommandPalette | null): void
       }
     }
   });
+  app.commands.addCommand(STACKS_NEWEST, {
+    label: 'Show the Stacks of the Newest Run of This Notebook',
+    caption: 'Where each of its ranks is, also while the cell is busy',
+    isEnabled: () => links.newest(current(), true) !== undefined,
+    execute: () => {
+      const row = links.newest(current(), true);
+      if (row) {
+        reach.showStacks(row.run_id, row.name);
+      }
+    }
+  });
   app.commands.addCommand(TOGGLE_LAUNCH, {
     label: 'Launch This Cell on All GPUs (%%elastic_launch)',
     caption: 'Put %%elastic_launch on top of the cell, or take it off',
@@ -70,7 +84,7 @@ export function addCommands(reach: Reach, palette: ICommandPalette | null): void
   // A toolbar's button, and the palette, ask anew what is enabled when this changes.
   links.changed.connect(() => app.commands.notifyCommandChanged());
   tracker.activeCellChanged.connect(() => app.commands.notifyCommandChanged(TOGGLE_LAUNCH));
-  for (const command of [OPEN_PANEL, OPEN_NEWEST, STOP_NEWEST, TOGGLE_LAUNCH]) {
+  for (const command of [OPEN_PANEL, OPEN_NEWEST, STOP_NEWEST, STACKS_NEWEST, TOGGLE_LAUNCH]) {
     palette?.addItem({ command, category: 'Elastic Launch' });
   }
 }

@@ -30,7 +30,9 @@ function activate(
   const settings = new Settings();
   const links = new Links(tracker, app.shell);
   const tabs = new WidgetTracker<RunTab>({ namespace: 'nb-elastic-runs' });
-  const showRun = (runId: string, name: string): void => openTab(app, links, tabs, labShell !== null, runId, name);
+  const hasTabs = labShell !== null;
+  const showRun = (runId: string, name: string): void => void openTab(app, links, tabs, hasTabs, runId, name);
+  const showStacks = (runId: string, name: string): void => openTab(app, links, tabs, hasTabs, runId, name)?.askStacks();
   const panel = new RunsPanel(links, {
     open: row => showRun(row.run_id, row.name),
     stop: row => stopRun(links, row)
@@ -38,7 +40,7 @@ function activate(
   const showPanel = (): void => app.shell.activateById(panel.id);
 
   rendermime.addFactory(rendererFactory({ app, tracker, links, settings }));
-  addCommands({ app, tracker, links, settings, showPanel, showRun }, palette);
+  addCommands({ app, tracker, links, settings, showPanel, showRun, showStacks }, palette);
   restorer?.add(panel, panel.id);
   void restorer?.restore(tabs, {
     command: OPEN_RUN,
@@ -78,10 +80,10 @@ function openTab(
   hasTabs: boolean,
   runId: string,
   name: string
-): void {
+): RunTab | undefined {
   let tab = tabs.find(one => one.runId === runId);
   if (!runId) {
-    return;
+    return undefined;
   }
   if (!tab) {
     tab = new RunTab(app, links, runId, name);
@@ -89,6 +91,7 @@ function openTab(
     void tabs.add(tab);
   }
   app.shell.activateById(tab.id);
+  return tab;
 }
 
 const plugin: JupyterFrontEndPlugin<void> = {

@@ -13,6 +13,7 @@ import { labSource } from './source.js';
 export class RunTab extends Widget {
   private _mounted: Mounted | undefined;
   private _link: KernelLink | undefined;
+  private _wantsStacks = false;
 
   constructor(
     private readonly _app: JupyterFrontEnd,
@@ -29,6 +30,13 @@ export class RunTab extends Widget {
     this.title.closable = true;
     _links.changed.connect(this._follow);
     this._follow();
+  }
+
+  /** Ask where the run's ranks are, now or as soon as a kernel can tell. */
+  askStacks(): void {
+    const data = this._mounted?.data;
+    this._wantsStacks = data === undefined;
+    data?.askStacks();
   }
 
   override dispose(): void {
@@ -68,5 +76,8 @@ export class RunTab extends Widget {
       }
     });
     this._mounted = mounted;
+    if (this._wantsStacks) {
+      this.askStacks();
+    }
   }
 }

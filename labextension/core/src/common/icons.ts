@@ -4,6 +4,8 @@ const PATHS: Record<string, string> = {
   created: 'M8 2.5a5.5 5.5 0 1 0 0 11a5.5 5.5 0 1 0 0-11 M8 5v3.2l2 1.4',
   starting: 'M8 2.5a5.5 5.5 0 1 1-5.5 5.5',
   running: 'M5 3.2v9.6l8-4.8z',
+  held: 'M5.5 3.5v9 M10.5 3.5v9',
+  stacks: 'M2.5 4h8 M4.5 8h8 M6.5 12h7',
   restarting: 'M13 8a5 5 0 1 1-1.6-3.7 M13 2.5v3h-3',
   stopping: 'M4 4h8v8h-8z',
   stopped: 'M4 4h8v8h-8z',

@@ -104,6 +104,7 @@ const STATE_WORDS: Record<RunState | WorkerState, string> = {
   created: 'launching',
   starting: 'starting',
   running: 'running',
+  held: 'held',
   restarting: 'restarting',
   stopping: 'stopping',
   succeeded: 'succeeded',
@@ -115,6 +116,26 @@ const STATE_WORDS: Record<RunState | WorkerState, string> = {
 
 export function stateText(state: RunState | WorkerState): string {
   return STATE_WORDS[state] ?? visible(String(state), 20);
+}
+
+/** `14:03:12`, by the reader's clock. */
+export function dayTimeText(time_ns: number): string {
+  const time = new Date(time_ns / 1e6);
+  return [time.getHours(), time.getMinutes(), time.getSeconds()].map(n => String(n).padStart(2, '0')).join(':');
+}
+
+/** `3 saved and left by themselves, 1 killed after 5 s`: how ranks ended, equal ways together; "" where nobody told. */
+export function waysText(workers: readonly Pick<Worker, 'how'>[]): string {
+  const counts = new Map<string, number>();
+  for (const { how } of workers) {
+    if (how) {
+      counts.set(how, (counts.get(how) ?? 0) + 1);
+    }
+  }
+  return [...counts]
+    .sort((a, b) => b[1] - a[1])
+    .map(([how, count]) => `${count} ${visible(count > 1 ? how.replace('by itself', 'by themselves') : how, 200)}`)
+    .join(', ');
 }
 
 /** How a process ended: `killed by SIGKILL`, `exit code 3`, or "". */

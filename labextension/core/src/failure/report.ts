@@ -2,7 +2,7 @@
 
 import type { RunData } from '../data.js';
 import type { Failure, Snapshot } from '../model.js';
-import { attemptText, durationText, exitText, failureText, firstLine, plural, ranksText, stateText, visible } from '../common/text.js';
+import { attemptText, durationText, exitText, failureText, firstLine, plural, ranksText, stateText, visible, waysText } from '../common/text.js';
 
 const TAIL_LINES = 10;
 const TAIL_READ_LINES = 300;
@@ -13,7 +13,7 @@ export function reportText(data: RunData): string {
   const lines = [
     `Run ${snapshot.run_id}${snapshot.name ? ` (${visible(snapshot.name, 200)})` : ''}: ${stateText(snapshot.state)}`,
     ...(snapshot.text && (!root || root.followed) ? [visible(snapshot.text, 20_000)] : []),
-    ...(root ? rootLines(data, root) : []),
+    ...(root ? rootLines(data, root) : verdictLines(snapshot.category, snapshot.reasons)),
     ...otherLines(snapshot),
     ...earlierLines(snapshot),
     '',
@@ -42,6 +42,7 @@ function rootLines(data: RunData, root: Failure): string[] {
   if (exit) {
     lines.push(`The process ended: ${exit} (pid ${root.pid})`);
   }
+  lines.push(...verdictLines(...verdictOf(snapshot, root)));
   lines.push('', ...(root.traceback.trim() ? [visible(root.traceback.trimEnd(), 100_000)] : frameLines(root)));
   for (const frame of root.frames.filter(f => f.values && Object.keys(f.values).length)) {
     lines.push('', `Values in ${visible(frame.name, 200)} (${visible(frame.file, 200)}, line ${frame.line}):`);
@@ -59,6 +60,16 @@ function rootLines(data: RunData, root: Failure): string[] {
     lines.push('', `Last lines of rank ${root.rank}:`, ...tail.map(line => `  ${line}`));
   }
   return lines;
+}
+
+/** What kind of failure it was, and the evidence: the rank's own, else the run's. */
+export function verdictOf(snapshot: Snapshot, root: Failure | undefined): [category: string, reasons: readonly string[]] {
+  const own = root?.category && !(root.followed && snapshot.category) ? root : snapshot;
+  return [own.category ?? '', own.reasons ?? []];
+}
+
+function verdictLines(category: string, reasons: readonly string[]): string[] {
+  return [...(category ? [`Cause: ${visible(category, 200)}`] : []), ...reasons.map(reason => `  - ${visible(reason, 2000)}`)];
 }
 
 function frameLines(failure: Failure): string[] {
@@ -82,6 +93,10 @@ function otherLines(snapshot: Snapshot): string[] {
   lines.push(
     ...states.map(state => `  ${ranksText(rest.filter(w => w.state === state).map(w => w.rank))}: ${stateText(state)}`)
   );
+  const ways = waysText(snapshot.workers);
+  if (ways) {
+    lines.push(`  how they ended: ${ways}`);
+  }
   return lines.length ? ['', 'Others:', ...lines] : [];
 }
 

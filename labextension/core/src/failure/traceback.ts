@@ -20,8 +20,22 @@ function isLibrary(frame: Frame): boolean {
 }
 
 export function tracebackElement(failure: Failure, about: About | undefined, host: Host): HTMLElement {
+  const element = framesElement(failure.frames, about, host);
+  if (failure.traceback.trim()) {
+    const whole = h('pre', { class: 'nbe-pre' }, visible(failure.traceback.trimEnd(), 100_000));
+    element.append(
+      failure.frames.length
+        ? h('details', { class: 'nbe-folded' }, h('summary', {}, 'The whole traceback as text'), whole)
+        : whole
+    );
+  }
+  return element;
+}
+
+/** Frames with their lines, those of libraries folded. */
+export function framesElement(frames: readonly Frame[], about: About | undefined, host: Host): HTMLElement {
   const element = h('div', { class: 'nbe-traceback' });
-  for (const group of grouped(failure.frames)) {
+  for (const group of grouped(frames)) {
     const lines = group.map(frame => frameElement(frame, about, host));
     element.append(
       ...(group.length > 1 && isLibrary(group[0]!)
@@ -34,14 +48,6 @@ export function tracebackElement(failure: Failure, about: About | undefined, hos
             )
           ]
         : lines)
-    );
-  }
-  if (failure.traceback.trim()) {
-    const whole = h('pre', { class: 'nbe-pre' }, visible(failure.traceback.trimEnd(), 100_000));
-    element.append(
-      failure.frames.length
-        ? h('details', { class: 'nbe-folded' }, h('summary', {}, 'The whole traceback as text'), whole)
-        : whole
     );
   }
   return element;

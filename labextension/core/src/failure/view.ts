@@ -5,15 +5,17 @@ import type { RunData } from '../data.js';
 import { h, setText } from '../dom.js';
 import { icon } from '../common/icons.js';
 import type { Failure, Snapshot } from '../model.js';
-import { earlierText, lastWords, otherText, reportText, rootTitle } from './report.js';
+import { earlierText, lastWords, otherText, reportText, rootTitle, verdictOf } from './report.js';
 import { selectionOf, type Selection } from '../common/selection.js';
 import type { Host } from '../source.js';
-import { durationText, exitText, failureText, firstLine, plural, ranksText, stateText, visible } from '../common/text.js';
+import { durationText, exitText, failureText, firstLine, plural, ranksText, stateText, visible, waysText } from '../common/text.js';
+import { ticked } from '../common/ticked.js';
 import { tracebackElement } from './traceback.js';
 import type { View } from '../view.js';
 
 const TAIL_LINES = 10;
 const OPEN_OTHERS = 4;
+const OPEN_REASONS = 4;
 
 export function failureView(data: RunData, host: Host & { selection?: Selection }): View {
   const selection = selectionOf(host);
@@ -61,9 +63,11 @@ export function failureView(data: RunData, host: Host & { selection?: Selection 
 
 /** All that a card shows but its log lines: drawn anew only when that changes, so that what a reader unfolded stays. */
 function keyOf({ snapshot, about }: RunData): string {
-  const { state, text, stop_by, failures, rounds, attempt } = snapshot;
-  const states = failures.length || state === 'stopped' ? snapshot.workers.map(worker => worker.state) : [];
-  return JSON.stringify([state, text, stop_by, failures, rounds.length, attempt, states, about?.label, about?.dir]);
+  const { state, text, stop_by, failures, rounds, attempt, category, reasons } = snapshot;
+  const isTold = failures.length || state === 'stopped';
+  const states = isTold ? snapshot.workers.map(worker => [worker.state, worker.how]) : [];
+  const verdict = [category, reasons];
+  return JSON.stringify([state, text, stop_by, failures, verdict, rounds.length, attempt, states, about?.label, about?.dir]);
 }
 
 function failureCard(data: RunData, host: Host, root: Failure, tail: HTMLElement, selection: Selection): HTMLElement {
@@ -78,13 +82,21 @@ function failureCard(data: RunData, host: Host, root: Failure, tail: HTMLElement
   return h(
     'section',
     { class: 'nbe-card nbe-failure', role: 'alert', 'aria-label': 'Failure' },
-    h('div', { class: 'nbe-card-head' }, cardTitle('failed', rootTitle(snapshot, root)), pick, copyButton(data)),
+    h(
+      'div',
+      { class: 'nbe-card-head' },
+      cardTitle('failed', rootTitle(snapshot, root)),
+      categoryChip(verdictOf(snapshot, root)[0]),
+      pick,
+      copyButton(data)
+    ),
     isOther ? h('div', { class: 'nbe-error' }, firstLine(snapshot.text, 1000)) : null,
     h('div', { class: 'nbe-error' }, ...errorWords(root)),
     exit && !isTold(root)
       ? h('div', { class: 'nbe-muted' }, `The process ended: ${exit} (pid ${root.pid}).`)
       : null,
-    root.hint ? h('div', { class: 'nbe-hint' }, h('strong', {}, 'Hint: '), visible(root.hint, 3000)) : null,
+    reasonsElement(verdictOf(snapshot, root)[1]),
+    root.hint ? h('div', { class: 'nbe-hint' }, h('strong', {}, 'Hint: '), ticked(root.hint, 3000)) : null,
     tracebackElement(root, data.about, host),
     h(
       'div',
@@ -95,6 +107,31 @@ function failureCard(data: RunData, host: Host, root: Failure, tail: HTMLElement
     othersElement(snapshot),
     earlierElement(snapshot)
   );
+}
+
+/** What kind of failure it was, in a word or four. */
+function categoryChip(category: string): HTMLElement | null {
+  const text = category === 'unknown' ? 'cause unknown' : visible(category, 80);
+  return category ? h('span', { class: 'nbe-category', title: 'What kind of failure this is' }, text) : null;
+}
+
+/** The evidence, a line each. */
+function reasonsElement(reasons: readonly string[]): HTMLElement | null {
+  if (!reasons.length) {
+    return null;
+  }
+  const lines = reasons.map(reason => h('li', {}, ticked(reason, 2000)));
+  const folded = lines.splice(OPEN_REASONS);
+  return h(
+    'div',
+    { class: 'nbe-reasons' },
+    h('ul', { 'aria-label': 'Reasons' }, ...lines),
+    folded.length ? fold(plural(folded.length, 'more reason'), folded) : null
+  );
+}
+
+function fold(title: string, lines: HTMLElement[]): HTMLElement {
+  return h('details', { class: 'nbe-folded' }, h('summary', {}, title), h('ul', {}, ...lines));
 }
 
 /** An exception ends its process with code 1, and a signal may have been named. */
@@ -116,38 +153,41 @@ function otherElement(failure: Failure): HTMLElement {
   return h('li', {}, h('div', { class: 'nbe-clip', title: text }, text));
 }
 
-/** What became of the others, one line each, those that only followed marked as such. */
+/** What became of the others, one line each; those that only followed are folded. */
 function othersElement(snapshot: Snapshot): HTMLElement | null {
-  const failed = snapshot.failures.slice(1).map(failure => otherElement(failure));
-  const known = new Set(snapshot.failures.map(failure => failure.rank));
-  const rest = snapshot.workers.filter(worker => !known.has(worker.rank));
-  const states = [...new Set(rest.map(worker => worker.state))];
-  const lines = states.map(state => {
-    const words = state === 'ended' ? 'ended by the agent, because of this' : stateText(state);
-    return h(
-      'li',
-      {},
-      `${ranksText(rest.filter(worker => worker.state === state).map(worker => worker.rank))}: ${words}`
-    );
-  });
-  if (!failed.length && !lines.length) {
+  const [root, ...rest] = snapshot.failures;
+  const followers = rest.filter(failure => failure.followed);
+  const failed = rest.filter(failure => !failure.followed).map(failure => otherElement(failure));
+  const lines = restLines(snapshot);
+  if (!failed.length && !lines.length && !followers.length) {
     return null;
   }
   const folded = failed.splice(OPEN_OTHERS);
+  const ranks = ranksText(followers.map(failure => failure.rank));
+  const name = ranks.charAt(0).toUpperCase() + ranks.slice(1);
   return h(
     'div',
     { class: 'nbe-others' },
     h('div', { class: 'nbe-subtitle' }, 'Others'),
-    h('ul', {}, ...failed, ...lines),
-    folded.length
-      ? h(
-          'details',
-          { class: 'nbe-folded' },
-          h('summary', {}, plural(folded.length, 'more failure')),
-          h('ul', {}, ...folded)
-        )
+    failed.length || lines.length ? h('ul', {}, ...failed, ...lines) : null,
+    folded.length ? fold(plural(folded.length, 'more failure'), folded) : null,
+    followers.length
+      ? fold(`${name} only followed${root ? ` rank ${root.rank}` : ''}`, followers.map(otherElement))
       : null
   );
+}
+
+/** Ranks of which no failure is told, by what became of them. */
+function restLines({ failures, workers, state }: Snapshot): HTMLElement[] {
+  const known = new Set(failures.map(failure => failure.rank));
+  const ways = new Map<string, number[]>();
+  for (const worker of workers.filter(w => !known.has(w.rank))) {
+    const how = worker.how && worker.state !== 'succeeded' ? firstLine(worker.how) : stateText(worker.state);
+    const isEnded = worker.state === 'ended' && /^ended( by the agent)?$/.test(how);
+    const words = !isEnded ? how : state === 'lost' ? 'nobody saw how it ended' : 'ended by the agent, because of this';
+    ways.set(words, [...(ways.get(words) ?? []), worker.rank]);
+  }
+  return [...ways].map(([words, ranks]) => h('li', {}, `${ranksText(ranks)}: ${words}`));
 }
 
 function earlierElement(snapshot: Snapshot): HTMLElement | null {
@@ -161,14 +201,7 @@ function earlierElement(snapshot: Snapshot): HTMLElement | null {
     'div',
     { class: 'nbe-earlier' },
     h('div', { class: 'nbe-subtitle' }, 'Earlier rounds'),
-    older.length
-      ? h(
-          'details',
-          { class: 'nbe-folded' },
-          h('summary', {}, plural(older.length, 'earlier round')),
-          h('ul', {}, ...older)
-        )
-      : null,
+    older.length ? fold(plural(older.length, 'earlier round'), older) : null,
     h('ul', {}, ...last)
   );
 }
@@ -186,6 +219,8 @@ function endCard(data: RunData): HTMLElement {
   const text =
     snapshot.state === 'stopped' && snapshot.text.trim() === `stopped by ${snapshot.stop_by}` ? '' : snapshot.text;
   const isQuiet = snapshot.state === 'stopped';
+  const ways = isQuiet ? waysText(snapshot.workers) : '';
+  const [category, reasons] = verdictOf(snapshot, undefined);
   return h(
     'section',
     {
@@ -195,10 +230,12 @@ function endCard(data: RunData): HTMLElement {
     h(
       'div',
       { class: 'nbe-card-head' },
-      cardTitle(snapshot.state, titles[snapshot.state] ?? ''),
+      cardTitle(snapshot.state, `${titles[snapshot.state] ?? ''}${ways && `: ${ways}`}`),
+      categoryChip(category),
       isQuiet ? null : copyButton(data)
     ),
-    text ? h('div', { class: 'nbe-pre-text' }, visible(text, 8000)) : null,
+    text ? h('div', { class: 'nbe-pre-text' }, ticked(text, 8000)) : null,
+    reasonsElement(reasons),
     isQuiet ? null : othersElement(snapshot),
     earlierElement(snapshot)
   );

@@ -8,6 +8,7 @@ import { isFinal } from '../model.js';
 import type { Host } from '../source.js';
 import { rankCount } from '../ranks/facts.js';
 import { inlineNote } from './notes.js';
+import { stacksButton } from './stacks.js';
 import { stopButton } from './stop.js';
 import { attemptText, durationText, elapsedText, plural, stateText, visible } from '../common/text.js';
 import type { View } from '../view.js';
@@ -34,13 +35,14 @@ export function headerView(data: RunData, host: Host): View {
   const link = linkChip();
   const message = h('div', { class: 'nbe-message', role: 'status', hidden: true });
   const stop = stopButton(data, () => update());
+  const stacks = stacksButton(data);
   const actions = actionButtons(data, host);
   const element = h(
     'header',
     { class: 'nbe-head' },
     h('div', { class: 'nbe-title' }, chip, name, elapsed),
     // Stop comes first: when it goes, nothing else moves to where it was.
-    h('div', { class: 'nbe-actions' }, link.element, stop.button, ...actions.buttons),
+    h('div', { class: 'nbe-actions' }, link.element, stop.button, stacks.button, ...actions.buttons),
     facts,
     message
   );
@@ -57,6 +59,7 @@ export function headerView(data: RunData, host: Host): View {
     drawFacts(facts, data, host);
     link.update(data.link);
     stop.update();
+    stacks.update();
     actions.update();
     setText(message, stop.message);
     message.hidden = !stop.message;
@@ -101,6 +104,7 @@ function drawFacts(facts: HTMLElement, data: RunData, host: Host): void {
     size ? `${plural(size, 'rank')}${nodes > 1 ? ` on ${plural(nodes, 'node')}` : ''}` : '',
     visible(snapshot.host, 100),
     attemptText(snapshot, snapshot.attempt),
+    isFinal(snapshot.state) ? '' : visible(snapshot.waits_for ?? '', 200),
     inlineNote(snapshot)
   ];
   const key = words.join('\n');

@@ -202,7 +202,7 @@ function isOfEarlierRound(time_ns: number, worker: Worker): boolean {
 
 /** True for a rank that a reader should look at. */
 export function isOdd(fact: RankFacts): boolean {
-  return fact.worker.state === 'failed' || Boolean(fact.slow || fact.silent);
+  return fact.worker.state === 'failed' || fact.worker.state === 'held' || Boolean(fact.slow || fact.silent);
 }
 
 export function median(values: readonly number[]): number {

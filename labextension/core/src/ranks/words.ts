@@ -1,6 +1,6 @@
 /** The ranks in words: the one line that tells a reader how the whole run stands, and what each rank is. Pure. */
 
-import type { WorkerState } from '../model.js';
+import type { Worker, WorkerState } from '../model.js';
 import { isFinal, type Snapshot } from '../model.js';
 import { median, type RankFacts, type RankProgress } from './facts.js';
 import {
@@ -17,7 +17,7 @@ import {
   visible
 } from '../common/text.js';
 
-const ORDER: readonly WorkerState[] = ['running', 'starting', 'failed', 'succeeded', 'stopped', 'ended'];
+const ORDER: readonly WorkerState[] = ['running', 'held', 'starting', 'failed', 'succeeded', 'stopped', 'ended'];
 
 /** One piece of the summary; a rank that it names can be selected. */
 export interface Piece {
@@ -37,7 +37,8 @@ export function summaryPieces(facts: readonly RankFacts[], snapshot: Snapshot, i
     pieces.push({ text: steps, kind: '' });
   }
   // With a rank that stands, nobody knows.
-  const isKnown = isLive && !isFinal(snapshot.state) && !facts.some(fact => fact.silent);
+  const isStill = snapshot.hang || facts.some(fact => fact.silent || fact.worker.state === 'held');
+  const isKnown = isLive && !isFinal(snapshot.state) && !isStill;
   const left = isKnown ? leftText(facts) : '';
   if (left) {
     pieces.push({ text: left, kind: '' });
@@ -67,8 +68,8 @@ function statePieces(facts: readonly RankFacts[]): Piece[] {
   return present.map((state, i) => {
     const which = counts.get(state)!;
     const of = i === 0 ? ` of ${facts.length}` : '';
-    return state === 'failed'
-      ? { text: `${which.length}${of} failed`, kind: 'bad', rank: which[0]!.worker.rank }
+    return state === 'failed' || state === 'held'
+      ? { text: `${which.length}${of} ${state}`, kind: state === 'held' ? 'warn' : 'bad', rank: which[0]!.worker.rank }
       : { text: `${which.length}${of} ${stateText(state)}`, kind: '' };
   });
 }
@@ -119,10 +120,15 @@ export function placeText(facts: RankFacts): string {
 /** How a rank ended, or "" while it lasts. */
 export function outcomeText(facts: RankFacts): string {
   const { worker, failure } = facts;
+  const way = visible(worker.how ?? '', 200);
+  if (worker.state === 'held') {
+    return firstLine(worker.held_text) || heldText(worker);
+  }
   if (worker.state === 'failed') {
-    const how = exitText(worker);
+    const exit = exitText(worker);
     const why = failure ? failureText(failure) : '';
-    return [why, why.includes(how) ? '' : how].filter(Boolean).join(' · ') || 'failed';
+    const how = way === 'left by itself' ? '' : way;
+    return [why, why.includes(exit) ? '' : exit, how].filter(Boolean).join(' · ') || 'failed';
   }
   if (worker.result_error) {
     return `its result was not kept: ${firstLine(worker.result_error)}`;
@@ -132,9 +138,16 @@ export function outcomeText(facts: RankFacts): string {
     return worker.has_result && worker.result_text !== 'None' ? `returned ${firstLine(worker.result_text)}${size}` : '';
   }
   if (worker.state === 'ended') {
-    return `ended by the agent${worker.signal ? ` (${visible(worker.signal, 40)})` : ''}`;
+    // Of a lost run's ranks nobody knows.
+    const isSeen = worker.signal || worker.exit_code !== null;
+    return way || (isSeen ? `ended by the agent${worker.signal ? ` (${visible(worker.signal, 40)})` : ''}` : '');
   }
-  return worker.state === 'stopped' ? exitText(worker) : '';
+  return worker.state === 'stopped' ? way || exitText(worker) : '';
+}
+
+/** Where a held rank waits, in general. */
+export function heldText({ held }: Pick<Worker, 'held'>): string {
+  return held === 'breakpoint' ? 'at a breakpoint' : 'held at its exception';
 }
 
 /** A rank in one sentence, for screen readers and hovers. */

@@ -1,12 +1,13 @@
 /** The page's half of the protocol: follows one run over a source, heals what was lost, and hands each byte to its store once. */
 
 import { pageClock, type Clock } from './clock.js';
-import { EMPTY, type Link, type Part, type RunData } from '../data.js';
+import { EMPTY, NO_STACKS, type Link, type Stacks, type Part, type RunData } from '../data.js';
 import type { MetricData, OutputData, Sink, UsageData } from '../data.js';
 import { JsonLines } from './jsonlines.js';
 import { LogStore } from '../logs/store.js';
 import { isFinal, type About, type Chunk, type FileKey, type MetricRow, type Snapshot } from '../model.js';
 import { Reads } from './reads.js';
+import { stackReportOf } from './shape.js';
 import type { FromKernel, Source, ToKernel } from '../source.js';
 
 type Chunks = Extract<FromKernel, { type: 'chunks' }>;
@@ -18,6 +19,9 @@ export interface Stores {
   outputs: OutputData & Sink;
 }
 
+const STACKS_MS = 20_000;
+const UNHEARD = 'The kernel hears this page only when its cell is over. In a terminal, `nb-elastic stacks` shows the same.';
+const UNANSWERED = 'The kernel did not answer. In a terminal, `nb-elastic stacks` shows the same.';
 const TICK_MS = 500;
 /** How long a live run may say nothing: its kernel beats once a second. */
 const SILENT_MS = 5000;
@@ -37,6 +41,7 @@ export class RunClient implements RunData {
   snapshot: Snapshot;
   link: Link = 'connecting';
   stopping: { ok: boolean; text: string } | undefined;
+  stacks: Stacks = NO_STACKS;
   /** What the kernel last said was wrong, or "". */
   error = '';
   readonly logs: LogStore;
@@ -46,6 +51,7 @@ export class RunClient implements RunData {
   private readonly listeners = new Set<(changed: ReadonlySet<Part>) => void>();
   private readonly reads: Reads;
   private readonly offs: (() => void)[];
+  private stacksMs = -Infinity;
   private changed = new Set<Part>();
   private offFrame: (() => void) | undefined;
   /** Number of the last numbered message since `hello`, and of the last that was acknowledged. */
@@ -117,6 +123,19 @@ export class RunClient implements RunData {
     this.send({ type: 'stop', grace_s });
   }
 
+  askStacks(): void {
+    const isUnheard = this.link === 'deaf';
+    this.setStacks({ ...this.stacks, isAsked: !isUnheard, error: isUnheard ? UNHEARD : '' });
+    if (!isUnheard) {
+      this.stacksMs = this.clock.nowMs();
+      this.send({ type: 'stacks' });
+    }
+  }
+
+  dropStacks(): void {
+    this.setStacks(NO_STACKS);
+  }
+
   read(file: FileKey, offset: number, size: number): Promise<Uint8Array> {
     if (this.source.kind === 'saved') {
       return Promise.reject(new Error('the saved notebook has no more than this'));
@@ -181,6 +200,13 @@ export class RunClient implements RunData {
     } else if (message.type === 'stopping') {
       this.stopping = { ok: message.ok, text: message.text };
       this.tell('stopping');
+    } else if (message.type === 'stacks') {
+      const report = message.ok ? stackReportOf(message.report) : undefined;
+      this.setStacks({
+        isAsked: false,
+        report: report ?? this.stacks.report,
+        error: report ? '' : message.text || 'The kernel could not.'
+      });
     } else if (message.type === 'error') {
       this.error = message.text;
       this.tell('link');
@@ -218,7 +244,8 @@ export class RunClient implements RunData {
       this.setLink(this.source.kind === 'saved' ? 'saved' : 'live');
     }
     if (message.type === 'state') {
-      this.snapshot = message.snapshot;
+      // A kernel with an older package does not know all fields.
+      this.snapshot = { ...EMPTY, ...message.snapshot };
       this.tell('state');
     } else if (message.type === 'beat') {
       this.isOver = message.is_over;
@@ -294,6 +321,9 @@ export class RunClient implements RunData {
   private tick(): void {
     const now = this.clock.nowMs();
     this.reads.expire();
+    if (this.stacks.isAsked && now - this.stacksMs >= STACKS_MS) {
+      this.setStacks({ ...this.stacks, isAsked: false, error: UNANSWERED });
+    }
     if (this.source.kind === 'saved') {
       return;
     }
@@ -323,6 +353,11 @@ export class RunClient implements RunData {
     if (this.aheadMs === undefined || aheadMs > this.aheadMs || aheadMs < this.aheadMs - CLOCK_JUMP_MS) {
       this.aheadMs = aheadMs;
     }
+  }
+
+  private setStacks(stacks: Stacks): void {
+    this.stacks = stacks;
+    this.tell('stacks');
   }
 
   private setLink(link: Link): void {

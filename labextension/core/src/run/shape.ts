@@ -1,7 +1,7 @@
 /** Makes what came from a file fit the shapes that views rely on: a wrong type becomes the template's value. */
 
 import { EMPTY, NO_WORKER } from '../data.js';
-import type { About, Failure, Frame, Round, RunState, Snapshot, Worker } from '../model.js';
+import type { About, Failure, Frame, Round, RunState, Snapshot, StackGroup, StackReport, Worker } from '../model.js';
 
 type Fields = Record<string, unknown>;
 
@@ -21,8 +21,13 @@ const FAILURE: Failure = {
   traceback: '',
   frames: [],
   followed: '',
-  hint: ''
+  hint: '',
+  category: '',
+  reasons: []
 };
+
+const STACK_GROUP: StackGroup = { ranks: [], state: '', doing: '', frames: [], notes: [], is_odd: false };
+const STACK_REPORT: StackReport = { time_ns: 0, cause: '', headline: '', advice: '', kind: '', groups: [] };
 
 const ROUND: Round = {
   number: 0,
@@ -39,7 +44,7 @@ const ROUND: Round = {
 const RUN_STATES = new Set(
   'created starting running restarting stopping succeeded failed stopped lost'.split(' ') as RunState[]
 );
-const WORKER_STATES = new Set(['starting', 'running', 'succeeded', 'failed', 'stopped', 'ended']);
+const WORKER_STATES = new Set(['starting', 'running', 'held', 'succeeded', 'failed', 'stopped', 'ended']);
 const CAUSES = new Set(['', 'success', 'failure', 'membership', 'stopped']);
 
 export function snapshotOf(value: unknown): Snapshot {
@@ -51,6 +56,8 @@ export function snapshotOf(value: unknown): Snapshot {
   snapshot.rounds = list(told.rounds).map(roundOf);
   snapshot.failures = list(told.failures).map(failureOf);
   snapshot.notes = list(told.notes).flatMap(noteOf);
+  snapshot.reasons = texts(told.reasons);
+  snapshot.hang = stackReportOf(told.hang) ?? null;
   return snapshot;
 }
 
@@ -62,6 +69,7 @@ export function aboutOf(value: unknown, snapshot: Snapshot, dir: string): About 
     label: snapshot.entry.replace(/^(cell|function) /, ''),
     cell: '',
     grace_s: 5,
+    hang_after_s: 60,
     can_stop: false
   };
   return { ...fit(about, record(value)), can_stop: false };
@@ -78,7 +86,10 @@ export function list(value: unknown): unknown[] {
 }
 
 function workerOf(value: unknown): Worker {
-  const worker = fit(NO_WORKER, record(value));
+  const told = record(value);
+  const worker = fit(NO_WORKER, told);
+  worker.held = worker.held === 'breakpoint' || !worker.held ? worker.held : 'failure';
+  worker.holds = list(told.holds).flatMap(holdOf);
   worker.state = WORKER_STATES.has(worker.state) ? worker.state : 'ended';
   return worker;
 }
@@ -95,7 +106,32 @@ function failureOf(value: unknown): Failure {
   const told = record(value);
   const failure = fit(FAILURE, told);
   failure.frames = list(told.frames).map(frameOf);
+  failure.reasons = texts(told.reasons);
   return failure;
+}
+
+/** Where ranks stand; undefined for what is no report. */
+export function stackReportOf(value: unknown): StackReport | undefined {
+  const told = record(value);
+  if (!Array.isArray(told.groups)) {
+    return undefined;
+  }
+  return { ...fit(STACK_REPORT, told), groups: told.groups.map(groupOf) };
+}
+
+function groupOf(value: unknown): StackGroup {
+  const told = record(value);
+  const ranks = list(told.ranks).filter(rank => typeof rank === 'number');
+  return { ...fit(STACK_GROUP, told), ranks, frames: list(told.frames).map(frameOf), notes: texts(told.notes) };
+}
+
+function holdOf(value: unknown): Worker['holds'] {
+  const [begin, end] = list(value);
+  return typeof begin === 'number' && typeof end === 'number' ? [[begin, end]] : [];
+}
+
+function texts(value: unknown): string[] {
+  return list(value).filter(text => typeof text === 'string');
 }
 
 function frameOf(value: unknown): Frame {

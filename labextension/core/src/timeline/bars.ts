@@ -1,12 +1,12 @@
 /** A run's life as bars on one axis: what lasted from when to when, and why it ended. Pure: drawn by the timeline. */
 
 import { type Round, type Snapshot, type Worker } from '../model.js';
-import { attemptText, durationText, exitText, failureText, firstLine, plural, ranksText, stateText } from '../common/text.js';
+import { attemptText, durationText, exitText, failureText, firstLine, plural, ranksText, stateText, visible } from '../common/text.js';
 
 export interface Bar {
   start_ns: number;
   end_ns: number;
-  kind: 'launch' | 'rendezvous' | 'running' | 'succeeded' | 'failed' | 'stopped' | 'ended' | 'stopping';
+  kind: 'launch' | 'rendezvous' | 'running' | 'succeeded' | 'failed' | 'stopped' | 'ended' | 'stopping' | 'held';
   /** In the bar, where there is room. */
   label: string;
   /** Said in full when it is looked at. */
@@ -136,7 +136,7 @@ function workerRows(snapshot: Snapshot, end_ns: number): Row[] {
   if (started.length <= MAX_RANK_ROWS) {
     return started.map(worker => ({
       title: `rank ${worker.rank}`,
-      bars: [workerBar(worker, end_ns)],
+      bars: [workerBar(worker, end_ns), ...heldBars([worker], end_ns)],
       marks: marksOf(snapshot, [worker])
     }));
   }
@@ -145,7 +145,7 @@ function workerRows(snapshot: Snapshot, end_ns: number): Row[] {
     const members = started.filter(worker => worker.node === node);
     return {
       title: nodes.length > 1 ? `node ${node}` : plural(members.length, 'rank'),
-      bars: [groupBar(members, end_ns)],
+      bars: [groupBar(members, end_ns), ...heldBars(members, end_ns)],
       marks: marksOf(snapshot, members)
     };
   });
@@ -153,23 +153,37 @@ function workerRows(snapshot: Snapshot, end_ns: number): Row[] {
 
 function workerBar(worker: Worker, end_ns: number): Bar {
   const until_ns = Math.max(worker.started_ns, worker.ended_ns || end_ns);
-  const how = [worker.state === 'ended' ? 'ended by the agent' : stateText(worker.state), exitText(worker)]
-    .filter(Boolean)
-    .join(', ');
+  const state = { ended: 'ended by the agent', held: 'running' }[worker.state as string] ?? stateText(worker.state);
+  const words = worker.how && worker.state !== 'succeeded' ? visible(worker.how, 200) : exitText(worker);
+  const how = [words === state ? '' : state, words].filter(Boolean).join(', ');
   return {
     start_ns: worker.started_ns,
     end_ns: until_ns,
-    kind: worker.state === 'starting' ? 'running' : worker.state,
+    kind: worker.state === 'starting' || worker.state === 'held' ? 'running' : worker.state,
     label: how,
     detail: `rank ${worker.rank}: ${how} · ${took(worker.started_ns, until_ns)}`,
     isOpen: !worker.ended_ns
   };
 }
 
+/** When ranks waited to be looked at. */
+function heldBars(workers: readonly Worker[], end_ns: number): Bar[] {
+  return workers.flatMap(worker =>
+    (worker.holds ?? []).map(([start_ns, until_ns]) => ({
+      start_ns,
+      end_ns: until_ns || end_ns,
+      kind: 'held' as const,
+      label: workers.length > 1 ? `rank ${worker.rank} held` : 'held',
+      detail: `rank ${worker.rank} held · ${took(start_ns, until_ns || end_ns)}`,
+      isOpen: !until_ns
+    }))
+  );
+}
+
 /** Many ranks in one bar: from the first start to the last end, in the worst of their states. */
 function groupBar(workers: readonly Worker[], end_ns: number): Bar {
   const states = [...new Set(workers.map(worker => worker.state))];
-  const worst = (['failed', 'running', 'starting', 'stopped', 'ended', 'succeeded'] as const).find(state =>
+  const worst = (['failed', 'running', 'held', 'starting', 'stopped', 'ended', 'succeeded'] as const).find(state =>
     states.includes(state)
   )!;
   const words = states.map(state => {
@@ -182,7 +196,7 @@ function groupBar(workers: readonly Worker[], end_ns: number): Bar {
   return {
     start_ns,
     end_ns: until_ns,
-    kind: worst === 'starting' ? 'running' : worst,
+    kind: worst === 'starting' || worst === 'held' ? 'running' : worst,
     label: text,
     detail: `${text} · ${took(start_ns, until_ns)}`,
     isOpen: workers.some(worker => !worker.ended_ns)

@@ -1,0 +1,291 @@
+"""Watches whether the ranks of a round move, and tells once when all stand still: where each stands, and who waits for whom.
+
+Runs in: the supervisor, in a thread of its own.
+
+A rank moves when it tells something (logs, ``report``, outputs), when its collectives go on, when its code comes to another line, or
+when what it waits for works: its children, the disk, the network. Stacks are taken only when every rank has told nothing for a while.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from nb_elastic import stacks, stacks_judge, stacks_proc
+from nb_elastic.lifeline import ProcessId
+from nb_elastic.model import StackGroup, StackReport, to_json
+from nb_elastic.rundir import RunDir
+from nb_elastic.stacks_nouns import RankStack, Target
+from nb_elastic.supervisor.channel import EventLog
+from nb_elastic.supervisor.stopping import GRACE_S, Stopper
+
+if TYPE_CHECKING:
+    from nb_elastic.supervisor.pulse import Subject
+
+HANG_AFTER_S = 60.0
+"""Where nothing is asked for."""
+LOOKS = 8
+"""So many looks, and at most so many stacks, in the time after which ranks count as hanging."""
+MAX_PAUSE_S = 2.0
+CALM_PAUSE_S = 15.0
+"""Longest time between two looks at ranks that are known to hang."""
+BUSY_TIMES = 5
+"""A rank that computes, and a run of several nodes whose others can't be seen, is stopped only after so many times as long."""
+
+FAMILY_SHARE = 0.2
+"""More than this much of a CPU, used by what a rank waits for, is work."""
+SWITCHES_A_SECOND = 50
+IO_BYTES = 1 << 20
+WITH_FAMILY = frozenset({"child", "queue", "dataloader", "thread", "lock", "socket", "start", ""})
+WITH_SWITCHES = frozenset({"socket", "file", "start", ""})
+MAX_GROUPS, MAX_FRAMES = 20, 15
+JOIN_S = 8.0
+
+
+BY_HANG = "hang"
+"""Who asked for the end of a run that hangs."""
+
+
+def hang_text(headline: str) -> str:
+    """The run's last word when it was ended because it hung."""
+    return f"hang: {headline}\nNothing moved, and --on-hang stop ended the run; raise --hang-after if the ranks only needed longer."
+
+
+@dataclass(slots=True, kw_only=True)
+class _Rank:
+    """What is known of one rank.
+
+    Attributes:
+        moved_at: when (``time.monotonic``) it was last seen to move.
+        sizes: of the files in which it tells something.
+        key: where it stood at the last look, or None.
+        seen: the places where it was seen computing since it last moved otherwise.
+        used: (when, CPU time of it and its children in ns, switches, bytes read and written) at the last look.
+    """
+
+    target: Target
+    moved_at: float
+    files: tuple[str, ...]
+    sizes: tuple[int, ...] = ()
+    key: object = None
+    seen: set[object] = field(default_factory=set)
+    used: tuple[float, int, int, int] = (0.0, 0, 0, 0)
+
+    def has_told(self) -> bool:
+        """True if it told something since the last call."""
+        sizes = tuple(map(_size, self.files))
+        before, self.sizes = self.sizes, sizes
+        return sizes != before
+
+    def has_moved(self, stack: RankStack) -> bool:
+        """True if it stands elsewhere than at the last look, or if what it waits for works."""
+        counts = tuple(sorted(stack.flight.counts.items())) if stack.flight else ()
+        key = (stack.state, stack.kind, stack.places, counts)
+        before, self.key = self.key, key
+        used_before, self.used = self.used, _used(self.target.pid)
+        if stack.state == "busy" and stack.places:
+            is_new = stack.places not in self.seen
+            self.seen.add(stack.places)
+            return is_new
+        return key != before or _works(stack, used_before, self.used)
+
+
+class HangWatch:
+    """Watches the ranks of a node, round after round.
+
+    Args:
+        after_s: how long all must stand still.
+        is_stop: ask for the run's end then.
+        has_others: there are ranks on other nodes, which can't be seen.
+
+    Attributes:
+        text: why it asked for the run's end, or "".
+    """
+
+    def __init__(
+        self, run: RunDir, *, log: EventLog, stopper: Stopper, after_s: float, is_stop: bool, has_others: bool
+    ) -> None:
+        self.text = ""
+        self._run = run
+        self._log = log
+        self._stopper = stopper
+        self._after_s = after_s
+        self._stop_after_s = after_s if is_stop else None
+        self._has_others = has_others
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, number: int, subjects: Sequence[Subject]) -> None:
+        """Watch the ranks of a round that were just started."""
+        self.close()
+        self._over = over = threading.Event()
+        watched = _Round(
+            number,
+            [_rank(s) for s in subjects],
+            take=self._take,
+            tell=lambda kind, report: self._tell(number, kind, report),
+            after_s=self._after_s,
+        )
+        run = lambda: self._watch(watched, over)  # noqa: E731
+        self._thread = threading.Thread(target=run, name="nb_elastic-hangs", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """The round is over; waits for nobody."""
+        self._over.set()
+
+    def close(self) -> None:
+        """End, and wait for the thread; one that does not come back is left to itself."""
+        self.end()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(JOIN_S)
+
+    def _watch(self, watched: _Round, over: threading.Event) -> None:
+        while not over.wait(watched.pause_s):
+            if self._stopper.is_requested:
+                return
+            found = watched.look(time.monotonic())
+            if found is not None and self._is_to_stop(watched, found) and not over.is_set():
+                self.text = found.headline
+                self._stopper.request(by=BY_HANG, grace_s=GRACE_S, is_timeout=True)
+                return
+
+    def _is_to_stop(self, watched: _Round, found: StackReport) -> bool:
+        if self._stop_after_s is None:
+            return False
+        is_unsure = self._has_others or any(g.state == "busy" for g in found.groups)
+        return watched.still_s >= self._stop_after_s * (BUSY_TIMES if is_unsure else 1)
+
+    def _take(self, targets: Sequence[Target]) -> list[RankStack]:
+        return stacks.take(targets, texts=stacks.texts_of(self._run))
+
+    def _tell(self, number: int, kind: str, report: StackReport | None) -> None:
+        if report is None:
+            self._log.tell(kind, round=number)
+        else:
+            self._log.tell(kind, round=number, report=to_json(_shortened(report)))
+
+
+class _Round:
+    """The ranks of one round: are they moving?"""
+
+    def __init__(
+        self,
+        number: int,
+        ranks: Sequence[_Rank],
+        *,
+        take: Callable[[Sequence[Target]], list[RankStack]],
+        tell: Callable[[str, StackReport | None], None],
+        after_s: float,
+    ) -> None:
+        self.number = number
+        self.still_s = 0.0
+        self._ranks = list(ranks)
+        self._take = take
+        self._tell = tell
+        self._after_s = after_s
+        self._found: StackReport | None = None
+        self._next_stacks = 0.0
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before the next look."""
+        return min(MAX_PAUSE_S, self._after_s / LOOKS)
+
+    def look(self, now: float) -> StackReport | None:
+        """Look once; returns where the ranks stand while they hang, else None."""
+        is_held = any(os.path.lexists(r.target.folder.held_json) for r in self._ranks)
+        for rank in self._ranks:
+            if rank.has_told() or is_held:
+                self._move(rank, now)
+        alive = [r for r in self._ranks if _is_alive(r)]
+        still_s = min((now - r.moved_at for r in alive), default=0.0)
+        if still_s < self._after_s / 3:
+            self._go_on()
+        elif now >= self._next_stacks:
+            self._look_closer(alive)
+        return self._found
+
+    def _look_closer(self, alive: Sequence[_Rank]) -> None:
+        """Take stacks: who moves without a word?"""
+        found = self._take([r.target if r in alive else replace(r.target, ended="succeeded") for r in self._ranks])
+        now = time.monotonic()
+        pause_s = self._after_s / LOOKS if self._found is None else min(CALM_PAUSE_S, self._after_s / 4)
+        self._next_stacks = now + max(pause_s, 0.1)
+        for rank, stack in zip(self._ranks, found, strict=True):
+            if rank in alive and stack.state != "gone" and rank.has_moved(stack):
+                rank.moved_at = now
+        self.still_s = min((now - r.moved_at for r in alive), default=0.0)
+        if self.still_s < self._after_s:
+            self._go_on()
+        elif self._found is None and not all(s.state in {"busy", "gone", "held"} for s in found):
+            self._found = stacks_judge.judge(found, cause="hang", time_ns=time.time_ns())
+            self._tell("hang_found", self._found)
+
+    def _move(self, rank: _Rank, now: float) -> None:
+        rank.moved_at, rank.key = now, None
+        rank.seen.clear()
+
+    def _go_on(self) -> None:
+        if self._found is not None:
+            self._found = None
+            self._tell("hang_over", None)
+
+
+def _rank(subject: Subject) -> _Rank:
+    identity = ProcessId.of(subject.pid)
+    folder = subject.folder
+    told = (folder.stdout, folder.stderr, folder.metrics, folder.outputs, folder.worker_json)
+    target = Target(
+        rank=subject.rank,
+        local_rank=subject.local_rank,
+        pid=subject.pid,
+        start_ticks=identity.start_ticks if identity else 0,
+        folder=folder,
+    )
+    return _Rank(target=target, moved_at=time.monotonic(), files=tuple(map(str, told)))
+
+
+def _is_alive(rank: _Rank) -> bool:
+    return ProcessId(rank.target.pid, rank.target.start_ticks).is_alive
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path, follow_symlinks=False).st_size
+    except OSError:
+        return -1
+
+
+def _used(pid: int) -> tuple[float, int, int, int]:
+    now = stacks_proc.look(pid)
+    switches = now.switches if now else 0
+    return time.monotonic(), stacks_proc.family_cpu_ns(pid), switches, stacks_proc.io_bytes(pid)
+
+
+def _works(stack: RankStack, before: tuple[float, int, int, int], now: tuple[float, int, int, int]) -> bool:
+    """True if a rank that stands at the same place waits for something that works, or works without Python."""
+    seconds = now[0] - before[0]
+    if not before[0] or seconds <= 0 or stack.is_for_others:
+        return False
+    if now[3] - before[3] >= IO_BYTES:
+        return True
+    if stack.kind in WITH_SWITCHES and (now[2] - before[2]) / seconds >= SWITCHES_A_SECOND:
+        return True
+    is_bare = not stack.frames  # of a program without Python, a little work is all that can be seen
+    share = (now[1] - before[1]) / (seconds * 1e9)
+    return share >= (FAMILY_SHARE / 10 if is_bare else FAMILY_SHARE) and (is_bare or stack.kind in WITH_FAMILY)
+
+
+def _shortened(report: StackReport) -> StackReport:
+    """A report that an event of the journal has room for."""
+
+    def short(group: StackGroup) -> StackGroup:
+        return replace(group, frames=group.frames[-MAX_FRAMES:])
+
+    return replace(report, groups=tuple(map(short, report.groups[:MAX_GROUPS])))
