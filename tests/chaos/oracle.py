@@ -10,7 +10,6 @@ cores) and gets a margin that only a leak or a hang uses up; the closing line te
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -65,6 +64,7 @@ def judge(world: World, plan: Plan, record: Record) -> Verdict:
     looks: list[tuple[str, Callable[[], Iterator[str]]]] = []
     if outcomes.may_find_no_run(record.deeds):
         verdict.state = "deleted"
+        looks.append(("what was told", lambda: _deleted(record)))
     elif folder is not None and folder.journal.exists():
         looks += [
             ("the journal", lambda: _journal(folder, plan, record, verdict)),
@@ -197,17 +197,15 @@ def _error(now: RunSnapshot, record: Record) -> Iterator[str]:
 
 
 def _is(now: RunSnapshot, end: End) -> bool:
-    if now.state.value != end.state:
+    if now.state.value != end.state or end.says.lower() not in _account(now).lower():
         return False
-    if end.root is not None:
-        root = now.root
-        if root is None or root.rank != end.root:
-            return False
-        code = re.fullmatch(r"exit (\d+)", end.how)
-        hows = {root.signal, root.error_type, f"exit {root.exit_code}"}
-        if end.how and end.how not in hows and not (code and root.exit_code == int(code[1])):
-            return False
-    return end.says.lower() in _account(now).lower()
+    if end.root is None:
+        return True
+    root = now.root
+    if root is None or root.rank != end.root:
+        return False
+    is_so = not end.how or end.how in {root.signal, root.error_type, f"exit {root.exit_code}"}
+    return is_so and root.category in outcomes.CATEGORIES.get(end.how, {root.category})
 
 
 def _account(now: RunSnapshot) -> str:
@@ -215,7 +213,7 @@ def _account(now: RunSnapshot) -> str:
 
 
 def _told(now: RunSnapshot) -> str:
-    failures = ", ".join(f"rank {f.rank} {f.signal or f.error_type or f.exit_code}" for f in now.failures)
+    failures = ", ".join(f"rank {f.rank} {f.signal or f.error_type or f.exit_code}, {f.category}" for f in now.failures)
     return f"{now.state.value} ({failures or now.text[:300]})"
 
 
@@ -237,6 +235,13 @@ def _no_run(plan: Plan, record: Record) -> Iterator[str]:
         yield f"there is no run: {record.error}"
     if record.error not in ERRORS[""] | {"dead"}:
         yield f"whoever launched got {record.error or 'no error'}, but there is no run"
+
+
+def _deleted(record: Record) -> Iterator[str]:
+    """Without the folder nobody can know how the run ended; whoever launched gets an error that says so, or none."""
+    ours = set().union(*ERRORS.values()) | {"PayloadError", "dead"}
+    if record.error not in ours:
+        yield f"whoever launched a run whose folder was deleted got {record.error}"
 
 
 def _was(record: Record, kind: str) -> bool:

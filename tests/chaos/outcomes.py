@@ -18,6 +18,19 @@ NO_RUN = End(state="")
 
 LOST_SERVER = End(state="failed", says="The process that starts and watches the ranks died")
 NEVER_STARTED = End(state="created")
+CATEGORIES = {
+    "SIGKILL": {"killed from outside"},
+    "SIGTERM": {"killed from outside"},
+    "KeyboardInterrupt": {"killed from outside"},
+    "SIGSEGV": {"crashed in native code", "killed from outside"},
+    "SIGABRT": {"crashed in native code", "killed from outside"},
+    "ValueError": {"user error"},
+    "MemoryError": {"out of host memory"},
+    "exit 3": {"user error"},
+    "exit 4": {"user error", "unknown"},
+}
+"""What the verdict may call each death: nothing else explains it."""
+
 FULL = (
     End(state="failed", says="disk"),
     End(state="failed", says="No space left"),

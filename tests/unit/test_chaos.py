@@ -42,10 +42,19 @@ def world(tmp_path: Path, elastic_home: Path, monkeypatch: pytest.MonkeyPatch) -
     yield found
 
 
-def written(*, root: int = 1, state: str = "failed", exits: bool = True, torn: bool = False) -> RunDir:
+def written(
+    *,
+    root: int = 1,
+    category: str = "killed from outside",
+    state: str = "failed",
+    exits: bool = True,
+    torn: bool = False,
+) -> RunDir:
     """A run of two ranks, as its folder tells it; nobody wrote what is left out."""
     folder = rundir.create()
-    failure = WorkerFailure(rank=root, local_rank=root, round=0, time_ns=5, exit_code=-9, signal="SIGKILL")
+    failure = WorkerFailure(
+        rank=root, local_rank=root, round=0, time_ns=5, exit_code=-9, signal="SIGKILL", category=category
+    )
     told: list[tuple[str, dict[str, Any]]] = [
         ("run_created", {"run_id": folder.run_id, "nproc": 2}),
         *(
@@ -106,7 +115,12 @@ def test_a_half_written_file_that_was_left_is_told(world: World):
         (
             {"root": 0},
             "WorkerFailedError",
-            ["it ended as failed (rank 0 SIGKILL), which is none of: failed rank 1 SIGKILL"],
+            ["it ended as failed (rank 0 SIGKILL, killed from outside), which is none of: failed rank 1 SIGKILL"],
+        ),
+        (
+            {"category": "user error"},
+            "WorkerFailedError",
+            ["it ended as failed (rank 1 SIGKILL, user error), which is none"],
         ),
         ({"state": "succeeded"}, "", ["it ended as succeeded (), which is none of: failed rank 1 SIGKILL"]),
         ({"torn": True}, "WorkerFailedError", ["the journal has 1 torn lines"]),
@@ -118,7 +132,7 @@ def test_a_half_written_file_that_was_left_is_told(world: World):
         ),
         ({}, "RunLostError", ["whoever launched got RunLostError, but the run is failed"]),
     ],
-    ids=["true", "wrong rank", "wrong state", "torn", "no exits", "no error", "wrong error"],
+    ids=["true", "wrong rank", "wrong verdict", "wrong state", "torn", "no exits", "no error", "wrong error"],
 )
 def test_a_journal_that_is_not_true_is_told(world: World, journal: dict[str, Any], error: str, says: list[str]):
     folder = written(**journal)
