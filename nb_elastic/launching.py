@@ -301,6 +301,7 @@ def _write_run_json(folder: rundir.RunDir, request: Request, spec: LaunchSpec, m
             "entry": to_json(request.entrypoint),
             "options": to_json(request.options),
             "cell": request.cell,
+            "cell_offset": request.cell_offset,
             "sources": used,
             "captured": [to_json(c) for c in packed.captured] if packed is not None else [],
             "payload_bytes": packed.size_bytes if packed is not None else 0,

@@ -146,6 +146,7 @@ class ElasticMagics(Magics):
             options=options,
             payload=packed,
             cell=body,
+            cell_offset=offset,
             sources=known,
             marks=(*marks, captured, make("mark", name="pickled")),
         )

@@ -27,6 +27,7 @@ class Request:
 
     Attributes:
         cell: source of the launching cell, or "".
+        cell_offset: lines of that cell above ``cell``.
         sources: sources of the notebook that the payload carries, for ``export``.
         marks: moments on the way here, for measuring; they go into the journal.
     """
@@ -35,6 +36,7 @@ class Request:
     options: LaunchOptions
     payload: Payload | None = None
     cell: str = ""
+    cell_offset: int = 0
     sources: Sources | None = None
     marks: tuple[Event, ...] = ()
 

@@ -21,6 +21,7 @@ from nb_elastic import (
     stacks_native,
     stacks_proc,
     stacks_waits,
+    untrusted,
 )
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import Frame, StackReport, WorkerState
@@ -84,8 +85,13 @@ def targets(folder: RunDir, now: RunSnapshot) -> list[Target]:
 
 def texts_of(folder: RunDir) -> Texts:
     """Reads lines of the notebook's cells as ``run.json`` keeps them, and of files."""
-    cells = rundir.read_json(folder.run_json, max_bytes=64 << 20).get("sources")
-    return Texts(cells if isinstance(cells, dict) else {})
+    asked = rundir.read_json(folder.run_json, max_bytes=64 << 20)
+    sources, entry, cell = asked.get("sources"), asked.get("entry"), asked.get("cell")
+    cells: dict[str, object] = dict(sources) if isinstance(sources, dict) else {}
+    if isinstance(entry, dict) and entry.get("kind") == "cell" and isinstance(cell, str):
+        above = min(max(0, untrusted.integer(asked.get("cell_offset"))), 1_000)
+        cells[str(entry.get("target"))] = "\n" * above + cell
+    return Texts(cells)
 
 
 def take(asked: Sequence[Target], *, texts: Texts, window_s: float = WINDOW_S) -> list[RankStack]:

@@ -127,7 +127,7 @@ class _Asking:
         now, waited = stacks_proc.look(self._pid), time.monotonic() - self._asked_at
         if now is None:
             self.answer = Answer(why="it is gone")
-        elif waited > GIVE_UP_S:
+        elif waited > GIVE_UP_S or (is_in(now.blocked, DUMP) and self._dump_at is None and not self._has_bell):
             self.answer = self._last_word(now)
         elif self._base_ns is None:
             if not self._has_bell or waited >= BELL_FIRST_S:

@@ -133,8 +133,9 @@ def _odd(stacks: Sequence[RankStack], groups: Sequence[_Group], verdict: Verdict
     if waiting or len(groups) < 2:
         return set()
     alive = [g for g in groups if g.first.state != "gone"] or list(groups)
-    fewest = min(alive, key=lambda g: len(g.stacks))
-    return set(fewest.ranks) if 2 * len(fewest.stacks) < len(stacks) else set()
+    first, *others_by_size = sorted(alive, key=lambda g: len(g.stacks))
+    is_alone = bool(others_by_size) and len(first.stacks) < len(others_by_size[0].stacks)
+    return set(first.ranks) if is_alone and 2 * len(first.stacks) < len(stacks) else set()
 
 
 def _kind(groups: Sequence[_Group], verdict: Verdict) -> str:

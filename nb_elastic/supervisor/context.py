@@ -145,9 +145,7 @@ class RankContext(PContext):
     def _signal(self, number: int) -> None:
         alive = self.watch.alive
         for rank in alive:
-            rank.signalled_ns = rank.signalled_ns or time.time_ns()
-            if number == signal.SIGKILL:
-                rank.killed_ns = rank.killed_ns or time.time_ns()
+            rank.signals.append((number, time.time_ns()))
             self.watch.tell("signal_sent", rank.spec, signal=signal.Signals(number).name)
         has_session = number == signal.SIGKILL or self._has_sessions
         self._server.signal([r.started.pid for r in alive], number, has_session=has_session)

@@ -98,9 +98,12 @@ def last_exception(text: str) -> Link | None:
 
 
 def told_at_end(failure: WorkerFailure) -> Link | None:
-    """The exception with which the stderr of a rank ends that told none itself, or None."""
+    """The exception with which the stderr of a rank ends that told none itself, or None.
+
+    Only the interpreter's own end (code 1) may have more lines after the exception's first: those of its message.
+    """
     told = last_exception(failure.traceback)
-    is_end = told is not None and failure.traceback.rstrip().endswith(told.message.rstrip())
+    is_end = told is not None and (failure.exit_code == 1 or "\n" not in told.message.strip())
     return told if is_end else None
 
 

@@ -19,6 +19,7 @@ from nb_elastic import lifeline, wire, worker
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import WorkerSpec, from_json
 from nb_elastic.supervisor.channel import FrameDecoder
+from nb_elastic.supervisor.exit_order import ExitOrder
 from nb_elastic.supervisor.spares import Spares
 
 CLEAN_S = 0.5
@@ -70,6 +71,7 @@ class _Server:
         self._can_fork = can_fork
         self._alive: dict[int, WorkerSpec] = {}
         self._decoder = FrameDecoder()
+        self._order = ExitOrder()
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_w, False)
         os.set_blocking(self._wake_r, False)
@@ -151,6 +153,7 @@ class _Server:
             self._send({"type": "started", "workers": started})
         for told, one in zip(specs, started, strict=False):
             self._alive[one["pid"]] = self._spec(told)
+            self._order.add(one["pid"])
 
     def _fork(self, spec: WorkerSpec) -> ProcessId:
         """Fork one rank; signals wait until it can take them, so that none is lost."""
@@ -173,6 +176,7 @@ class _Server:
     def _leave(self) -> None:
         """In a child: close what only the forkserver needs."""
         signal.set_wakeup_fd(-1)
+        self._order.close()
         self._sock.close()
         os.close(self._wake_r)
         os.close(self._wake_w)
@@ -189,12 +193,12 @@ class _Server:
         While a dead rank is not reaped, its pid, and so its session's number, can't be used again.
         """
         while True:
-            now = time.time_ns()
-            dead = [e for e in (_look(pid, now) for pid in self._alive) if e]
+            dead = self._dead()
             for one in dead:
                 self._send({"type": "exit", "pid": one.pid, "exit_code": one.exit_code, "time_ns": one.time_ns})
             if dead:
                 kill_all(session_members({one.pid for one in dead}), signal.SIGKILL)
+            self._order.forget([one.pid for one in dead])
             gone = [self._alive.pop(one.pid) for one in dead]
             if gone and self._alive:
                 self._end_strays(gone)
@@ -204,6 +208,13 @@ class _Server:
                 self._sweep_orphans()
             if not self._reap_one_orphan():
                 return
+
+    def _dead(self) -> list[_Exit]:
+        """Ranks found dead, in the order of their deaths, each later than the one before."""
+        now = time.time_ns()
+        found = {e.pid: e for e in (_look(pid, now) for pid in self._alive) if e}
+        pids = self._order.sort(list(found)) if len(found) > 1 else list(found)
+        return [replace(found[pid], time_ns=now + number) for number, pid in enumerate(pids)]
 
     def _reap_one_orphan(self) -> bool:
         """Reap an adopted process, if one is dead. True if somebody is dead and another look is due."""

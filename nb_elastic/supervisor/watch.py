@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,22 @@ class Rank:
     """One rank of the round; changes as things happen to it.
 
     Attributes:
-        signalled_ns: when the agent first signalled it, or None.
-        killed_ns: when the agent sent SIGKILL, or None.
+        signals: (signal, nanoseconds since the epoch) of each that it was sent, the first one first.
         told_at: when (``time.monotonic``) its own failure file was first seen.
     """
 
     spec: WorkerSpec
     started: Started
     is_ready: bool = False
-    signalled_ns: int | None = None
-    killed_ns: int | None = None
+    signals: list[tuple[int, int]] = field(default_factory=list)
     exit: Exit | None = None
     state: WorkerState = WorkerState.STARTING
     told_at: float | None = None
+
+    @property
+    def signalled_ns(self) -> int | None:
+        """When the agent first signalled it, or None."""
+        return self.signals[0][1] if self.signals else None
 
     @property
     def folder(self) -> RankDir:
@@ -207,12 +210,8 @@ class Watch:
 
     def _state_of(self, rank: Rank, one: Exit) -> WorkerState:
         was_signalled = rank.signalled_ns is not None and one.time_ns > rank.signalled_ns
-        if (
-            was_signalled
-            and one.exit_code == -signal.SIGKILL
-            and rank.killed_ns is None
-            and not self._stopper.is_requested
-        ):
+        is_ours = self._stopper.is_requested or any(number == signal.SIGKILL for number, _ in rank.signals)
+        if was_signalled and one.exit_code == -signal.SIGKILL and not is_ours:
             was_signalled = False  # we only asked it to end: somebody else killed it, and its end was long in coming
         if was_signalled and self._stopper.is_requested:
             return WorkerState.STOPPED

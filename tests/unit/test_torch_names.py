@@ -5,10 +5,14 @@ from __future__ import annotations
 import inspect
 
 import pytest
+import torch
+from torch.distributed import distributed_c10d
 from torch.distributed.elastic.agent.server.api import SimpleElasticAgent, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, PContext
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+from nb_elastic import rankflight
 
 
 @pytest.mark.parametrize(
@@ -78,3 +82,39 @@ def test_logs_and_failures_have_their_fields():
 def test_signals_are_handled_as_the_variable_says():
     """We name a harmless one there, so that torch leaves our handlers alone."""
     assert "TORCHELASTIC_SIGNALS_TO_HANDLE" in inspect.getsource(PContext.start)
+
+
+# -- what rankflight reads in a rank: without it a hang's verdict knows no collective's number -------------------------
+
+
+def test_torch_tells_when_the_default_group_is_made_and_destroyed():
+    assert callable(getattr(distributed_c10d, rankflight.HOOK))
+    for caller in (distributed_c10d.init_process_group, distributed_c10d.destroy_process_group):
+        assert f"{rankflight.HOOK}(" in inspect.getsource(caller)
+
+
+def test_a_process_group_s_numbers_and_last_collectives_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FR_BUFFER_SIZE", "64")
+    begun: list[str] = []
+    plain = getattr(distributed_c10d, rankflight.HOOK)
+    monkeypatch.setattr(distributed_c10d, rankflight.HOOK, plain)  # put back at the end
+    rankflight.watch(distributed_c10d, lambda: begun.append("begin"), lambda: begun.append("end"))
+    store = f"file://{tmp_path}/store"
+    distributed_c10d.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        for _ in range(2):
+            distributed_c10d.all_reduce(torch.ones(3))
+        told = rankflight.read()
+    finally:
+        distributed_c10d.destroy_process_group()
+    assert begun == ["begin", "end"]
+    assert told["groups"] == [{"name": "0", "ranks": [0], "seq": 2}]
+    ours = [e for e in told["entries"] if e["group"] == "0"][-2:]
+    assert [(e["op"], e["seq"], e["shapes"], e["is_p2p"], e["is_done"]) for e in ours] == [
+        ("all_reduce", 1, "[[3]]", False, True),
+        ("all_reduce", 2, "[[3]]", False, True),
+    ]
+
+
+def test_a_rank_without_a_process_group_tells_of_none():
+    assert rankflight.read() == {"groups": [], "entries": rankflight.read()["entries"]}
