@@ -33,6 +33,8 @@ WEIGHTS = (
     ("launcher stops", 1),
     ("rank child", 1),
     ("stop", 2),
+    ("stacks", 2),
+    ("attach", 1),
     ("disk", 2),
     ("delete", 1),
     ("limit files", 1),

@@ -148,6 +148,40 @@ def stop(scene: Scene, fault: Fault) -> tuple[bool, str]:
     return process.returncode == 0, f"nb-elastic {' '.join(words)}: {process.returncode}"
 
 
+def _stacks(scene: Scene, fault: Fault) -> tuple[bool, str]:
+    """``nb-elastic stacks`` from a process of its own: a look, which must not harm whom it looks at."""
+    if scene.folder is None:
+        return False, "stacks: there is no run yet"
+    done = scene.world.command("stacks", scene.folder.run_id)
+    if "Traceback (most recent call last)" in done.stderr:
+        scene.trouble.append(f"`nb-elastic stacks` ended with a traceback:\n{done.stderr[-1500:]}")
+    return True, f"nb-elastic stacks: {done.returncode}"
+
+
+def _attach(scene: Scene, fault: Fault) -> tuple[bool, str]:
+    """``nb-elastic attach`` in a process of its own, which ends with the run."""
+    if scene.folder is None:
+        return False, "attach: there is no run yet"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nb_elastic", "attach", scene.folder.run_id],
+        env=scene.world.environ, cwd=scene.world.work, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    scene.took_back.append(lambda: _end_attach(scene, process))
+    return True, f"nb-elastic attach (pid {process.pid})"
+
+
+def _end_attach(scene: Scene, process: subprocess.Popen[str]) -> None:
+    try:
+        _, told = process.communicate(timeout=15 * scene.world.pace)
+    except subprocess.TimeoutExpired:
+        scene.trouble.append("`nb-elastic attach` does not end with the run")
+        process.kill()
+        _, told = process.communicate()
+    if "Traceback (most recent call last)" in told:
+        scene.trouble.append(f"`nb-elastic attach` ended with a traceback:\n{told[-1500:]}")
+
+
 def _fill(scene: Scene, fault: Fault) -> tuple[bool, str]:
     """Fill the disk to the last byte."""
     if not scene.world.has_disk:
@@ -230,6 +264,8 @@ ACTS: dict[str, Act] = {
     "starter stops": _starter,
     "interrupt": interrupt,
     "stop": stop,
+    "stacks": _stacks,
+    "attach": _attach,
     "disk": _fill,
     "delete": _delete,
     "limit files": _limit,

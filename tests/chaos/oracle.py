@@ -60,6 +60,7 @@ def judge(world: World, plan: Plan, record: Record) -> Verdict:
     verdict = Verdict(broken=[])
     if record.hung:
         verdict.broken.append(f"it hangs: {record.hung}")
+    verdict.broken += record.scene.trouble
     folder = record.scene.folder
     looks: list[tuple[str, Callable[[], Iterator[str]]]] = []
     if outcomes.may_find_no_run(record.deeds):

@@ -71,6 +71,8 @@ class Scene:
 
     Attributes:
         starter: the process that launched: the kernel, or the command line.
+        took_back: what gives the machine back what a fault took, called at the end.
+        trouble: what went wrong with commands beside the run, in words.
         name: of the run, which tells it from another one launched beside it.
     """
 
@@ -81,6 +83,7 @@ class Scene:
     name: str
     deeds: list[Deed] = field(default_factory=list)
     took_back: list[Callable[[], object]] = field(default_factory=list)
+    trouble: list[str] = field(default_factory=list)
     _found: RunDir | None = None
 
     @property
