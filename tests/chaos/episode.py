@@ -98,8 +98,9 @@ def draw(seed: int, number: int, *, only: str = "") -> Plan:
     count = rng.choice([0, 1, 1, 1, 1, 1, 2, 2, 3])
     count = max(1, count) if only else count
     has_shim = Shim.can_be_built() and random.Random(f"{seed}/{number // BLOCK}/shim").random() < 0.4
-    if not only and has_shim and count and rng.random() < 0.4:
-        only = rng.choice(["clock", "slow"])
+    drawn = [draws.draw(rng, nproc, only=only, may_end=bool(program.ends)) for _ in range(count)]
+    if not only and has_shim and rng.random() < 0.5:
+        drawn.append(draws.draw(rng, nproc, only=rng.choice(["clock", "slow"]), may_end=bool(program.ends)))
     return Plan(
         seed=seed,
         has_shim=has_shim or only in {"clock", "slow"},
@@ -110,7 +111,7 @@ def draw(seed: int, number: int, *, only: str = "") -> Plan:
         restarts=restarts,
         start_method=rng.choices(["warm", "spawn"], [12, 1])[0],
         has_stdin=rng.random() < 0.7,
-        faults=tuple(draws.draw(rng, nproc, only=only, may_end=bool(program.ends)) for _ in range(count)),
+        faults=tuple(drawn),
     )
 
 

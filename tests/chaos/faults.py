@@ -23,6 +23,9 @@ from nb_elastic.lifeline import ProcessId
 from tests.chaos.scene import Deed, Fault, Scene
 from tests.support import proc
 
+_TRACEBACK = re.compile(r"^Traceback ", re.MULTILINE)
+"""A command's own; that of a rank comes with the rank before it."""
+
 Act = Callable[[Scene, Fault], "tuple[bool, str]"]
 """Does a fault; returns whether there was somebody to do it to, and what was done, in words."""
 
@@ -153,7 +156,7 @@ def _stacks(scene: Scene, fault: Fault) -> tuple[bool, str]:
     if scene.folder is None:
         return False, "stacks: there is no run yet"
     done = scene.world.command("stacks", scene.folder.run_id)
-    if "Traceback (most recent call last)" in done.stderr:
+    if _TRACEBACK.search(done.stderr):
         scene.trouble.append(f"`nb-elastic stacks` ended with a traceback:\n{done.stderr[-1500:]}")
     return True, f"nb-elastic stacks: {done.returncode}"
 
@@ -178,7 +181,7 @@ def _end_attach(scene: Scene, process: subprocess.Popen[str]) -> None:
         scene.trouble.append("`nb-elastic attach` does not end with the run")
         process.kill()
         _, told = process.communicate()
-    if "Traceback (most recent call last)" in told:
+    if _TRACEBACK.search(told):
         scene.trouble.append(f"`nb-elastic attach` ended with a traceback:\n{told[-1500:]}")
 
 
