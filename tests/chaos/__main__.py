@@ -95,7 +95,8 @@ class Chaos:
     def _tell(self, plan: Plan, record: Record, verdict: Verdict) -> None:
         for one in verdict.broken:
             print(f"  BROKEN: {one}")
-        print(f"  again: python -m tests.chaos --seed {self.seed} --episode {plan.number} --verbose")
+        only = f" --only {self.only!r}" if self.only else ""
+        print(f"  again: python -m tests.chaos --seed {self.seed} --episode {plan.number}{only} --verbose")
         for line in record.more:
             print(f"  {line}")
         if folder := record.scene.folder:
