@@ -14,12 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nb_elastic import rundir, snapshot
+from nb_elastic import cli_debug, rundir, sight, snapshot
 from nb_elastic.errors import ElasticError, OptionError, RunStoppedError
-from nb_elastic.model import STREAMS
+from nb_elastic.lifeline import HeldInterrupts
+from nb_elastic.model import STREAMS, LaunchOptions
 from nb_elastic.run import attach, remove, runs
 from nb_elastic.snapshot import RunSnapshot
 
+COMMAND = "nb-elastic"
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -32,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
         raise OptionError(f"{self.prog}: {message}. `{self.prog} --help` lists what there is.")
 
 
-def main(argv: Sequence[str] | None = None, *, prog: str = "nb-elastic") -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = COMMAND) -> int:
     """Run one subcommand.
 
     Returns:
@@ -40,8 +42,10 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "nb-elastic") -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        if words[:1] == ["run"] and prog == "nb-elastic":
+        if words[:1] == ["run"] and prog == COMMAND:
             return _run(words[1:])
+        if words[:1] == ["eval"] and not {"-h", "--help"} & set(words[1:2]):
+            return cli_debug.evaluate(words[1:])
         arguments = _parser(prog).parse_args(words)
         action: Callable[[argparse.Namespace], int] = arguments.action
         return action(arguments)
@@ -55,7 +59,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "nb-elastic") -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except KeyboardInterrupt:
-        if prog != "nb-elastic":
+        if prog != COMMAND:
             raise
         return EXIT_INTERRUPTED
     except SystemExit as e:
@@ -64,7 +68,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "nb-elastic") -> int:
 
 def _refuse(error: ElasticError, prog: str, status: int) -> int:
     """In a notebook errors are raised; on a command line they are text and a status."""
-    if prog != "nb-elastic":
+    if prog != COMMAND:
         raise error
     print(f"{type(error).__name__}: {error}", file=sys.stderr)
     return status
@@ -81,14 +85,18 @@ def _parser(prog: str) -> _Parser:
         sub: _Parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         if takes_run:
             sub.add_argument("run", nargs="?", default="", metavar="RUN")
-        sub.set_defaults(action=action)
+        sub.set_defaults(action=action, prog=prog)
         return sub
 
-    if prog == "nb-elastic":
+    if prog == COMMAND:
         add("run", _run_help, "launch TARGET: nb-elastic run [options] TARGET [ARGS...]", takes_run=False)
     add("runs", _runs, "list the runs of this machine, newest first", takes_run=False)
     add("show", _show, "show a live or finished run from its folder alone")
-    add("attach", _attach, "show a run and follow it; Ctrl-C stops following, not the run")
+    add(
+        "attach",
+        _attach,
+        "show a run and follow it to its end, which is then this command's; Ctrl-C stops following, not the run",
+    )
     logs = add("logs", _logs, "print logs")
     logs.add_argument("--rank", type=int)
     logs.add_argument("--stream", choices=STREAMS)
@@ -101,6 +109,10 @@ def _parser(prog: str) -> _Parser:
     )
     stacks = add("stacks", _stacks, "Python stacks of all ranks, equal ones grouped, the odd one first")
     stacks.add_argument("--rank", type=int, metavar="R", help="only this rank")
+    debug = add("debug", cli_debug.debug, "pdb on a rank held at its exception or breakpoint")
+    debug.add_argument("--rank", type=int, help="which one (default: the root cause's, else the lowest held)")
+    look = add("eval", lambda _: 0, "an expression's value in a held rank", takes_run=False)
+    look.usage = f"{prog} {cli_debug.USAGE}"
     prune = add("prune", _prune, "delete old finished runs", takes_run=False)
     prune.add_argument("--keep", type=int, default=20, metavar="N", help="how many of the newest to keep (default 20)")
     add("doctor", _doctor, "check this machine", takes_run=False)
@@ -119,6 +131,7 @@ def _run(words: Sequence[str]) -> int:
     except opts.HelpRequested as asked:
         print(asked)
         return 0
+    _check_hold(parsed.options)
     request = request_for(parsed.target, parsed.argv, {}, parsed.options)
     if parsed.options.dry_run:
         print(dry_run_text(request))
@@ -127,6 +140,16 @@ def _run(words: Sequence[str]) -> int:
     if parsed.options.detach:
         print(run.id)
     return 0
+
+
+def _check_hold(options: LaunchOptions) -> None:
+    from nb_elastic import debugging
+
+    if options.hold and not options.detach and not options.dry_run and not debugging.can_ask():
+        raise OptionError(
+            "--hold needs a terminal here: pdb asks, and nobody would answer. With --detach the group is held until "
+            "`nb-elastic debug` or `stop`. Nothing was started."
+        )
 
 
 def _run_help(_: argparse.Namespace) -> int:
@@ -138,7 +161,7 @@ def _runs(_: argparse.Namespace) -> int:
     for run in runs():
         now = snapshot.load(rundir.RunDir(run.dir))
         ranks = str(now.world_size or now.nproc or "?")
-        rows.append((run.id, now.name or "-", now.state.value, ranks, _age(now), str(run.dir)))
+        rows.append((run.id, now.name or "-", _state(now), ranks, _age(now), str(run.dir)))
     if len(rows) == 1:
         print(f"No runs in {rundir.home()}.")
         return 0
@@ -156,11 +179,25 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _attach(arguments: argparse.Namespace) -> int:
+    """Take the place of the launching cell, or command: the same view, and the same end."""
+    from nb_elastic.render.choose import choose
+
     run = attach(arguments.run)
     try:
-        run.dashboard(on_stop=run.stop)
+        with HeldInterrupts() as held:
+            renderer = choose(
+                "auto",
+                run=rundir.RunDir(run.dir),
+                on_stop=lambda grace_s: run.stop(grace_s, by="dashboard"),
+                has_report=False,
+            )
+            run.follow(renderer, held=held)
     except KeyboardInterrupt:
-        print(f"Stopped following; run {run.id} goes on. `nb-elastic stop {run.id}` ends it.")
+        if run.state.is_final:
+            raise
+        print(f"Stopped following; run {run.id} goes on. `{arguments.prog} stop {run.id}` ends it.")
+        return EXIT_INTERRUPTED if arguments.prog == COMMAND else 0
+    run.raise_for_state()
     return 0
 
 
@@ -244,6 +281,12 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
         return re.compile(text)
     except re.error as e:
         raise OptionError(f"--grep {text!r} is not a regular expression: {e}.") from e
+
+
+def _state(now: RunSnapshot) -> str:
+    """The state in a word or two; of a run that can't be looked for from here it is only known that it was so."""
+    words = f"{now.state.value}, held" if now.held and not now.state.is_final else now.state.value
+    return words if now.state.is_final or sight.is_under_our_kernel(now) else f"{words} on {now.host}"
 
 
 def _age(now: RunSnapshot) -> str:

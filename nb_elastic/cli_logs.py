@@ -19,8 +19,12 @@ from nb_elastic.model import STREAMS, Stream
 from nb_elastic.render.lines import clean
 from nb_elastic.rundir import JournalReader, RankDir, RunDir
 from nb_elastic.snapshot import EMPTY
+from nb_elastic.wakes import Wakes
 
-POLL_S = 0.1
+TICK_S = 0.5
+"""Longest wait between two looks where growth ends the wait: a supervisor that dies without a word is missed by looking."""
+UNSURE_TICK_S = 0.1
+"""The same where nothing tells of growth."""
 LINE_CHARS = 1 << 20
 """Longest part of one line that is printed; the file has the rest."""
 
@@ -48,13 +52,13 @@ class _File:
         self.rank = rank
         self.round = round_number
         self.prefix = f"[rank {rank}{' err' if stream == 'stderr' else ''}] "
-        self._path = folder.stream(stream)
+        self.path = folder.stream(stream)
         self._offset = 0
         self._rest = b""
 
     def lines(self) -> Iterator[str]:
         """Yield the complete lines that came since the last call; bars by their last state."""
-        while data := rundir.read_at(self._path, self._offset):
+        while data := rundir.read_at(self.path, self._offset):
             self._offset += len(data)
             *whole, self._rest = (self._rest + data).split(b"\n")
             yield from map(self._text, whole)
@@ -109,18 +113,27 @@ class LogPrinter:
 
     def follow(self) -> None:
         """Print new lines until the run is over."""
-        while True:
-            is_final = self._look()
-            for file in self._files:
-                for line in file.lines():
-                    self._print(file, line)
-                if is_final:
-                    for line in file.flush():
-                        self._print(file, line)
-            sys.stdout.flush()
+        wakes = Wakes()
+        try:
+            while not self._print_new(wakes):
+                wakes.wait(TICK_S if wakes.is_sure else UNSURE_TICK_S)
+        finally:
+            wakes.close()
+
+    def _print_new(self, wakes: Wakes) -> bool:
+        """Watch, then print what is new; True when the run is over."""
+        wakes.watch(self._run.journal)
+        is_final = self._look()
+        for file in self._files:
+            if file.round == self._snapshot.round:
+                wakes.watch(file.path)
+            for line in file.lines():
+                self._print(file, line)
             if is_final:
-                return
-            time.sleep(POLL_S)
+                for line in file.flush():
+                    self._print(file, line)
+        sys.stdout.flush()
+        return is_final
 
     def _look(self) -> bool:
         """Learn of new workers; True when the run is over."""
@@ -128,7 +141,7 @@ class LogPrinter:
             self._snapshot = snapshot.fold(self._snapshot, event)
             if event.kind == "worker_started":
                 self._add(event)
-        return snapshot.mark_lost(self._snapshot, now_ns=time.time_ns()).state.is_final
+        return snapshot.mark_lost(self._snapshot, self._run, now_ns=time.time_ns()).state.is_final
 
     def _add(self, event: Event) -> None:
         rank, local_rank, number = event["rank"], event["local_rank"], event["round"]

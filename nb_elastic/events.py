@@ -7,8 +7,8 @@ Every event has ``event``, ``time_ns`` and ``node``; what else it carries:
 ==================== ====================================================================
 event                carries
 ==================== ====================================================================
-run_created          run_id, rdzv_id, name, nproc (int or text), min_nodes, max_nodes, max_restarts, entry, is_detached
-supervisor_started   pid, start_ticks, host, torch, python
+run_created          run_id, rdzv_id, name, nproc (int or text), min_nodes, max_nodes, max_restarts, entry, is_detached, boot_id
+supervisor_started   pid, start_ticks, host, boot_id, pid_namespace, torch, python
 note                 level (info or warning), text: told once to the user
 rendezvous_started   round, attempt, backend
 rendezvous_finished  round, attempt, group_rank, group_world_size, world_size, master_addr, master_port
@@ -27,6 +27,9 @@ run_finished         state (succeeded, failed, stopped), root_rank, text, catego
 run_lost             text
 mark                 name: a point on the way of a launch, for measuring; ``waits`` has text: what the launch waits for
 ==================== ====================================================================
+
+Over a supervisor's stdout an event also carries ``is_unwritten`` where the journal could not be given it: its disk is full,
+or its folder gone.
 """
 
 from __future__ import annotations

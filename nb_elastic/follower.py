@@ -9,15 +9,18 @@ import contextlib
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nb_elastic import events, rundir, snapshot
+from nb_elastic import events, rundir, sight, snapshot
 from nb_elastic.dashboard import plainjson, saved
+from nb_elastic.events import Event
 from nb_elastic.logreader import LogFollower
 from nb_elastic.model import LogChunk
 from nb_elastic.rundir import JournalReader, RunDir
+from nb_elastic.sight import Loss
 from nb_elastic.snapshot import RunSnapshot
 from nb_elastic.wakes import Wakes
 
@@ -35,14 +38,17 @@ SHORT_TICK_S = 0.005
 MOMENT_S = 0.07
 ALIVE_CHECK_S = 1.0
 """Time between two looks for the supervisor of a run that somebody else started."""
+SURVIVORS_S = 3.0
+"""So long the ranks of a supervisor that died may take to go before it is said that they did not."""
+UNWRITTEN = b'"is_unwritten":true'
 
 
 class Follower:
     """Reads a run's folder as it grows. Safe to use from several threads.
 
     Args:
-        channel: pipes to the supervisor, where this process started it; its lines only wake the
-            follower earlier, for the folder has everything already.
+        channel: pipes to the supervisor, where this process started it; its lines wake the follower
+            earlier, and carry what the journal could not be given.
         clock: seconds, by which logs are paced.
     """
 
@@ -60,6 +66,10 @@ class Follower:
         self._wakes: Wakes | None = None  # made at the first pause: many a run is only looked at
         self._is_closed = False
         self._is_channel_over = False
+        self._is_channel_read = False
+        self._unwritten: deque[Event] = deque()
+        self._taken: set[tuple[str, int, int]] = set()
+        self._gone_s: float | None = None
         self._heard_s = -math.inf
         self._next_s = -math.inf
         self._checked_alive_s = 0.0
@@ -82,8 +92,8 @@ class Follower:
             self._read_journal()
             if not self._snapshot.state.is_final and self._is_time_to_look() and self._gone():
                 self._read_journal()  # its last word may have come meanwhile
-                if text := self._gone():
-                    self._write_lost(text)
+                if (found := self._gone()) and self._is_settled(found):
+                    self._end_as_lost(found)
             return self._snapshot
 
     def logs(self) -> list[LogChunk]:
@@ -157,14 +167,22 @@ class Follower:
     def _read_journal(self) -> None:
         self._watch(self._folder.journal)
         for event in self._journal.read():
-            self._next_s = -math.inf  # news of the ranks is told in order with what they wrote
-            self._snapshot = snapshot.fold(self._snapshot, event)
-            if event.kind == "worker_started":
-                node = self.node_of(event.node)
-                rank, local_rank, number = event["rank"], event["local_rank"], event["round"]
-                self._logs.add(rank=rank, local_rank=local_rank, round_number=number, node=node)
-                if rank == 0:
-                    self._outputs.append(plainjson.RowReader(self._folder.rank(number, local_rank, node=node).outputs))
+            if (event.kind, event.time_ns, event.node) not in self._taken:
+                self._take(event)
+        while self._unwritten:
+            event = self._unwritten.popleft()
+            self._taken.add((event.kind, event.time_ns, event.node))  # the disk may have room again, later
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        self._next_s = -math.inf  # news of the ranks is told in order with what they wrote
+        self._snapshot = snapshot.fold(self._snapshot, event)
+        if event.kind == "worker_started":
+            node = self.node_of(event.node)
+            rank, local_rank, number = event["rank"], event["local_rank"], event["round"]
+            self._logs.add(rank=rank, local_rank=local_rank, round_number=number, node=node)
+            if rank == 0:
+                self._outputs.append(plainjson.RowReader(self._folder.rank(number, local_rank, node=node).outputs))
 
     def _is_time_to_look(self) -> bool:
         if self._channel is None and self._clock() - self._checked_alive_s < ALIVE_CHECK_S:
@@ -172,25 +190,36 @@ class Follower:
         self._checked_alive_s = self._clock()
         return True
 
-    def _gone(self) -> str:
-        """Why the run is lost, or "" for one that is over, or whose supervisor lives or is out of sight."""
+    def _gone(self) -> Loss | None:
+        """Why the run is lost; None for one that is over, or whose supervisor lives or is out of sight."""
         if self._snapshot.state.is_final:
-            return ""
-        if self._channel is not None:
-            return "" if self._channel.is_alive else "The supervisor ended without a last word."
-        looked = snapshot.mark_lost(self._snapshot, now_ns=time.time_ns())
-        return looked.text if looked.state.is_final else ""
+            return None
+        if self._channel is None:
+            return sight.loss(self._snapshot, self._folder, now_ns=time.time_ns())
+        if self._channel.is_alive:
+            return None
+        found = sight.loss(self._snapshot, self._folder, now_ns=time.time_ns())
+        return found or Loss(text="the supervisor ended without a last word")
 
-    def _write_lost(self, text: str) -> None:
+    def _is_settled(self, found: Loss) -> bool:
+        """False for a moment, while ranks still go with their supervisor, or its last lines are still read."""
+        self._gone_s = self._clock() if self._gone_s is None else self._gone_s
+        is_read = self._channel is None or self._is_channel_read
+        return (is_read and not found.survivors) or self._clock() - self._gone_s > SURVIVORS_S
+
+    def _end_as_lost(self, found: Loss) -> None:
+        """Write down that the run is lost, unless that is only a guess: then somebody elsewhere may still write there."""
+        text = found.text
         with contextlib.suppress(OSError):
             tail = rundir.read_whole(self._folder.supervisor_log)[-2000:].decode("utf-8", "replace").strip()
-            text += f" The end of supervisor.log:\n{tail}" if tail else ""
+            text += f". The end of supervisor.log:\n{tail}" if tail else ""
         event = events.make("run_lost", text=text)
-        with contextlib.suppress(OSError):
-            journal = rundir.Journal(self._folder.journal)
-            journal.append(event)
-            journal.close()
-            self._read_journal()
+        if found.is_certain and self._folder.path.is_dir():
+            with contextlib.suppress(OSError):
+                journal = rundir.Journal(self._folder.journal)
+                journal.append(event)
+                journal.close()
+                self._read_journal()
         if not self._snapshot.state.is_final:
             self._snapshot = snapshot.fold(self._snapshot, event)
 
@@ -198,8 +227,11 @@ class Follower:
         has_spoken = False
         if self._channel is not None:
             with contextlib.suppress(ValueError, OSError):  # the pipe was closed under the reader
-                for _ in self._channel.lines():
+                for line in self._channel.lines():
                     has_spoken = True
+                    if UNWRITTEN in line and (event := events.decode(line)) is not None:
+                        self._unwritten.append(event)
                     self._wake()
+        self._is_channel_read = True
         self._is_channel_over = has_spoken  # a detached supervisor has no pipe and says nothing from the start
         self._wake()

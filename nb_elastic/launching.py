@@ -10,6 +10,7 @@ import functools
 import inspect
 import os
 import platform
+import re
 import sys
 import time
 import weakref
@@ -18,20 +19,28 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import ambient, events, installed, notebook, payload, rundir, topology
+from nb_elastic import ambient, debugging, events, installed, machine, notebook, payload, report_text, rundir, topology
 from nb_elastic import options as opts
 from nb_elastic.engines import base as engine_base
 from nb_elastic.engines.base import Channel, Engine
 from nb_elastic.engines.warm import LAUNCHER_ENV
-from nb_elastic.errors import ElasticError, LaunchError, OptionError
+from nb_elastic.errors import ElasticError, LaunchError, OptionError, WorkerFailedError
 from nb_elastic.lifeline import HeldInterrupts
 from nb_elastic.model import LaunchOptions, LaunchSpec, to_json
+from nb_elastic.report_text import failure_text
 from nb_elastic.request import Request, name_of, place, request_for
 from nb_elastic.run import GRACE_S, Run
 
 _last: list[Run] = []
 _own: weakref.WeakValueDictionary[str, Run] = weakref.WeakValueDictionary()
 _own_ids: set[str] = set()
+_held: dict[str, Run] = {}
+"""Runs of this process whose group is held: the end of their channel would end them."""
+
+END_S = 15.0
+"""How long a group that was released may take to end."""
+
+_BREAKPOINT = re.compile(r"\b(breakpoint|set_trace)\s*\(")
 
 
 def launch(fn: Callable[..., Any] | str, /, *args: Any, options: LaunchOptions | None = None, **kwargs: Any) -> Run:
@@ -138,7 +147,7 @@ def start(request: Request) -> Run:
         spec = _spec(folder, request, cwd, buffers_fd)
         _write_run_json(folder, request, spec, machine)
         journal = rundir.Journal(folder.journal)
-        for event in (_created(request, spec, nproc), *request.marks):
+        for event in (_created(request, spec, nproc), *_still_held(), *request.marks):
             journal.append(event)
         channel = _open(engine, folder, spec, journal, nproc=nproc)
         buffers_fd = -1  # the channel's now
@@ -169,6 +178,9 @@ def _watch(run: Run, options: LaunchOptions, held: HeldInterrupts) -> None:
         run.stop(GRACE_S if times == 1 else 0.0, by="interrupt")
         return True
 
+    attendant = debugging.Attendant(
+        rundir.RunDir(run.dir), stop=lambda: run.stop(GRACE_S, by="debugger"), can_ask=debugging.can_ask()
+    )
     try:
         renderer = choose(
             options.render,
@@ -176,12 +188,48 @@ def _watch(run: Run, options: LaunchOptions, held: HeldInterrupts) -> None:
             options=options,
             on_stop=lambda grace_s: run.stop(grace_s, by="dashboard"),
         )
-        run.follow(renderer, on_interrupt=interrupted, held=held)
+        run.follow(renderer, on_interrupt=interrupted, held=held, attendant=attendant)
     except BaseException:
         run.stop(0.0, by="interrupt")  # nobody would be left to watch it
         run.wait(GRACE_S + 10)
         raise
+    if attendant.is_held and not run.state.is_final:
+        _leave_held(run)
     run.raise_for_state()
+
+
+def _leave_held(run: Run) -> None:
+    """A group that is held at its failure: a notebook comes back to it later, a terminal looks at once.
+
+    Raises:
+        WorkerFailedError: in a notebook.
+    """
+    folder, now = rundir.RunDir(run.dir), run.snapshot
+    if notebook.shell() is None and debugging.can_ask():
+        held = debugging.choose(folder, now)
+        debugging.show(f"{failure_text(now, folder=folder)}\n\nRank {held.rank} is held: {held.text}\n")
+        with contextlib.suppress(KeyboardInterrupt, ElasticError):
+            outcome = debugging.converse(held, ask=input, write=debugging.show)
+            if outcome == "left":
+                debugging.release(held)
+        with contextlib.suppress(ElasticError):  # an interrupt: nobody comes back to a command line that has ended
+            debugging.release(held)
+        run.wait(END_S)
+        return
+    _held[run.id] = run
+    text = f"{failure_text(now, folder=folder)}\n\n{debugging.held_text(folder, now)}"
+    raise WorkerFailedError(text, run_id=run.id, rank=now.root_rank)
+
+
+def _still_held() -> list[events.Event]:
+    """Notes for a new run about groups of this process that are still held."""
+    for run_id in [run_id for run_id, run in _held.items() if run.state.is_final]:
+        del _held[run_id]
+    command = report_text.command()
+    return [
+        events.make("note", level="info", text=f"Run {run_id} is still held: `{command} debug {run_id}` looks at it.")
+        for run_id in _held
+    ]
 
 
 def last_run() -> Run:
@@ -238,6 +286,8 @@ def _spec(folder: rundir.RunDir, request: Request, cwd: str, buffers_fd: int) ->
         rlimits=ambient.rlimits(),
         niceness=ambient.niceness(),
         affinity=ambient.affinity(),
+        on_breakpoint="wait" if options.detach else "ask" if debugging.can_ask() else "pass",
+        is_patient=bool(_BREAKPOINT.search(request.cell)),
     )
 
 
@@ -285,6 +335,7 @@ def _created(request: Request, spec: LaunchSpec, nproc: int) -> events.Event:
         max_restarts=options.max_restarts,
         entry=f"{request.entrypoint.kind} {request.entrypoint.target}".strip(),
         is_detached=options.detach,
+        boot_id=machine.boot_id(),
     )
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.magic import Magics, line_cell_magic, magics_class
+from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
 from nb_elastic import completion, installed
 from nb_elastic import options as opts
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from nb_elastic.request import Request
     from nb_elastic.run import Run
     from nb_elastic.rundir import RunDir
+
+
+NO_FRAME = 1_000_000
+"""Deeper than any stack: names on a magic's line are looked up in the notebook alone."""
 
 
 class CellSyntaxError(ElasticError):
@@ -79,18 +83,26 @@ class ElasticMagics(Magics):
             return
         self._launch(request)
 
+    @no_var_expand
     @line_cell_magic
     def elastic(self, line: str, cell: str | None = None) -> None:
-        """Look after runs: ``%elastic runs``, ``show``, ``logs``, ``attach``, ``stop``, ``prune``, ``export``, ``doctor``."""
+        """Look after runs: ``%elastic runs``, ``show``, ``logs``, ``attach``, ``stop``, ``debug``, ``eval``, ``prune``, ``export``, ``doctor``."""
         if cell is not None:
             raise OptionError(
                 "%%elastic is reserved for persistent ranks, which this version does not have. Use %%elastic_launch for this cell."
             )
         from nb_elastic import cli
 
-        status = cli.main(opts.split(line), prog="%elastic")
+        first, _, rest = line.strip().partition(" ")
+        # braces, quotes and dollars of an expression to be evaluated are its own
+        words = [first, rest] if first == "eval" else opts.split(self._expanded(line))
+        status = cli.main(words, prog="%elastic")
         if status not in {0, None}:
             raise ElasticError(f"%elastic {line} ended with status {status}.")
+
+    def _expanded(self, line: str) -> str:
+        text: str = self._ip.var_expand(line, depth=NO_FRAME)  # type: ignore[no-untyped-call]
+        return text
 
     def open_monitor(self) -> None:
         """Let the lab panel ask this kernel for its runs; nothing outside a kernel."""

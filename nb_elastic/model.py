@@ -204,6 +204,8 @@ class LaunchSpec:
     rlimits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     niceness: int | None = None
     affinity: tuple[int, ...] = ()
+    on_breakpoint: str = "pass"
+    is_patient: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +222,8 @@ class WorkerSpec:
         rank_dir: absolute path of the folder with this worker's files.
         argv: full command line for ``program``, else ``sys.argv[1:]``.
         hide_values: tell no values of variables with a failure.
+        on_breakpoint: ``ask`` opens pdb where the run was launched, ``wait`` waits for ``debug``, ``pass`` goes on.
+        is_patient: ranks may be held (``hold``: at an exception), so the time-outs of process groups must not fire.
     """
 
     run_id: str
@@ -246,6 +250,9 @@ class WorkerSpec:
     niceness: int | None = None
     affinity: tuple[int, ...] = ()
     hide_values: bool = False
+    hold: bool = False
+    on_breakpoint: str = "pass"
+    is_patient: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,13 @@ def shell() -> InteractiveShell | None:
     return found
 
 
+def allows_stdin(ip: Any) -> bool:
+    """True if the front end that sent the running cell can be asked by ``input()``."""
+    parent: Any = getattr(ip, "get_parent", dict)()
+    content = parent.get("content") if isinstance(parent, Mapping) else None
+    return isinstance(content, Mapping) and content.get("allow_stdin") is True
+
+
 def sources(ip: InteractiveShell | None) -> Sources:
     """Sources of all cells run so far, by the file names IPython compiled them under."""
     if ip is None:

@@ -36,6 +36,12 @@ def check_together(options: LaunchOptions) -> None:
         )
     if options.no_python and options.pull:
         _refuse("--pull needs Python in rank 0, and --no-python starts any program")
+    if options.hold and options.no_python:
+        _refuse("--hold needs Python in the ranks, whose frames `debug` looks at, and --no-python starts any program")
+    if options.hold and options.max_restarts:
+        _refuse(
+            "--hold and --max-restarts contradict each other: a group that is held at its failure isn't formed again"
+        )
     if options.gpus and "CUDA_VISIBLE_DEVICES" in options.env:
         _refuse("--gpus and --env CUDA_VISIBLE_DEVICES both choose the GPUs: keep one of them")
     count = options.nproc_per_node

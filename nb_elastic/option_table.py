@@ -235,7 +235,11 @@ OURS: tuple[Flag, ...] = (
     _ours("env", values.environment, "Environment variable for the ranks; repeatable.", "K=V", is_repeatable=True),
     _ours("name", values.optional(values.text("a name", max_length=200)), "A name for the run, to find it by.", "TEXT"),
     _ours("timeout", values.optional(values.seconds(may_be_zero=False)), "Stop the run after so many seconds.", "S"),
-    _ours("detach", values.switch, "Return at once; the run outlives the kernel."),
+    _ours(
+        "detach",
+        values.switch,
+        "Return at once; the run outlives the kernel, its server and the terminal (but no service manager that ends all it started).",
+    ),
     _ours(
         "preload",
         values.modules,
@@ -243,7 +247,7 @@ OURS: tuple[Flag, ...] = (
         "MODULES",
     ),
     _ours("render", values.one_of(RENDER_MODES), "How the run is shown.", "MODE", choices=RENDER_MODES),
-    _ours("hold", values.switch, "A failed group stays for `debug`.", is_in_version=False),
+    _ours("hold", values.switch, "A failed group stays for `debug`: each failed rank waits at its exception."),
     _ours(
         "hang_after",
         values.optional(values.seconds(may_be_zero=False)),

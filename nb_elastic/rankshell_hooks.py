@@ -8,10 +8,12 @@ from __future__ import annotations
 import builtins
 import contextlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+Change = Callable[[Any], None]
 
 FIGURES = "module://nb_elastic.rankshell_figures"
 INLINE = frozenset({"inline", "module://matplotlib_inline.backend_inline", "module://ipykernel.pylab.backend_inline"})
@@ -23,14 +25,14 @@ NOBODY = (
 )
 
 
-def install(more: Mapping[str, Callable[[ModuleType], None]]) -> None:
+def install(*more: Mapping[str, Change]) -> None:
     """Change what is imported already, wait for the rest, and answer ``input()``.
 
     Args:
-        more: further changes, by the module's name.
+        more: further changes, by the module's name; several may be for the same one.
     """
     builtins.input = _no_input(builtins.input)
-    changes = {**CHANGES, **more}
+    changes = _joined((CHANGES, *more))
     for name, change in changes.items():
         if name in sys.modules:
             _make(change, sys.modules[name])
@@ -44,6 +46,22 @@ def at_end(*, has_cell: bool) -> None:
         figures.show()
     if (outputs := sys.modules.get("nb_elastic.outputs")) is not None:
         outputs.OWN.finish()
+
+
+def _joined(all_changes: Iterable[Mapping[str, Change]]) -> dict[str, Change]:
+    """All changes of a module as one."""
+    found: dict[str, Change] = {}
+    for name, change in (pair for changes in all_changes for pair in changes.items()):
+        found[name] = _both(found[name], change) if name in found else change
+    return found
+
+
+def _both(first: Change, second: Change) -> Change:
+    def change(module: Any) -> None:
+        _make(first, module)
+        _make(second, module)
+
+    return change
 
 
 class _Imports:

@@ -158,9 +158,11 @@ def summary_lines(snapshot: RunSnapshot, *, folder: RunDir | None, now_ns: int, 
     root = snapshot.root
     if state is RunState.FAILED and root is not None and not root.followed:
         return [f"Failed after {took}: {ranks_text([root.rank])} failed first ({failure_words(root)})."]
+    if not state.is_final and snapshot.held:
+        return [f"Run {snapshot.run_id} is held ({took}): {held_words(snapshot)}."]
     if not state.is_final:
         return [
-            f"Run {snapshot.run_id} is {state.value} ({took}); it goes on. `{_command()} attach {snapshot.run_id}` follows it again."
+            f"Run {snapshot.run_id} is {state.value} ({took}); it goes on. `{command()} attach {snapshot.run_id}` follows it again."
         ]
     lines = [f"{state.value.capitalize()} after {took}."]
     if state is RunState.STOPPED and snapshot.stop_by:
@@ -168,6 +170,12 @@ def summary_lines(snapshot: RunSnapshot, *, folder: RunDir | None, now_ns: int, 
     if state in {RunState.FAILED, RunState.LOST} and snapshot.text:
         lines = [f"{lines[0]} {first_line(snapshot.text)}"]
     return lines + result_lines(snapshot)
+
+
+def held_words(snapshot: RunSnapshot) -> str:
+    """Which ranks wait to be looked at, and where."""
+    told = [f"rank {w.rank} at {first_line(w.held_text) or 'an unknown place'}" for w in snapshot.held]
+    return "; ".join(told[:RANK_LINES]) + (f"; and {len(told) - RANK_LINES} more" if len(told) > RANK_LINES else "")
 
 
 def status_lines(
@@ -364,7 +372,7 @@ def _failed_words(failure: WorkerFailure, root: WorkerFailure) -> str:
     return f"failed {gap} later ({words})" if later_s >= 0 else f"failed ({words})"
 
 
-def _command() -> str:
+def command() -> str:
     """What the reader types to call us."""
     return "%elastic" if notebook.shell() is not None else "nb-elastic"
 
@@ -384,11 +392,11 @@ def _evidence_lines(snapshot: RunSnapshot, root: WorkerFailure | None, folder: R
         lines.append(f"Logs: {folder.path}")
     if root is not None:
         lines.append(
-            f"Next: `{_command()} logs {snapshot.run_id} --rank {root.rank} --stream stderr` prints all that "
-            f"rank {root.rank} wrote to stderr; `{_command()} show {snapshot.run_id}` shows the run again."
+            f"Next: `{command()} logs {snapshot.run_id} --rank {root.rank} --stream stderr` prints all that "
+            f"rank {root.rank} wrote to stderr; `{command()} show {snapshot.run_id}` shows the run again."
         )
     elif snapshot.workers:
-        lines.append(f"Next: `{_command()} logs {snapshot.run_id} --rank 0` prints all that rank 0 wrote.")
+        lines.append(f"Next: `{command()} logs {snapshot.run_id} --rank 0` prints all that rank 0 wrote.")
     elif folder is not None:
-        lines.append(f"Next: read {folder.supervisor_log}; `{_command()} doctor` checks this machine.")
+        lines.append(f"Next: read {folder.supervisor_log}; `{command()} doctor` checks this machine.")
     return lines if len(lines) > 1 else []

@@ -9,22 +9,25 @@ import contextlib
 import json
 import math
 import signal
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nb_elastic import payload, rundir, snapshot, stacks
+from nb_elastic import debugging, payload, run_end, rundir, sight, snapshot, stacks
 from nb_elastic.dashboard import plainjson, saved
-from nb_elastic.errors import ElasticError, OptionError, PayloadError, RunLostError, RunStoppedError, WorkerFailedError
+from nb_elastic.errors import ElasticError, OptionError, PayloadError
 from nb_elastic.follower import Follower
 from nb_elastic.lifeline import HeldInterrupts, ProcessId
 from nb_elastic.model import RunState, StackReport, Stream, WorkerFailure
-from nb_elastic.report_text import failure_text, stopped_text
+from nb_elastic.render.base import aside
 from nb_elastic.rundir import RankDir, RunDir
 from nb_elastic.snapshot import EMPTY, RunSnapshot
 
 if TYPE_CHECKING:
+    from nb_elastic.debugging import Attendant
     from nb_elastic.engines.base import Channel
     from nb_elastic.render.base import Renderer
 
@@ -34,7 +37,7 @@ EARLY_S = 3.0
 """Seconds that a stop waits for a supervisor which has not reported yet, to reach it by a signal, too."""
 
 
-class Run:
+class Run(debugging.Looks):
     """One launch, live or finished. Made by ``launch``, ``attach``, ``runs`` and ``last_run``.
 
     Everything it tells comes from the run folder, so that a run can be read after every process
@@ -183,14 +186,16 @@ class Run:
         if self._channel is not None:
             self._channel.send({"type": "stop", "grace_s": grace_s, "by": by})
             return
-        # A supervisor that has not reported yet looks for this file when it does.
-        rundir.write_json(self._folder.stop_json, {"grace_s": grace_s, "by": by})
+        # A supervisor looks for this file when it reports, and once a second: it may be where no signal of ours gets.
+        with contextlib.suppress(OSError):  # a full disk, or a folder that was deleted: the signal is enough
+            rundir.write_json(self._folder.stop_json, {"grace_s": grace_s, "by": by})
         deadline = time.monotonic() + EARLY_S
         while not (now := self._follower.look()).supervisor_pid and not now.state.is_final:
             if time.monotonic() > deadline:
                 return
             self._follower.pause()
-        ProcessId(now.supervisor_pid, now.supervisor_start_ticks).signal(signal.SIGINT)
+        if sight.has_our_pids(now):
+            ProcessId(now.supervisor_pid, now.supervisor_start_ticks).signal(signal.SIGINT)
 
     def dashboard(self, *, on_stop: Callable[[float], object] | None = None) -> None:
         """Show the run as it is now, and follow it while it is live; an interrupt ends the following, not the run.
@@ -210,14 +215,15 @@ class Run:
         *,
         on_interrupt: Callable[[int], bool] | None = None,
         held: HeldInterrupts | None = None,
+        attendant: Attendant | None = None,
     ) -> RunState:
         """Feed a renderer until the run is over.
 
         Args:
             renderer: gets snapshots and log bytes, and is closed at the end, whatever that is.
-            on_interrupt: called with 1, 2, ... at each KeyboardInterrupt; True goes on following.
-                Without it the KeyboardInterrupt ends the following, not the run.
+            on_interrupt: called with 1, 2, ... at each KeyboardInterrupt; True goes on following. Without it that ends.
             held: interrupts that are held back until the renderer is in good hands.
+            attendant: answers ranks at breakpoints; ends the following where a group is held at its failure.
         """
         interrupts = 0
         self._drawn = snapshot.EMPTY
@@ -229,17 +235,15 @@ class Run:
                         raise KeyboardInterrupt
                     if self._feed(renderer):
                         break
+                    if attendant and attendant.serve(self._drawn, aside(renderer)):
+                        return self.state
                     self._follower.pause()
                 except KeyboardInterrupt:
                     interrupts += 1
                     if on_interrupt is None or not on_interrupt(interrupts):
                         raise
         finally:
-            try:
-                renderer.close(self.snapshot)
-            except KeyboardInterrupt:  # it may have come before anything was closed
-                renderer.close(self.snapshot)
-                raise
+            _close(renderer, self)
         self._follower.close()
         return self.state
 
@@ -251,22 +255,12 @@ class Run:
             RunStoppedError: the run was stopped.
             RunLostError: its supervisor vanished.
         """
-        now = self.snapshot
-        if now.state is RunState.FAILED:
-            raise WorkerFailedError(failure_text(now, folder=self._folder), run_id=self.id, rank=now.root_rank)
-        if now.state is RunState.STOPPED:
-            raise RunStoppedError(stopped_text(now, folder=self._folder), run_id=self.id)
-        if now.state is RunState.LOST:
-            raise RunLostError(
-                f"Run {self.id} is lost: {now.text or 'its supervisor is gone without a last word.'} "
-                f"What is known lies in {self.dir} (supervisor.log, journal.jsonl).",
-                run_id=self.id,
-            )
+        if (error := run_end.error(self.snapshot, self._folder)) is not None:
+            raise error
 
     def _rank_dir(self, rank: int) -> RankDir:
         now = self.snapshot
-        worker = next((w for w in now.workers if w.rank == rank), None)
-        if worker is None:
+        if (worker := now.worker(rank)) is None:
             known = ", ".join(str(w.rank) for w in now.workers) or "none yet"
             raise ElasticError(f"Run {self.id} has no rank {rank}; its ranks are: {known}.")
         return self._folder.rank(worker.round, worker.local_rank, node=self._follower.node_of(worker.node))
@@ -279,10 +273,23 @@ class Run:
             renderer.update(now)
         chunks = self._follower.logs() if renderer.needs_logs else []
         renderer.append(chunks)  # without chunks it tells that time passes: lines that wait to be folded must come out
-        outputs = self._follower.outputs()
-        if outputs:
+        if outputs := self._follower.outputs():
             renderer.show(outputs)
         return now.state.is_final and not chunks and not outputs
+
+
+def _close(renderer: Renderer, run: Run) -> None:
+    """Draw the last state. Whatever fails there, the run's own end is what its user must hear of."""
+    try:
+        try:
+            renderer.close(run.snapshot)
+        except KeyboardInterrupt:  # it may have come before anything was closed
+            renderer.close(run.snapshot)
+            raise
+    except Exception as e:  # noqa: BLE001  a border: the drawing is ours, and the run's error must not be lost with it
+        where = "".join(traceback.format_exception(type(e), e, e.__traceback__)[-2:])
+        told = f"nb_elastic: the last drawing of run {run.id} failed; {run.dir} has all of it.\n{where}"
+        print(told, file=sys.stderr)  # noqa: T201
 
 
 def _metrics(run: RunDir) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ Runs in: every process. ``rundir_paths`` says where each lies. The run folder is
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -25,6 +26,7 @@ __all__ = [
     "Journal",
     "JournalReader",
     "LineReader",
+    "LineWriter",
     "RankDir",
     "RunDir",
     "all_runs",
@@ -210,23 +212,59 @@ def remove(run: RunDir) -> None:
     (home() / f"{run.run_id}.json").unlink(missing_ok=True)
 
 
+class LineWriter:
+    """Appends lines to an open file, each one write. A full disk may cut a line: the next then begins a line of its own.
+
+    Args:
+        fd: in append mode; closed by ``close``.
+    """
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self.fd = fd
+        size = os.fstat(fd).st_size
+        self._is_torn = bool(size) and read_at(path, size - 1, 1) != b"\n"
+
+    def write(self, line: bytes) -> int:
+        """Append a line; returns how many bytes that took.
+
+        Raises:
+            OSError: if it could not be written, or not to its end: the disk is full.
+        """
+        whole = b"\n" + line if self._is_torn else line
+        written = os.write(self.fd, whole)
+        self._is_torn = written < len(whole)
+        if self._is_torn:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return written
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.fd)
+
+
 class Journal:
-    """Appends events to a run's journal; each is one write to a descriptor in append mode."""
+    """Appends events to a run's journal."""
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._lines = LineWriter(fd, path)
+
+    @property
+    def fd(self) -> int:
+        """Descriptor of the file."""
+        return self._lines.fd
 
     def append(self, event: Event) -> None:
         """Append one event.
 
         Raises:
-            OSError: if the disk is full or the folder is gone.
+            OSError: if it is not there, or not whole: the disk is full.
         """
-        os.write(self._fd, events.encode(event))
+        self._lines.write(events.encode(event))
 
     def close(self) -> None:
         """Close the descriptor."""
-        os.close(self._fd)
+        self._lines.close()
 
 
 class LineReader:

@@ -8,26 +8,34 @@ late, twice or with nonsense in its fields, never raises and never undoes what i
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from enum import Enum
 from typing import Any
 
-from nb_elastic import untrusted
+from nb_elastic import sight, untrusted
 from nb_elastic.events import Event
-from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import FailureCategory, RunState, WorkerFailure, WorkerState
 from nb_elastic.rundir import JournalReader, RunDir
 from nb_elastic.snapshot_nouns import EMPTY, RoundSnapshot, RunSnapshot, WorkerSnapshot
 
-__all__ = ["EMPTY", "RoundSnapshot", "RunSnapshot", "WorkerSnapshot", "fold", "load", "mark_lost", "to_json"]
+__all__ = [
+    "EMPTY",
+    "RoundSnapshot",
+    "RunSnapshot",
+    "WorkerSnapshot",
+    "catch_up",
+    "fold",
+    "load",
+    "mark_lost",
+    "to_json",
+]
 
 MAX_NOTES = 200
 MAX_HOLDS = 100
-ORPHAN_NS = 120 * 10**9
-"""A run whose supervisor has not spoken this long after the run was made is lost."""
+UNTOLD = frozenset({"boot_id", "pid_namespace"})
+"""What no page needs, and what has no place in a notebook that others read."""
 
 Holds = tuple[tuple[int, int], ...]
 """When a worker was held: begin and end of each time, 0 for no end yet."""
@@ -42,38 +50,34 @@ def fold(snapshot: RunSnapshot, event: Event) -> RunSnapshot:
 
 
 def load(run: RunDir, *, now_ns: int | None = None) -> RunSnapshot:
-    """Fold the whole journal of a run; a run whose supervisor is gone without a last word is LOST.
+    """Fold the whole journal of a run; a run whose supervisor is gone without a last word is LOST (see ``sight``)."""
+    snapshot = catch_up(EMPTY, JournalReader(run.journal), run, now_ns=time.time_ns() if now_ns is None else now_ns)
+    return snapshot if snapshot.run_id else replace(snapshot, run_id=run.run_id)
 
-    Only a supervisor on this machine can be looked for; one elsewhere is believed to be alive.
-    """
-    snapshot = EMPTY
-    for event in JournalReader(run.journal).read():
+
+def catch_up(snapshot: RunSnapshot, journal: JournalReader, run: RunDir, *, now_ns: int) -> RunSnapshot:
+    """Fold what is new in the journal; where the supervisor is gone look once more, for its last word came before that."""
+    for event in journal.read():
         snapshot = fold(snapshot, event)
-    if not snapshot.run_id:
-        snapshot = replace(snapshot, run_id=run.run_id)
-    return mark_lost(snapshot, now_ns=time.time_ns() if now_ns is None else now_ns)
+    if sight.loss(snapshot, run, now_ns=now_ns) is None:
+        return snapshot
+    for event in journal.read():
+        snapshot = fold(snapshot, event)
+    return mark_lost(snapshot, run, now_ns=now_ns)
 
 
-def mark_lost(snapshot: RunSnapshot, *, now_ns: int) -> RunSnapshot:
+def mark_lost(snapshot: RunSnapshot, run: RunDir, *, now_ns: int) -> RunSnapshot:
     """Return the snapshot as LOST if it is not final and its supervisor is no more."""
-    if snapshot.state.is_final:
+    found = sight.loss(snapshot, run, now_ns=now_ns)
+    if found is None:
         return snapshot
-    if snapshot.supervisor_pid:
-        is_here = snapshot.host in {"", socket.gethostname()}
-        if not is_here or ProcessId(snapshot.supervisor_pid, snapshot.supervisor_start_ticks).is_alive:
-            return snapshot
-        text = f"the supervisor (pid {snapshot.supervisor_pid}) vanished without a last word"
-    elif now_ns - snapshot.created_ns < ORPHAN_NS:
-        return snapshot
-    else:
-        text = "no supervisor ever reported"
-    return _finish(snapshot, RunState.LOST, text=text, time_ns=snapshot.last_ns)
+    return _finish(snapshot, RunState.LOST, text=found.text, time_ns=snapshot.last_ns)
 
 
 def to_json(snapshot: RunSnapshot) -> dict[str, Any]:
-    """Turn a snapshot into a JSON-ready dict; states become their names."""
+    """Turn a snapshot into a JSON-ready dict for pages and saved notebooks; states become their names."""
     value: dict[str, Any] = asdict(snapshot, dict_factory=_plain_dict)
-    return value
+    return {name: part for name, part in value.items() if name not in UNTOLD}
 
 
 # -- one reducer an event ---------------------------------------------------------------------
@@ -95,6 +99,7 @@ def _run_created(s: RunSnapshot, e: Event) -> RunSnapshot:
         max_restarts=untrusted.integer(e.get("max_restarts")),
         entry=untrusted.text(entry),
         is_detached=e.get("is_detached") is True,
+        boot_id=untrusted.text(e.get("boot_id"), limit=100),
         created_ns=e.time_ns,
     )
 
@@ -108,6 +113,8 @@ def _supervisor_started(s: RunSnapshot, e: Event) -> RunSnapshot:
             supervisor_pid=untrusted.integer(e.get("pid")),
             supervisor_start_ticks=untrusted.integer(e.get("start_ticks")),
             host=untrusted.text(e.get("host")),
+            boot_id=untrusted.text(e.get("boot_id"), limit=100),
+            pid_namespace=untrusted.integer(e.get("pid_namespace")),
             torch=untrusted.text(e.get("torch")),
             python=untrusted.text(e.get("python")),
             waits_for="",

@@ -78,6 +78,8 @@ class RunSnapshot:
         root_rank: global rank of the root cause in the current round, or None.
         notes: (level, text), each once.
         text: the run's last words.
+        boot_id: of the machine that the supervisor runs on; until it reports, of whoever launched.
+        pid_namespace: in which the pids mean something (an inode), 0 where unknown.
         stop_by: who asked for a stop, or "".
         category: value of the FailureCategory that made the run fail, or "".
         reasons: the evidence for the category, a sentence each.
@@ -111,6 +113,8 @@ class RunSnapshot:
     supervisor_pid: int = 0
     supervisor_start_ticks: int = 0
     host: str = ""
+    boot_id: str = ""
+    pid_namespace: int = 0
     torch: str = ""
     python: str = ""
     stop_by: str = ""

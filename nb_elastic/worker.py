@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nb_elastic import afresh, ambient, entry, frames, rankshell_hooks, rankstacks, rundir
+from nb_elastic import afresh, ambient, entry, frames, holding, rankshell_hooks, rankstacks, rundir
 from nb_elastic.errors import PayloadError
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import WorkerFailure, WorkerSpec, from_json, to_json
@@ -239,6 +239,7 @@ def _call(
         value = call()
     except SystemExit as e:
         return _end_by(spec, e)
+    holding.let_go()
     _leave_result(spec, value, report, main_module)
     return 0
 
@@ -257,7 +258,7 @@ def _settle_in(spec: WorkerSpec) -> None:
     set_title(f"nb_elastic:{spec.run_id}:rank{spec.rank}")
     if spec.sys_path:
         sys.path[:] = spec.sys_path
-    rankshell_hooks.install(rankstacks.install(RankDir(Path(spec.rank_dir))))
+    rankshell_hooks.install(holding.changes(spec), rankstacks.install(RankDir(Path(spec.rank_dir))))
     if process := sys.modules.get("multiprocessing.process"):
         process.ORIGINAL_DIR = spec.cwd  # type: ignore[attr-defined]
 
@@ -300,7 +301,8 @@ def _leave_result(spec: WorkerSpec, value: Any, report: dict[str, Any], main_mod
     if spec.pull:
         report["pull"] = entry.pull(spec, main_module, folder.pulled)
     report["done_ns"] = time.time_ns()
-    rundir.write_json(folder.worker_json, report)
+    with contextlib.suppress(OSError):  # a full disk: the supervisor tells of it, and the user's work was done
+        rundir.write_json(folder.worker_json, report)
 
 
 def _short(value: Any) -> str:
@@ -322,6 +324,7 @@ def _is_rank() -> bool:
 
 def _end_by(spec: WorkerSpec, exc: BaseException) -> int:
     """Exit code for what ended the user's code, as the interpreter would choose it."""
+    holding.trim(exc)
     if isinstance(exc, SystemExit):
         if exc.code is None or exc.code == 0:
             return 0
@@ -329,8 +332,11 @@ def _end_by(spec: WorkerSpec, exc: BaseException) -> int:
         _write_failure(spec, exc)
         if not isinstance(exc.code, int):
             _say(frames.message_of(exc) + "\n")
+        if code:
+            holding.at_failure(spec, exc)
         return code
     _fail(spec, exc)
+    holding.at_failure(spec, exc)
     return STOPPED_CODE if isinstance(exc, KeyboardInterrupt) else 1
 
 

@@ -63,7 +63,7 @@ class LiveRun:
                 )
         if not self.is_over and time.monotonic() - self._checked_s > ALIVE_CHECK_S:
             self._checked_s = time.monotonic()
-            self.snapshot = snapshots.mark_lost(self.snapshot, now_ns=time.time_ns())
+            self.snapshot = snapshots.mark_lost(self.snapshot, self.folder, now_ns=time.time_ns())
         if is_whole or not (self.is_over and self._has_looked_last):
             self._has_looked_last = self.is_over
             self.files.look(None if self.is_over else watch, is_last=is_whole or self.is_over)

@@ -16,7 +16,7 @@ from nb_elastic import rundir
 from nb_elastic import snapshot as snapshots
 from nb_elastic.dashboard import messages
 from nb_elastic.rundir import JournalReader, RunDir
-from nb_elastic.snapshot import RunSnapshot, fold
+from nb_elastic.snapshot import RunSnapshot
 
 ROWS = 50
 HOME_LOOK_S = 10.0
@@ -65,9 +65,7 @@ class RunList:
     def _look(self, folder: RunDir) -> tuple[JournalReader, RunSnapshot]:
         reader, now = self._known.get(folder.path) or (JournalReader(folder.journal), snapshots.EMPTY)
         if not now.state.is_final:
-            for event in reader.read():
-                now = fold(now, event)
-            now = snapshots.mark_lost(now, now_ns=time.time_ns())
+            now = snapshots.catch_up(now, reader, folder, now_ns=time.time_ns())
         return reader, now
 
 

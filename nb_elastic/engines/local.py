@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from nb_elastic import wire
+from nb_elastic import machine, wire
 from nb_elastic.engines import warm
 from nb_elastic.engines.base import Channel, Placement, with_package
 from nb_elastic.engines.warm import Offer
@@ -26,6 +26,8 @@ from nb_elastic.errors import EngineError
 from nb_elastic.lifeline import blocked_signals
 
 COMMAND = ("-m", "nb_elastic.supervisor")
+DETACHED_S = 2.0
+"""A detached supervisor ends by itself, soon after its last word; it stays a zombie until its kernel has waited for it."""
 HELLO_S = 60.0
 """The launcher may take so long to have a supervisor ready; then one is started without it."""
 
@@ -126,6 +128,9 @@ class LocalChannel:
         with contextlib.suppress(OSError):
             self._stdin.close()
         if self._placement.is_detached:
+            if self.process is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(DETACHED_S)
             return
         if self.process is not None:
             _end(self.process, timeout_s)
@@ -205,6 +210,7 @@ class LocalEngine:
                 stdin_r, stdin = _pipe(stack, "wb")
                 log = os.open(placement.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
                 stack.callback(os.close, log)
+                machine.hold(log)  # tells others, while a supervisor has it, that there is one
                 stdout: BinaryIO | None = None
                 if placement.is_detached:
                     stdout_w = os.open(os.devnull, os.O_WRONLY)

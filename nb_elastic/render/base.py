@@ -6,6 +6,7 @@ Runs in: the kernel or command line.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -40,6 +41,12 @@ class Renderer(Protocol):
 
         Called once, and again where an interrupt cut it short: then to do what was not done.
         """
+
+
+def aside(renderer: Renderer) -> AbstractContextManager[object]:
+    """Take a live view off the screen while somebody is asked there; the faces that draw none stay as they are."""
+    found: AbstractContextManager[object] = getattr(renderer, "aside", nullcontext)()
+    return found
 
 
 class SilentRenderer:

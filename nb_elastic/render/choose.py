@@ -29,6 +29,7 @@ def choose(
     run: RunDir,
     options: LaunchOptions | None = None,
     on_stop: Callable[[float], object] | None = None,
+    has_report: bool | None = None,
 ) -> Renderer:
     """Make the renderer for ``--render``.
 
@@ -38,13 +39,14 @@ def choose(
         options: of the launch whose cell this is: its errors will be raised, so they are not told
             twice. None for one who only looks (show, attach).
         on_stop: called, from any thread, with the grace in seconds when the user presses Stop; no button without it.
+        has_report: tell a failure whole; where None, for one who only looks.
 
     Raises:
         OptionError: if the mode can't be had here; nothing is drawn.
     """
     mode = resolve(mode)
     shown = Shown.of(options)
-    has_report = options is None
+    has_report = options is None if has_report is None else has_report
     if mode == "none":
         return SilentRenderer()
     if mode == "widget":
@@ -146,9 +148,7 @@ def _is_kernel() -> bool:
 
 def _has_browser() -> bool:
     """True if somebody who can be asked sent the cell: batch runners (nbclient, papermill) allow no stdin."""
-    parent: Any = getattr(notebook.shell(), "get_parent", dict)()
-    content = parent.get("content") if isinstance(parent, Mapping) else None
-    return isinstance(content, Mapping) and content.get("allow_stdin") is True
+    return notebook.allows_stdin(notebook.shell())
 
 
 def _need_kernel() -> None:

@@ -5,8 +5,9 @@ Runs in: a terminal's IPython or the command line; the only module that imports 
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
@@ -134,6 +135,16 @@ class TerminalRenderer:
         )
         style = _STATE_STYLES.get(snapshot.state.value, "")
         self._print([Text(lines[0], style=style), *(Text(line) for line in lines[1:])])
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """The table goes away while somebody is asked in this terminal, and comes back."""
+        self._print_lines(self._feed.drain())
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live.start()
 
     def view(self, *, width: int, height: int) -> RenderableType:
         """What stands below the scrolling lines, for a terminal of this size."""

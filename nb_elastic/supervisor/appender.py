@@ -9,6 +9,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from nb_elastic.rundir import LineWriter
+
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """A rank may have put a link or a pipe there: neither is followed, nor waited for."""
 
@@ -22,19 +24,19 @@ class Appender:
 
     def __init__(self, path: Path) -> None:
         self.written_bytes = 0
-        self._fd = -1
+        self._lines: LineWriter | None = None
         with contextlib.suppress(OSError):
-            self._fd = os.open(path, _FLAGS, 0o600)
-            self.written_bytes = os.fstat(self._fd).st_size
+            self._lines = LineWriter(os.open(path, _FLAGS, 0o600), path)
+            self.written_bytes = os.fstat(self._lines.fd).st_size
 
     def append(self, line: bytes) -> None:
         """Append one line."""
-        if self._fd >= 0:
+        if self._lines is not None:
             with contextlib.suppress(OSError):
-                self.written_bytes += os.write(self._fd, line)
+                self.written_bytes += self._lines.write(line)
 
     def close(self) -> None:
         """Close the descriptor."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None

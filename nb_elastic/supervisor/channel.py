@@ -6,6 +6,8 @@ Runs in: the supervisor.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import json
 import os
 import select
@@ -16,14 +18,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from nb_elastic import events, rundir, wire
+from nb_elastic.events import Event
 
 _HEAD = struct.Struct(">II")
-FLUSH_S = 1.0
-"""How long the last events may wait for a slow reader of stdout; the journal has them anyway."""
+RESERVE_BYTES = 128 << 10
+"""Four of the longest events, or hundreds of ordinary ones."""
+MAX_UNWRITTEN = 1_000
+"""So many events are kept for a journal that has no room; the oldest go first."""
+RETRY_S = 0.1
+FALLOC_FL_KEEP_SIZE = 1
 
 
 class FrameDecoder:
@@ -57,8 +65,8 @@ class FrameDecoder:
 class EventLog:
     """Writes each event to the journal, then the same line to stdout. Any thread may tell.
 
-    Neither a full disk nor a reader of stdout that is gone or asleep stops the run: what can't be
-    written to the one is still written to the other.
+    Neither a full disk nor a reader of stdout that is gone or asleep stops the run: what can't be written to the one is
+    still written to the other, and marked there as ``is_unwritten``. The journal is given it later, when there is room.
     """
 
     def __init__(self, run: rundir.RunDir, *, node: int, stdout_fd: int = 1) -> None:
@@ -67,25 +75,62 @@ class EventLog:
         self._lock = threading.Lock()
         self._stdout_fd = stdout_fd
         self._pending: deque[bytes] = deque()
+        self._unwritten: deque[Event] = deque(maxlen=MAX_UNWRITTEN)
+        self._reserved_bytes = 0
+        self.has_failed = self.is_full = False
         mode = os.fstat(stdout_fd).st_mode
         self._is_pipe = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
         if self._is_pipe:
             os.set_blocking(stdout_fd, False)
 
+    @property
+    def is_unlinked(self) -> bool:
+        """True when the journal was deleted: nobody can ever read it."""
+        return os.fstat(self._journal.fd).st_nlink == 0
+
     def tell(self, kind: str, *, time_ns: int | None = None, **data: Any) -> None:
         """Tell one event (see ``nb_elastic.events``)."""
         event = events.make(kind, node=self._node, time_ns=time_ns, **data)
         with self._lock:
-            try:
-                self._journal.append(event)
-            except OSError as e:
-                print(f"nb_elastic: the journal can't be written: {e}", file=sys.stderr, flush=True)  # noqa: T201
+            self._unwritten.append(event)
+            if not self._write() or self.is_unlinked:
+                event = replace(event, data={**event.data, "is_unwritten": True})
             self._pending.append(events.encode(event))
             self._drain()
 
     def note(self, text: str, *, level: str = "info") -> None:
         """Tell the user one sentence, once."""
         self.tell("note", level=level, text=text)
+
+    def retry(self, timeout_s: float = 0.0) -> bool:
+        """Give the journal what it could not be given before; False if there still is no room after ``timeout_s``."""
+        end = time.monotonic() + timeout_s
+        while True:
+            with self._lock:
+                if self.is_unlinked or self._write():
+                    return True
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(left, RETRY_S))
+
+    def reserve(self) -> None:
+        """Set room for the next events aside on the disk, so that the run's last word is written on a full one, too."""
+        with self._lock:
+            size = os.fstat(self._journal.fd).st_size
+            if self._reserved_bytes - size < RESERVE_BYTES // 2 and _fallocate(self._journal.fd, size, RESERVE_BYTES):
+                self._reserved_bytes = size + RESERVE_BYTES
+
+    def release(self) -> None:
+        """Give back what is left of that room. Nobody else may write meanwhile."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._reserved_bytes:
+                os.ftruncate(self._journal.fd, os.fstat(self._journal.fd).st_size)
+
+    def touch(self) -> None:
+        """Show who can't see this process that it lives: the journal's time of change is now."""
+        with contextlib.suppress(OSError):
+            os.utime(self._journal.fd)
 
     def flush(self, timeout_s: float = 0.0) -> None:
         """Write what a slow reader of stdout has not taken yet, for at most ``timeout_s``."""
@@ -105,6 +150,21 @@ class EventLog:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self._stdout_fd)
         os.close(null)
+
+    def _write(self) -> bool:
+        """Write all that is not written yet, in order; False if there is no room. The lock is held."""
+        try:
+            while self._unwritten:
+                self._journal.append(self._unwritten[0])
+                self._unwritten.popleft()
+        except OSError as e:
+            self.is_full = self.is_full or e.errno in {errno.ENOSPC, errno.EDQUOT}
+            if not self.has_failed:
+                self.has_failed = True
+                with contextlib.suppress(OSError):
+                    print(f"nb_elastic: the journal can't be written: {e}", file=sys.stderr, flush=True)  # noqa: T201
+            return False
+        return True
 
     def _drain(self) -> None:
         while self._pending:
@@ -170,3 +230,11 @@ class FrameReader:
                 for message in self._decoder.feed(data):
                     self._on_message(message)
         self._on_end()
+
+
+def _fallocate(fd: int, offset: int, size: int) -> bool:
+    """Give a file room beyond its end without making it longer; False where the system can't, or the disk is full."""
+    if not sys.platform.startswith("linux"):
+        return False
+    found = ctypes.CDLL(None).fallocate(fd, FALLOC_FL_KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(size))
+    return bool(found == 0)

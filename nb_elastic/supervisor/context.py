@@ -82,6 +82,8 @@ class RankContext(PContext):
 
     def _poll(self) -> RunProcsResult | None:
         self.watch.look()
+        if self.watch.is_holding:
+            return None  # whatever else fails meanwhile: nobody's frames are taken away
         if self.watch.failed:
             self._settle()
         elif not self.watch.alive:

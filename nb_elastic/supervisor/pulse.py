@@ -28,6 +28,10 @@ SAMPLE_S = 1.0
 UNSURE_S = 0.25
 """How often logs are looked at where inotify can't tell of their growth."""
 
+RARER_BYTES = 8 << 20
+"""After each so many bytes of usage (about 4 h of 8 ranks) it is written half as often."""
+
+MAX_RARE_S = 60.0
 REWATCH_SAMPLES = 5
 JOIN_S = 5.0
 LAST_LOOK_S = 1.0
@@ -111,6 +115,7 @@ class _Round:
         self._over = threading.Event()
         self._wakes = Wakes()
         self._usage = Appender(run.usage(node))
+        self._usage_due = 0.0
         self._growth_lines = Appender(run.growth(node))
         self._growth = Growth(self._logs(), watch=self._wakes.watch, out=self._growth_lines)
         self._looking = threading.Lock()
@@ -193,10 +198,17 @@ class _Round:
                 told = {"cpu_percent": used.cpu_percent, "memory_bytes": used.memory_bytes}
                 more = on_gpus[one.local_rank].record() if one.local_rank in on_gpus else {}
                 ranks.append({"rank": one.rank, "local_rank": one.local_rank, **told, **more})
-        if ranks:
+        if ranks and (now := time.monotonic()) >= self._usage_due:
+            self._usage_due = now + rarity_s(self._usage.written_bytes)
             record = {"time_ns": time.time_ns(), "round": self._number, "ranks": ranks}
             self._usage.append(json.dumps(record, separators=(",", ":")).encode() + b"\n")
 
     def _pids_by_rank(self) -> dict[int, tuple[int, ...]]:
         pids = self._pids
         return {s.local_rank: pids.get(s.pid, ()) for s in self._subjects}
+
+
+def rarity_s(written_bytes: int) -> float:
+    """Least seconds between two records of usage in a file of this size; 0 while each sample is written."""
+    times = written_bytes // RARER_BYTES
+    return min(MAX_RARE_S, SAMPLE_S * 2**times) - SAMPLE_S / 2 if times else 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from nb_elastic import holding_patience
 from nb_elastic.model import LaunchSpec, WorkerSpec
 from nb_elastic.rundir import RankDir
 from nb_elastic.supervisor.placement import Placement
@@ -57,6 +58,8 @@ def build(
     env.setdefault("PYTHONUNBUFFERED", "1")
     if "TORCH_NCCL_TRACE_BUFFER_SIZE" not in env:  # the older name of the same
         env.setdefault("TORCH_FR_BUFFER_SIZE", FLIGHT_ENTRIES)
+    if spec.is_patient or options.hold:
+        env |= holding_patience.ENV
     if cuda_visible is not None:
         env["CUDA_VISIBLE_DEVICES"] = cuda_visible
     env |= {
@@ -123,4 +126,7 @@ def worker_spec(
         niceness=launch.niceness,
         affinity=launch.affinity,
         hide_values=launch.options.hide_values,
+        hold=launch.options.hold,
+        on_breakpoint=launch.on_breakpoint,
+        is_patient=launch.is_patient or launch.options.hold,
     )

@@ -100,6 +100,7 @@ def _wait(sock: socket.socket, server: ForkServer, spares: int, *, is_calm: bool
             server.close()
             return None
     data, fds, _, _ = socket.recv_fds(sock, 1 << 12, 4)
+    lifeline.die_with_nobody()  # from here on the end of stdin tells, or, detached, nothing
     try:
         sock.sendall(b"taken" if data else b"")
     except OSError:  # it was taken back, and somebody else has the pipes
@@ -107,7 +108,6 @@ def _wait(sock: socket.socket, server: ForkServer, spares: int, *, is_calm: bool
     if not data:
         server.close()
         return None
-    lifeline.die_with_nobody()  # from here on the end of stdin tells, or, detached, nothing
     for number, fd in enumerate(fds[:3]):
         os.dup2(fd, number, inheritable=True)
         os.close(fd)

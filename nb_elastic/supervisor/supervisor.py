@@ -22,7 +22,7 @@ from torch.distributed.elastic.metrics.api import MetricsConfig
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.rendezvous import RendezvousError as TorchRendezvousError
 
-from nb_elastic import lifeline
+from nb_elastic import lifeline, machine
 from nb_elastic.errors import ElasticError, LaunchError
 from nb_elastic.model import LaunchSpec
 from nb_elastic.rundir import RunDir
@@ -37,9 +37,13 @@ from nb_elastic.supervisor.logs import RunLogs, load_specs
 from nb_elastic.supervisor.pulse import Pulse
 from nb_elastic.supervisor.run_verdict import Verdict
 from nb_elastic.supervisor.stopping import LOST_GRACE_S, Stopper, timeout_text
+from nb_elastic.supervisor.upkeep import Upkeep
 
 SUCCEEDED, FAILED, STOPPED, NOT_STARTED = 0, 1, 2, 3
 """Exit codes of a supervisor."""
+
+RETRY_S, DETACHED_RETRY_S = 2.0, 30.0
+"""How long a last word waits for room in the journal; of a detached run nobody else has heard it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +120,8 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
         if not spec.is_detached:
             stopper.request(by="the end of whoever started it", grace_s=LOST_GRACE_S)
 
-    with FrameReader(on_message, on_end, decoder=ground.decoder):
+    upkeep = Upkeep(folder, log, stopper, is_alone=spec.options.is_one_node)
+    with FrameReader(on_message, on_end, decoder=ground.decoder), upkeep:
         _tell_start(log, ground)
         stopper.heed()  # whoever comes later knows our pid
         try:
@@ -131,6 +136,9 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
         if end.code != SUCCEEDED:
             end.tell(log)
     log.flush(timeout_s=1.0)
+    log.retry(DETACHED_RETRY_S if spec.is_detached else RETRY_S)
+    if spec.options.is_one_node:
+        log.release()
     pulse.close()
     return end.code
 
@@ -251,6 +259,8 @@ def _tell_start(log: EventLog, ground: Ground) -> None:
         pid=os.getpid(),
         start_ticks=identity.start_ticks if identity else 0,
         host=socket.gethostname(),
+        boot_id=machine.boot_id(),
+        pid_namespace=machine.pid_namespace(),
         torch=torch.__version__,
         python=platform.python_version(),
         executable=sys.executable,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import rundir
+from nb_elastic import rundir, untrusted
 from nb_elastic.model import WorkerFailure, WorkerSpec, WorkerState, to_json
 from nb_elastic.rundir import RankDir
 from nb_elastic.supervisor import failures, failures_judge, failures_verdict, failures_words
@@ -23,6 +23,11 @@ from nb_elastic.supervisor.stopping import Stopper
 
 STUCK_S = 5.0
 """A rank that told its exception and does not exit (it waits for a thread of its own) counts as failed after this."""
+
+JUDGE_S = 0.2
+"""So long after a failed rank was first seen to be held it is told who failed first: others may fail with it."""
+
+MAX_HELD_BYTES = 64_000
 
 LOOK_S = 0.1
 """How often files of living ranks are looked at; exits are seen at once."""
@@ -35,6 +40,7 @@ class Rank:
     Attributes:
         signals: (signal, nanoseconds since the epoch) of each that it was sent, the first one first.
         told_at: when (``time.monotonic``) its own failure file was first seen.
+        held: why it waits to be looked at (``failure`` or ``breakpoint``) and the number of that stop, or None.
     """
 
     spec: WorkerSpec
@@ -44,6 +50,7 @@ class Rank:
     exit: Exit | None = None
     state: WorkerState = WorkerState.STARTING
     told_at: float | None = None
+    held: tuple[str, int] | None = None
 
     @property
     def signalled_ns(self) -> int | None:
@@ -69,6 +76,8 @@ class Watch:
         self._witness = Witness()
         self._evidence: dict[int, Evidence] = {}
         self._next_look = 0.0
+        self._judge_at: float | None = None
+        self._is_hold_over = False
 
     @property
     def alive(self) -> list[Rank]:
@@ -79,6 +88,12 @@ class Watch:
     def failed(self) -> list[Rank]:
         """Ranks that failed, not ended by the agent."""
         return [r for r in self.ranks if r.state is WorkerState.FAILED]
+
+    @property
+    def is_holding(self) -> bool:
+        """True while failed ranks wait to be looked at. Once one of them has gone on, the group ends as any failed one."""
+        has_held = any(r.held and r.held[0] == "failure" for r in self.alive)
+        return has_held and not self._is_hold_over
 
     @property
     def all_ready(self) -> bool:
@@ -117,7 +132,11 @@ class Watch:
             self._next_look = now + LOOK_S
             self._witness.look([r.started.pid for r in self.alive])
             for rank in self.alive:
+                self._see_held(rank, now)
                 self._see_stuck(rank, now)
+            if self._judge_at is not None and now >= self._judge_at:
+                self._judge_at = None
+                self.judge()
 
     def lose(self) -> None:
         """The forkserver is gone, and with it every rank: nobody saw how they ended."""
@@ -190,6 +209,7 @@ class Watch:
         if not rank.is_ready:
             self._see_ready(rank)
         rank.exit = one
+        self._forget_held(rank)
         rank.state = self._state_of(rank, one)
         self._tell_exit(rank, exit_code=one.exit_code)
 
@@ -223,8 +243,30 @@ class Watch:
         is_own = told is not None and rank.signalled_ns is not None and told.time_ns < rank.signalled_ns
         return WorkerState.FAILED if is_own else WorkerState.ENDED
 
+    def _see_held(self, rank: Rank, now: float) -> None:
+        """A rank that waits at its exception or breakpoint says so in a file, which it takes away when it goes on."""
+        told = rundir.read_json(rank.folder.held_json, max_bytes=MAX_HELD_BYTES) if rank.is_ready else {}
+        why = "failure" if told.get("why") == "failure" else "breakpoint"
+        held = (why, untrusted.integer(told.get("number"))) if told else None
+        if held == rank.held:
+            return
+        if held is None:
+            self._forget_held(rank)
+            rank.state = WorkerState.RUNNING
+            self.tell("worker_released", rank.spec)
+            return
+        rank.held, rank.state = held, WorkerState.HELD
+        self.tell("worker_held", rank.spec, why=why, text=untrusted.text(told.get("text"), limit=4_000))
+        if why == "failure":
+            self._judge_at = self._judge_at or now + JUDGE_S
+
+    def _forget_held(self, rank: Rank) -> None:
+        if rank.held and rank.held[0] == "failure":
+            self._is_hold_over = True
+        rank.held = rank.told_at = None
+
     def _see_stuck(self, rank: Rank, now: float) -> None:
-        if rank.state is WorkerState.FAILED or not rank.folder.failure_json.exists():
+        if rank.held or rank.state is WorkerState.FAILED or not rank.folder.failure_json.exists():
             return
         rank.told_at = rank.told_at or now
         if now - rank.told_at > STUCK_S and rank.signalled_ns is None:

@@ -143,10 +143,46 @@ class Kernel:
         assert cell.is_ok, f"the cell ended with {cell.error}\n{cell.text}"
         return cell
 
-    def start(self, code: str) -> Cell:
-        """Send a cell and return at once."""
+    def start(self, code: str, *, can_answer: bool = False) -> Cell:
+        """Send a cell and return at once.
+
+        Args:
+            can_answer: the front end lets the cell ask (``asked``, ``answer``).
+        """
         sent, sent_ns = time.monotonic(), time.time_ns()
-        return Cell(self._client.execute(code, allow_stdin=False), sent, sent_ns)
+        return Cell(self._client.execute(code, allow_stdin=can_answer), sent, sent_ns)
+
+    def asked(self, cell: Cell, timeout_s: float = 60.0) -> str:
+        """Wait until the cell asks, and return its prompt; what it published before stands in the cell.
+
+        Raises:
+            AssertionError: if the cell ended, or the time passed, without a question.
+        """
+        deadline = time.monotonic() + timeout_s
+        poller = zmq.Poller()
+        for channel in (self._client.stdin_channel, self._client.iopub_channel):
+            poller.register(channel.socket, zmq.POLLIN)
+        while True:
+            left = deadline - time.monotonic()
+            assert left > 0, f"no question within {timeout_s:g} s:\n{cell.text}"
+            ready = dict(poller.poll(left * 1000))
+            if self._client.iopub_channel.socket in ready:
+                self._receive(cell, deadline)
+                assert not cell.is_idle, f"the cell ended without a question:\n{cell.text}"
+            elif ready:
+                return str(self._client.get_stdin_msg(timeout=1)["content"]["prompt"])
+
+    def answer(self, text: str) -> None:
+        """Answer what the cell asked."""
+        self._client.input(text)
+
+    def dialogue(self, cell: Cell, *lines: str) -> str:
+        """Answer one question after the other; returns the prompts and answers, as a reader would see them."""
+        shown = ""
+        for line in lines:
+            shown += f"{self.asked(cell)}{line}\n"
+            self.answer(line)
+        return shown
 
     def wait(self, cell: Cell, timeout_s: float = 180.0) -> Cell:
         """Wait until a cell has ended and its last message is here."""

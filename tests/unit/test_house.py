@@ -24,12 +24,12 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 # Which floor a module stands on; it may use modules of its own floor and of those below.
 FLOORS = {
-    0: "ambient errors lifeline model nvml sysfs",
-    1: "birth events installed logreader rundir snapshot stacks topology untrusted wakes wire",
+    0: "ambient errors lifeline machine model nvml sysfs",
+    1: "birth debugwire events installed logreader rundir sight snapshot stacks topology untrusted wakes wire",
     2: "payload cell frames binding report pools outputs rankstacks rankflight",
-    3: "worker entry afresh rankshell supervisor launcher",
+    3: "worker holding entry afresh rankshell supervisor launcher",
     4: "options option config export doctor notebook engines dashboard render report_text",
-    5: "follower run request completion",
+    5: "debugging follower run request completion",
     6: "launching",
     7: "magics cli",
     8: "__main__",

@@ -44,3 +44,8 @@ def test_the_watchdog_may_end_what_the_main_thread_is_ending(pulse: Pulse) -> No
     pulse.end()
     pulse.close()
     assert ends == [1]
+
+
+def test_a_run_of_weeks_does_not_fill_the_disk_with_what_it_used():
+    at = [n * pulses.RARER_BYTES for n in range(9)]
+    assert [pulses.rarity_s(size) for size in at] == [0.0, 1.5, 3.5, 7.5, 15.5, 31.5, 59.5, 59.5, 59.5]

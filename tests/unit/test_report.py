@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from nb_elastic.report import METRICS_FILE, report
+from nb_elastic.report import ALL_BYTES, METRICS_FILE, Metrics, report
 
 
 @pytest.fixture
@@ -157,3 +157,43 @@ def test_an_odd_rank_variable_is_no_error(metrics, monkeypatch):
 def test_no_disk_error_ends_the_training(monkeypatch, path):
     monkeypatch.setenv(METRICS_FILE, path)
     report(loss=1)
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.mark.parametrize(("size", "pause_s"), [(1, 0.05), (2, 0.1), (5, 0.8)])
+def test_a_loop_that_reports_without_end_fills_no_disk_and_its_last_record_is_kept(tmp_path, capsys, size, pause_s):
+    path, clock = tmp_path / "metrics.jsonl", Clock()
+    path.write_bytes(b" " * (size * ALL_BYTES - 1) + b"\n")
+    metrics = Metrics(clock=clock)
+    for step in range(100):
+        metrics.write(str(path), b'{"step": %d}\n' % step)
+    clock.now_s += pause_s * 0.9
+    metrics.write(str(path), b'{"step": 100}\n')
+    clock.now_s += pause_s * 0.2
+    for step in (101, 102):
+        metrics.write(str(path), b'{"step": %d}\n' % step)
+    metrics.finish()
+    metrics.finish()
+    assert [json.loads(line)["step"] for line in path.read_bytes().split(b"\n")[1:-1]] == [0, 101, 102]
+    assert capsys.readouterr().err.count("nb_elastic.report was called very often") == 1
+
+
+def test_every_record_of_a_usual_training_is_kept(tmp_path):
+    path, metrics = tmp_path / "metrics.jsonl", Metrics(clock=Clock())
+    for step in range(500):
+        metrics.write(str(path), b'{"step": %d}\n' % step)
+    assert [json.loads(line)["step"] for line in path.read_bytes().splitlines()] == list(range(500))
+
+
+def test_a_record_cut_by_a_full_disk_swallows_no_other(metrics, tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "lo')
+    report(step=2)
+    assert json.loads((tmp_path / "metrics.jsonl").read_bytes().splitlines()[1])["step"] == 2

@@ -313,7 +313,7 @@ def test_a_supervisor_on_another_host_is_believed(run: RunDir) -> None:
 def test_a_run_that_never_got_a_supervisor_is_lost_after_a_while(run: RunDir) -> None:
     write(run, *ONE_RESTART[:1])
     assert snapshot.load(run, now_ns=10**9).state is RunState.CREATED
-    assert snapshot.load(run, now_ns=1000 * 10**9).text == "no supervisor ever reported"
+    assert snapshot.load(run, now_ns=1000 * 10**9).text.startswith("no supervisor ever reported")
 
 
 def test_an_empty_folder_loads_under_its_own_name(run: RunDir) -> None:

@@ -1,0 +1,400 @@
+"""Looking at held ranks: which there are, an expression's value, a conversation with pdb, and whose turn it is.
+
+Runs in: the kernel or command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nb_elastic import debugwire, notebook, report_text, rundir, untrusted
+from nb_elastic.debugwire import Peer
+from nb_elastic.errors import ElasticError
+from nb_elastic.model import RunState
+from nb_elastic.rundir import RankDir, RunDir
+from nb_elastic.snapshot import RunSnapshot
+
+ANSWER_S = 10.0
+"""How long a held rank may take to notice a request; an expression itself may take as long as it likes."""
+
+PATIENCE_S = 0.3
+"""A rank that runs on for longer than this after a step gives the prompt away, so that the others' turn comes and logs go on."""
+
+SETTLE_S = 0.15
+"""So long a stop is known before its prompt opens: what the ranks wrote before stands above it."""
+
+Outcome = Literal["quit", "continue", "left", "running", "released", "gone"]
+Ask = Callable[[str], str]
+Write = Callable[[str], object]
+
+
+class GoneError(ElasticError):
+    """The held rank went away: its run was stopped, or it died."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldRank:
+    """A rank that waits to be looked at.
+
+    Attributes:
+        why: ``failure`` or ``breakpoint``.
+        text: where it waits, in words.
+        number: rises with each stop of the rank.
+        is_root: it is the root cause.
+    """
+
+    rank: int
+    why: str
+    text: str
+    number: int
+    folder: RankDir
+    is_root: bool = False
+
+
+def held_ranks(run: RunDir, now: RunSnapshot) -> list[HeldRank]:
+    """The ranks of the current round that wait, by rank. What they wrote is read; they are not asked."""
+    found: list[HeldRank] = []
+    for worker in now.workers if not now.state.is_final else ():
+        if worker.state.is_final:
+            continue
+        place = report_text.rank_dir(run, node=worker.node, round_number=worker.round, local_rank=worker.local_rank)
+        told = rundir.read_json(place.held_json, max_bytes=64_000)
+        if not told:
+            continue
+        found.append(
+            HeldRank(
+                rank=worker.rank,
+                why="failure" if told.get("why") == "failure" else "breakpoint",
+                text=report_text.first_line(untrusted.text(told.get("text")), limit=400),
+                number=untrusted.integer(told.get("number")),
+                folder=place,
+                is_root=worker.rank == now.root_rank,
+            )
+        )
+    return sorted(found, key=lambda h: h.rank)
+
+
+def choose(run: RunDir, now: RunSnapshot, rank: int | None = None) -> HeldRank:
+    """The held rank that is meant: that one, else the root cause's, else the lowest.
+
+    Raises:
+        ElasticError: if none, or not this one, is held.
+    """
+    found = held_ranks(run, now)
+    if rank is None and found:
+        return min(found, key=lambda h: (not h.is_root, h.rank))
+    for one in found:
+        if one.rank == rank:
+            return one
+    command = report_text.command()
+    if now.state.is_final:
+        raise ElasticError(
+            f"Run {run.run_id} is {now.state.value}: none of its ranks is held any more. `{command} show {run.run_id}` shows "
+            "it; a run launched with --hold stays at its failure."
+        )
+    if rank is not None and now.workers and all(w.rank != rank for w in now.workers):
+        known = report_text.ranks_text(w.rank for w in now.workers)
+        raise ElasticError(f"Run {run.run_id} has no rank {rank}; it has {known}.")
+    told = f"No rank of run {run.run_id} is held."
+    if found:
+        others = f"{report_text.ranks_text(h.rank for h in found)} {'is' if len(found) == 1 else 'are'}"
+        told = f"Rank {rank} of run {run.run_id} is not held; {others}."
+    raise ElasticError(
+        f"{told} A rank is held at its exception (--hold) or at a breakpoint(). "
+        f"`{command} stacks {run.run_id}` shows where all ranks are."
+    )
+
+
+def look(held: HeldRank, expression: str) -> str:
+    """A short text of an expression's value in the held rank.
+
+    Raises:
+        ElasticError: if the expression fails, with its exception in one line, or the rank can't be asked.
+    """
+    answer = _request(held, {"type": "eval", "text": expression}, timeout_s=None)
+    text = untrusted.text(answer.get("text"))
+    if answer.get("type") != "value":
+        raise ElasticError(f"Rank {held.rank}: {report_text.clean_text(text) or 'no answer'}")
+    return report_text.clean_text(text)
+
+
+def release(held: HeldRank) -> None:
+    """Let a rank go on from its breakpoint, or end at its exception, with which the whole group ends.
+
+    Raises:
+        ElasticError: if it can't be asked.
+    """
+    _request(held, {"type": "release"}, timeout_s=ANSWER_S)
+
+
+def converse(held: HeldRank, *, ask: Ask, write: Write, patience_s: float | None = None) -> Outcome:
+    """Speak to the rank's pdb until that is over.
+
+    Args:
+        ask: shows a prompt and returns a line, as ``input`` does.
+        write: shows text.
+        patience_s: after so long without an answer of a rank that runs on, it is left alone; None waits.
+
+    Raises:
+        GoneError: if the rank went away meanwhile.
+        ElasticError: if it can't be asked.
+        KeyboardInterrupt: if the user interrupted; the rank stays held.
+    """
+    with _connected(held, {"type": "pdb"}) as peer:
+        is_first, is_running = True, False
+        while True:
+            message = _next(held, peer, ANSWER_S if is_first else patience_s if is_running else None)
+            if message is None:
+                if is_first:
+                    raise ElasticError(f"Rank {held.rank} does not answer: it is busy. Try again.")
+                return "running"
+            is_first, is_running = False, message.get("type") == "running"
+            if text := untrusted.text(message.get("text"), limit=1 << 20):
+                write(report_text.clean_text(text) + "\n")
+            if message.get("type") == "end":
+                how = message.get("how")
+                return "quit" if how == "quit" else "left" if how == "left" else "continue"
+            if message.get("type") == "busy":
+                raise ElasticError(f"Rank {held.rank} is held by another debugger. It must leave first (`leave`).")
+            if message.get("type") != "ask":
+                continue
+            prompt = report_text.first_line(untrusted.text(message.get("prompt")), limit=80)
+            line = _asked(held, peer, ask, f"(rank {held.rank}) {prompt} ")
+            if line is None:
+                return "left"
+            with _telling(held):
+                peer.send({"type": "line", "text": line})
+
+
+class Looks:
+    """What the handle of a run can do about its held ranks."""
+
+    dir: Any  # the run's folder and state, which the handle tells
+    snapshot: Any
+
+    def eval(self, expression: str, rank: int | None = None) -> str:
+        """A short text of an expression's value in a held rank: this one, else the root cause's, else the lowest.
+
+        Raises:
+            ElasticError: if no such rank is held, or the expression fails there.
+        """
+        return look(choose(RunDir(self.dir), self.snapshot, rank), expression)
+
+
+class Attendant:
+    """Opens pdb in the cell of an attached run when ranks stop at breakpoints, one rank at a time.
+
+    Args:
+        stop: asks the run to stop; called when the user quits the debugger.
+        can_ask: somebody is there to answer.
+    """
+
+    def __init__(self, run: RunDir, *, stop: Callable[[], None], can_ask: bool, ask: Ask | None = None) -> None:
+        self._run = run
+        self._stop = stop
+        self._can_ask = can_ask
+        self._ask = ask or input
+        self._seen: dict[tuple[int, int], float] = {}
+        self._done: set[tuple[int, int]] = set()
+        self.is_held = False
+        self._is_over = False
+
+    def serve(self, now: RunSnapshot, aside: AbstractContextManager[object]) -> bool:
+        """Attend to the rank whose turn it is, if there is one; True where the group is held at a failure.
+
+        Args:
+            aside: takes what is drawn off the screen meanwhile.
+        """
+        if (held := self.look(now)) is not None:
+            with aside:
+                self.attend(held, now)
+        return self.is_held
+
+    def look(self, now: RunSnapshot) -> HeldRank | None:
+        """The rank whose turn it is to be attended to, or None. A failed group ends the following: see ``is_held``."""
+        if self._is_over or now.state.is_final or now.state is RunState.STOPPING or not now.held:
+            return None
+        if any(w.held == "failure" for w in now.held):
+            self.is_held = bool(now.failures)
+            return None
+        if not self._can_ask:
+            return None
+        for held in held_ranks(self._run, now):
+            stop = held.rank, held.number
+            since = self._seen.setdefault(stop, time.monotonic())
+            if held.why == "breakpoint" and stop not in self._done and time.monotonic() - since >= SETTLE_S:
+                return held
+        return None
+
+    def attend(self, held: HeldRank, now: RunSnapshot) -> None:
+        """Speak to the rank's pdb in the cell.
+
+        Raises:
+            KeyboardInterrupt: if the user interrupted.
+        """
+        others = [h.rank for h in held_ranks(self._run, now) if h.rank != held.rank]
+        turn = (
+            f" ({report_text.ranks_text(others)}: waiting for {'its' if len(others) == 1 else 'their'} turn)"
+            if others
+            else ""
+        )
+        show(f"Rank {held.rank} is at a breakpoint: {held.text}{turn}\n")
+        self._done.add((held.rank, held.number))
+        try:
+            outcome = converse(held, ask=self._ask, write=show, patience_s=PATIENCE_S)
+        except KeyboardInterrupt:
+            self._is_over = True
+            raise
+        except GoneError:
+            return  # the journal tells why
+        except ElasticError as e:
+            show(f"{e}\n")
+            return
+        except NotImplementedError:  # ipykernel's: this front end has no way to answer after all
+            show(f"Nobody can answer here: rank {held.rank} goes on.\n")
+            with contextlib.suppress(ElasticError):
+                release(held)
+            return
+        if outcome == "left":
+            show(f"Left without a word: rank {held.rank} goes on.\n")
+            with contextlib.suppress(ElasticError):
+                release(held)
+        if outcome == "quit":
+            self._is_over = True
+            self._stop()
+
+
+def can_ask() -> bool:
+    """True where ``input()`` finds somebody: a front end that allows it, or a terminal; and only in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    ip = notebook.shell()
+    if getattr(ip, "kernel", None) is not None:
+        return notebook.allows_stdin(ip)
+    return _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
+
+
+def show(text: str) -> None:
+    """Show text where the user reads."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def held_text(run: RunDir, now: RunSnapshot) -> str:
+    """What can be done about a group that is held."""
+    command = report_text.command()
+    found = held_ranks(run, now)
+    rank = min(found, key=lambda h: (not h.is_root, h.rank)).rank if found else now.root_rank
+    return (
+        f"The group is held: `{command} debug` opens pdb on rank {rank}, `{command} eval EXPR` looks, "
+        f"`{command} stop {run.run_id}` ends it."
+    )
+
+
+# -- the line to the rank ---------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _connected(held: HeldRank, first: dict[str, Any]) -> Iterator[Peer]:
+    with _telling(held):
+        peer = debugwire.connect(held.folder.debug_socket)
+    try:
+        with _telling(held):
+            peer.send(first)
+        yield peer
+    finally:
+        peer.close()
+
+
+def _request(held: HeldRank, message: dict[str, Any], *, timeout_s: float | None) -> dict[str, Any]:
+    with _connected(held, message) as peer:
+        answer = _next(held, peer, timeout_s)
+    if answer is None:
+        raise ElasticError(f"Rank {held.rank} does not answer: it is busy. Try again.")
+    if answer.get("type") == "busy":
+        raise ElasticError(f"Rank {held.rank} is held by another debugger. It must leave first (`leave`).")
+    return answer
+
+
+def _next(held: HeldRank, peer: Peer, timeout_s: float | None) -> dict[str, Any] | None:
+    with _telling(held):
+        return peer.wait(timeout_s)
+
+
+@contextlib.contextmanager
+def _telling(held: HeldRank) -> Iterator[None]:
+    """Turn what can go wrong on the line into words."""
+    try:
+        yield
+    except BlockingIOError as e:
+        raise ElasticError(f"Rank {held.rank} does not answer: too many ask it. Try again.") from e
+    except PermissionError as e:
+        raise ElasticError(f"Rank {held.rank} can't be asked: {e.strerror or e}.") from e
+    except (OSError, ValueError) as e:
+        raise GoneError(f"Rank {held.rank} is no longer held: it went on, ended or was stopped.") from e
+
+
+def _asked(held: HeldRank, peer: Peer, ask: Ask, prompt: str) -> str | None:
+    """Ask the user for a line; None at the end of the input. A rank that goes away takes the question back.
+
+    Raises:
+        GoneError: if the rank went away.
+    """
+    watch = _Watch(peer)
+    try:
+        with watch:
+            return ask(prompt)
+    except EOFError:
+        return None
+    except KeyboardInterrupt:
+        if watch.is_gone:
+            raise GoneError(f"Rank {held.rank} is no longer held: it ended or was stopped.") from None
+        raise
+
+
+class _Watch:
+    """While the main thread waits for the user: interrupts it when the rank's line goes dead."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.is_gone = False
+        self._fd = peer.fileno()
+        self._lock = threading.Lock()
+        self._is_asking = False
+        self._wake_r, self._wake_w = os.pipe()
+        self._thread = threading.Thread(target=self._wait, name="nb-elastic-debug", daemon=True)
+
+    def __enter__(self) -> None:
+        self._is_asking = True
+        self._thread.start()
+
+    def __exit__(self, *_exc: object) -> None:
+        with self._lock:
+            self._is_asking = False
+        os.write(self._wake_w, b"x")
+        self._thread.join()
+        os.close(self._wake_r)
+        os.close(self._wake_w)
+
+    def _wait(self) -> None:
+        ready = debugwire.readable([self._fd, self._wake_r], None)
+        with self._lock:
+            if self._is_asking and self._fd in ready:  # it only speaks when it was spoken to
+                self.is_gone = True
+                if (ident := threading.main_thread().ident) is not None:
+                    signal.pthread_kill(ident, signal.SIGINT)
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):
+        return False
