@@ -60,6 +60,8 @@ class Chaos:
         end = time.monotonic() + minutes * 60
         number = only_number if only_number is not None else 0
         with World() as world:
+            if world.shim is None:
+                print("No C compiler here: the clock does not jump, and the disk is never slow.")
             while only_number is not None or time.monotonic() < end:
                 self._play(world, episodes.draw(self.seed, number, only=self.only))
                 number += 1

@@ -18,7 +18,6 @@ from nb_elastic.lifeline import ProcessId
 from tests.chaos import draws, faults, programs
 from tests.chaos.programs import Program
 from tests.chaos.scene import Deed, Fault, Scene
-from tests.chaos.shim import Shim
 from tests.chaos.world import World, text_of
 from tests.support.kernel import Cell
 
@@ -97,7 +96,7 @@ def draw(seed: int, number: int, *, only: str = "") -> Plan:
     program = maker(rng, nproc)
     count = rng.choice([0, 1, 1, 1, 1, 1, 2, 2, 3])
     count = max(1, count) if only else count
-    has_shim = Shim.can_be_built() and random.Random(f"{seed}/{number // BLOCK}/shim").random() < 0.4
+    has_shim = random.Random(f"{seed}/{number // BLOCK}/shim").random() < 0.4
     drawn = [draws.draw(rng, nproc, only=only, may_end=bool(program.ends)) for _ in range(count)]
     if not only and has_shim and rng.random() < 0.5:
         drawn.append(draws.draw(rng, nproc, only=rng.choice(["clock", "slow"]), may_end=bool(program.ends)))

@@ -6,7 +6,6 @@ Runs in: the chaos test.
 from __future__ import annotations
 
 import mmap
-import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -30,10 +29,13 @@ class Shim:
         with self._file.open("r+b") as file:
             self._told = mmap.mmap(file.fileno(), mmap.PAGESIZE)
 
-    @staticmethod
-    def can_be_built() -> bool:
-        """True where there is a C compiler."""
-        return shutil.which("cc") is not None
+    @classmethod
+    def build(cls, folder: Path) -> Shim | None:
+        """Make it; None where there is no C compiler, or none that can."""
+        try:
+            return cls(folder)
+        except (OSError, subprocess.CalledProcessError):
+            return None
 
     @property
     def env(self) -> dict[str, str]:
