@@ -130,6 +130,8 @@ def carry_out(request: Request, *, started: Callable[[Run], None] | None = None)
             started(run)
         if not request.options.detach:
             _watch(run, request.options, held)
+        elif held.count:
+            run.stop(0.0, by="interrupt")  # its id will not be told, so nobody would know of it
     return run
 
 

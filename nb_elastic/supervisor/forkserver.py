@@ -22,6 +22,9 @@ from nb_elastic.supervisor.channel import FrameDecoder
 from nb_elastic.supervisor.exit_order import ExitOrder
 from nb_elastic.supervisor.spares import Spares
 
+CLEAN_S = 0.5
+"""Most time for freeing what killed processes held; it takes some milliseconds."""
+
 SWEEPS = 20
 """Most looks for descendants that fork while they are being killed."""
 
@@ -318,10 +321,31 @@ def _belongs_to(pid: int, spec: WorkerSpec) -> bool:
 
 
 def kill_all(pids: list[int], number: int) -> None:
-    """Signal each process, unless it is gone."""
-    for pid in pids:
-        if identity := ProcessId.of(pid):
-            identity.signal(number)
+    """Signal each process, unless it is gone.
+
+    SIGKILL comes last to who only frees the shared memory of the others when these are gone: it is given the time for
+    that, since nobody else would, and ends by itself.
+    """
+    found = [identity for identity in map(ProcessId.of, pids) if identity]
+    cleaners = [one for one in found if number == signal.SIGKILL and _cleans_up(one.pid)]
+    for one in found:
+        if one not in cleaners:
+            one.signal(number)
+    deadline = time.monotonic() + CLEAN_S
+    while (cleaners := [one for one in cleaners if one.is_alive]) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    for one in cleaners:
+        one.signal(number)
+
+
+def _cleans_up(pid: int) -> bool:
+    """True for Python's tracker of shared memory, and for torch's."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            words = f.read()
+    except OSError:
+        return False
+    return b"multiprocessing.resource_tracker" in words or words.split(b"\0")[0].endswith(b"/torch_shm_manager")
 
 
 if __name__ == "__main__":  # started anew because the supervisor's own state can't be forked safely

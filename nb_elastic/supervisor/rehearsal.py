@@ -14,6 +14,7 @@ import os
 import select
 import shutil
 import socket
+import stat
 import sys
 import tempfile
 import types
@@ -27,6 +28,8 @@ from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import Entrypoint, LaunchOptions, LaunchSpec, WorkerSpec, from_json, to_json
 from nb_elastic.rundir import RunDir
 from nb_elastic.supervisor.channel import FrameDecoder
+
+_PREFIX = "nb_elastic-"
 
 
 def play(steps: Iterator[None], sock: socket.socket) -> None:
@@ -133,8 +136,23 @@ def _encode(spec: LaunchSpec | WorkerSpec) -> None:
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-    folder = tempfile.mkdtemp(prefix="nb_elastic-")
+    """A folder for a while. One whose process was killed meanwhile is removed by whoever rehearses next."""
+    _remove_stale(Path(tempfile.gettempdir()))
+    identity = ProcessId.of(os.getpid()) or ProcessId(os.getpid(), 0)
+    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{identity.pid}-{identity.start_ticks}-")
     try:
         yield Path(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_stale(parent: Path) -> None:
+    """Remove this user's folders of processes that are gone."""
+    for path in parent.glob(f"{_PREFIX}*-*-*"):
+        pid, ticks = path.name.removeprefix(_PREFIX).split("-")[:2]
+        if not (pid.isdecimal() and ticks.isdecimal()) or ProcessId(int(pid), int(ticks)).is_alive:
+            continue
+        with contextlib.suppress(OSError):
+            info = path.lstat()
+            if stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid():
+                shutil.rmtree(path, ignore_errors=True)

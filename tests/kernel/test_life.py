@@ -123,6 +123,25 @@ def test_an_interrupt_at_any_moment_stops_all_and_leaves_a_working_kernel(
     assert notebook.ok("print(r.results, r.state.value)").stdout == "{0: 40, 1: 41} succeeded\n"
 
 
+def test_an_interrupt_while_a_detached_run_is_launched_leaves_no_run_that_nobody_knows_of(
+    notebook: Kernel, notebook_home: Path
+):
+    """The cell ends without the run's id: it would hold its GPUs until somebody looks at the list."""
+    before, runs = started_by(notebook_home), set(notebook_home.glob("*"))
+    notebook.ok(
+        "import os, signal\nfrom nb_elastic import launching\nstart = launching.start\ndef interrupted(request):\n"
+        "    run = start(request)\n    os.kill(os.getpid(), signal.SIGINT)\n    return run\nlaunching.start = interrupted"
+    )
+    cell = notebook.run("%%elastic_launch --nproc 2 --detach\nimport time\ntime.sleep(600)")
+    notebook.ok("launching.start = start")
+    assert cell.reply["ename"] == "KeyboardInterrupt", cell.text
+    goes(notebook_home, save=before)
+    (run,) = set(notebook_home.glob("*")) - runs
+    assert [(e["state"], e["text"]) for e in journal(run) if e["event"] == "run_finished"] == [
+        ("stopped", "stopped by interrupt")
+    ]
+
+
 def test_a_second_interrupt_does_not_wait_for_a_rank_that_does_not_listen(notebook: Kernel, notebook_home: Path):
     before = started_by(notebook_home)
     cell = notebook.start(f"%%elastic_launch --nproc 2\n{DEAF}")

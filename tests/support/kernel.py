@@ -5,6 +5,7 @@ Runs in: the tests and benchmarks.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import re
@@ -13,7 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,12 @@ class Kernel:
     """One kernel process. Use it as a context manager, or call ``close``."""
 
     def __init__(
-        self, *, cwd: str | Path | None = None, env: Mapping[str, str] | None = None, python: str = ""
+        self,
+        *,
+        cwd: str | Path | None = None,
+        env: Mapping[str, str] | None = None,
+        python: str = "",
+        prefix: Sequence[str] = (),
     ) -> None:
         """Start the kernel and wait until it answers.
 
@@ -103,11 +109,12 @@ class Kernel:
             cwd: its working folder; the present one where None.
             env: added to this process's environment.
             python: interpreter; this one where empty.
+            prefix: words before the interpreter's: a program that sets something and then executes it.
         """
         self._sockets = tempfile.mkdtemp(prefix="nbe-")
         self._manager = KernelManager(transport="ipc", ip=f"{self._sockets}/k")
         self._manager.kernel_spec.argv = [
-            python or sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}",
+            *prefix, python or sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}",
         ]  # fmt: skip
         self._manager.start_kernel(cwd=str(cwd or Path.cwd()), env={**os.environ, **(env or {})})
         self._client = self._manager.client()
@@ -186,6 +193,14 @@ class Kernel:
             self._take_reply(max(0.1, deadline - time.monotonic()))
         cell.reply = self._replies.pop(cell.msg_id)
         return cell
+
+    def has_ended(self, cell: Cell, timeout_s: float) -> bool:
+        """Take what comes for a cell for so long; True as soon as it has ended, whose reply ``wait`` then has at once."""
+        deadline = time.monotonic() + timeout_s
+        while not cell.is_idle and time.monotonic() < deadline:
+            with contextlib.suppress(AssertionError):
+                self._receive(cell, deadline)
+        return cell.is_idle
 
     def wait_for(self, cell: Cell, needle: str, timeout_s: float = 60.0) -> Cell:
         """Wait until ``needle`` stands in a cell's text; the cell may still run.
