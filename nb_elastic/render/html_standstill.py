@@ -10,7 +10,7 @@ from html import escape
 
 from nb_elastic import report_text
 from nb_elastic.dashboard import messages
-from nb_elastic.model import RunState, StackGroup
+from nb_elastic.model import FailureCategory, RunState, StackGroup
 from nb_elastic.render import standstill
 from nb_elastic.render.html_style import AMBER, MUTED, PURPLE, chip, lined, pre, ticked
 from nb_elastic.rundir import RunDir
@@ -60,7 +60,8 @@ def verdict(snapshot: RunSnapshot, *, told: str) -> str:
     root = snapshot.root
     category, reasons = snapshot.category, snapshot.reasons
     if root is not None and root.category and not (root.followed and category):
-        category, reasons = root.category, root.reasons
+        is_own = root.category == FailureCategory.USER_ERROR.value and root.error_type not in {"", "SystemExit"}
+        category, reasons = root.category, () if is_own else root.reasons  # its traceback says it all
     if not category:
         return ""
     label = "cause unknown" if category == "unknown" else report_text.first_line(category, limit=80)

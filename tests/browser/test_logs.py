@@ -214,6 +214,10 @@ def test_regular_expressions_and_what_is_wrong_with_them(logs: Any) -> None:
     expect(logs.locator(".nbe-log-hits")).to_have_text("10 hits")
     search(logs, "(")
     expect(logs.locator(".nbe-log-hits")).to_contain_text("Unterminated group")
+    search(logs, r"(\w+\s?)*!")  # it would try all ways to part a line, longer than the page lives
+    expect(logs.locator(".nbe-log-hits")).to_contain_text("can take for ever")
+    search(logs, r"(\w+ )+\d+$")
+    expect(logs.locator(".nbe-log-hits")).to_have_text("300 hits")
     wait_for_row(logs, "line 299")
 
 

@@ -128,6 +128,13 @@ test('the verdict is the root’s own, else the run’s; a follower of a time-ou
   assert.equal(verdictOf(SCENES.timeout!().snapshot, undefined)[0], 'timeout');
 });
 
+test('an exception of the program’s own needs no reasons: its traceback says it', () => {
+  const run = SCENES.failure!();
+  const root = { ...run.snapshot.failures[0]!, category: 'user error', reasons: ['It raised ValueError.'] };
+  assert.deepEqual(verdictOf(run.snapshot, root), ['user error', []]);
+  assert.deepEqual(verdictOf(run.snapshot, { ...root, error_type: 'SystemExit' })[1], root.reasons);
+});
+
 test('a copied failure report has the verdict with its reasons', () => {
   assert.match(reportText(SCENES.verdict!()), /\nCause: out of host memory\n {2}- The cgroup counted 1 OOM kill/);
   assert.match(reportText(SCENES.timeout!()), /\nCause: timeout\n {2}- The run lasted longer/);

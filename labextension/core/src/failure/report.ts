@@ -65,7 +65,9 @@ function rootLines(data: RunData, root: Failure): string[] {
 /** What kind of failure it was, and the evidence: the rank's own, else the run's. */
 export function verdictOf(snapshot: Snapshot, root: Failure | undefined): [category: string, reasons: readonly string[]] {
   const own = root?.category && !(root.followed && snapshot.category) ? root : snapshot;
-  return [own.category ?? '', own.reasons ?? []];
+  // Of an exception of the program's own the traceback says it all.
+  const isOwn = own === root && root.category === 'user error' && root.error_type && root.error_type !== 'SystemExit';
+  return [own.category ?? '', isOwn ? [] : (own.reasons ?? [])];
 }
 
 function verdictLines(category: string, reasons: readonly string[]): string[] {

@@ -2,6 +2,7 @@
 
 import { Rows } from './rows.js';
 import { isSelected, type Selection } from './scan.js';
+import { isSpent } from './regex.js';
 import { matcherOf, type Matcher } from './search.js';
 import type { LogFile } from './file.js';
 import type { LogStore } from './store.js';
@@ -13,6 +14,7 @@ import type { LogOptions } from './toolbar.js';
 const SLICE_MS = 10;
 /** Work within a frame that has news to draw. */
 const FRAME_MS = 6;
+const SPENT = 'given up: a line took this expression too long';
 
 export class Finder {
   rows: Rows;
@@ -125,6 +127,10 @@ export class Finder {
   private advance(budgetMs: number): void {
     const deadlineMs = performance.now() + budgetMs;
     const isThrough = this.rows.advance(deadlineMs) && (this.hits?.advance(deadlineMs) ?? true);
+    const { pattern, tester } = this.matcher ?? {};
+    if ([pattern, tester].some(regex => regex && isSpent(regex))) {
+      this.error = SPENT;
+    }
     if (!isThrough && !this.isBusy) {
       this.isBusy = true;
       this.channel.port2.postMessage(0);

@@ -1,6 +1,7 @@
 /** Finds the lines that match a query, plain text in bytes without decoding them. */
 
 import { strip } from './ansi.js';
+import { regexOf } from './regex.js';
 import { decode } from './text.js';
 
 export interface Query {
@@ -17,23 +18,24 @@ export interface Matcher {
   find(bytes: Uint8Array, start: number, end: number, found: (line: number) => void): void;
   /** Where it matches in a text that is drawn; a flag `g` of its own. */
   readonly pattern: RegExp;
+  /** What it tells lines by, where that is an expression. */
+  readonly tester?: RegExp;
 }
 
-/** Throws a SyntaxError where a regular expression is none. */
+/** Throws a SyntaxError where a regular expression is none, or could block the page. */
 export function matcherOf({ text, isRegex, isCase }: Query): Matcher {
   const flags = isCase ? 'g' : 'gi';
   if (!isRegex) {
     return new Needle(text, isCase, new RegExp(text.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&'), flags));
   }
-  return new Pattern(new RegExp(text, flags));
+  return new Pattern(regexOf(text, flags), regexOf(text, flags.replace('g', '')));
 }
 
 class Pattern implements Matcher {
-  private readonly tester: RegExp;
-
-  constructor(readonly pattern: RegExp) {
-    this.tester = new RegExp(pattern.source, pattern.flags.replace('g', ''));
-  }
+  constructor(
+    readonly pattern: RegExp,
+    readonly tester: RegExp
+  ) {}
 
   find(bytes: Uint8Array, start: number, end: number, found: (line: number) => void): void {
     const lines = decode(bytes.subarray(start, end)).split('\n');

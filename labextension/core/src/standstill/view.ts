@@ -65,7 +65,7 @@ export function stacksView(data: RunData, host: Host & { selection?: Selection }
   }
 
   const titleOf = (report: StackReport | undefined, isHang: boolean): string =>
-    !report ? 'Where the ranks are' : isHang ? hangTitle(data, report) : askedTitle(report);
+    !report ? 'Where the ranks are' : isHang ? hangTitle(data, report) : askedTitle(data, report);
 
   return {
     element,

@@ -26,8 +26,8 @@ export function hangTitle(data: RunData, report: StackReport): string {
   return isFinal(state) ? `Nothing moved for ${text} before the end` : `Nothing has moved for ${text}`;
 }
 
-export function askedTitle(report: StackReport): string {
-  return `Where the ranks are, ${dayTimeText(report.time_ns)}`;
+export function askedTitle({ snapshot }: RunData, report: StackReport): string {
+  return `Where the ranks ${isFinal(snapshot.state) ? 'were' : 'are'}, ${dayTimeText(report.time_ns)}`;
 }
 
 /** The odd one out first; else as they came. */
