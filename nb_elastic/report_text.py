@@ -255,9 +255,10 @@ def failure_text(snapshot: RunSnapshot, *, folder: RunDir | None = None) -> str:
         return "\n".join(lines + _evidence_lines(snapshot, None, folder))
     where = f" on node {root.node}" if snapshot.max_nodes > 1 else ""
     again = f" in round {root.round}, {attempt_text(snapshot)}" if snapshot.max_restarts else ""
-    words = f": {verdict_words(root.category, failure_words(root))}" if root.category else f" ({failure_words(root)})"
+    is_own = not root.category or (root.category == FailureCategory.USER_ERROR.value and root.error_type)
+    words = f" ({failure_words(root)})" if is_own else f": {verdict_words(root.category, failure_words(root))}"
     lines = [f"Run {snapshot.run_id} failed: {ranks_text([root.rank])}{where} failed first{again}{words}"]
-    if why := why_lines(root.reasons):
+    if (why := why_lines(root.reasons)) and not (is_own and root.error_type != "SystemExit"):  # the exception says it
         lines += ["", *why]
     lines += ["", *_root_lines(snapshot, root, folder)]
     if values := _value_lines(root):

@@ -35,9 +35,11 @@ def answers(ask: Callable[[Case], Told], cases: Sequence[Case]) -> dict[str, Tol
 
     def one(case: Case) -> Told | None:
         try:
-            return ask(case)
+            told = ask(case)
         except CannotHaveError:
             return None
+        print(f"{ask.__name__} on {case.name}: {SHORT[told.kind]}, rank {told.root}", file=sys.stderr, flush=True)
+        return told
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return {c.name: t for c, t in zip(cases, pool.map(one, cases), strict=True) if t is not None}

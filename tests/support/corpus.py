@@ -113,7 +113,7 @@ CASES = [
     Case(name="script that is not there", target="failing/not_there.py", kind=IMPORT, roots=(0,), word="not_there.py"),
     Case(name="program: a module is missing", target="!python", args=("-c", "import no_such_package_of_mine"), kind=IMPORT, roots=(0,), word="no_such_package_of_mine", options={"no_python": True}),
     Case(name="program: an exception", target="!python", args=("-c", "raise ValueError('bad batch')"), kind=USER, roots=(0,), word="bad batch", options={"no_python": True}),
-    Case(name="program: a shell whose child is killed", target="!sh", args=("-c", "sh -c 'kill -9 $$'; exit $?"), kind=KILLED, roots=(0,), word="SIGKILL", options={"no_python": True}),
+    Case(name="program: a shell whose child is killed", target="!sh", args=("-c", "python -S -c 'import os; os.kill(os.getpid(), 9)'; exit $?"), kind=KILLED, roots=(0,), word="SIGKILL", options={"no_python": True}),
     *_of("memory", [
         ("fills_the_container", HOST, (1,), "OOM killer", 2, {"place": "memory_limit"}),
         ("fills_its_own_group", HOST, (0,), "OOM killer", 2, {"place": "memory_group"}),

@@ -203,3 +203,33 @@ def test_ranks_are_named_shortly(ranks: list[int], text: str) -> None:
 def test_nothing_is_told_of_nothing() -> None:
     assert report_text.failure_text(EMPTY) == "Run  failed: no rank said why."
     assert report_text.status_lines(EMPTY, folder=None, now_ns=0)[-1].startswith("Run  is created (0.0 s)")
+
+
+def test_the_verdict_is_told_with_its_evidence(tmp_path: Path) -> None:
+    """Without it a reader of ``exit code -9`` looks for a bug where only memory was short."""
+    story = story_of(tmp_path, ranks=2)
+    reasons = ["The kernel counted 1 OOM kill.", *(f"reason {n}" for n in range(6))]
+    story.fail(1, signal="SIGKILL", message="killed by the OOM killer", category="out of host memory", reasons=reasons)
+    story.finish("failed")
+    lines = report_text.failure_text(story.snapshot, folder=story.folder).split("\n")
+    assert lines[0] == "Run r failed: rank 1 failed first: out of host memory: killed by the OOM killer"
+    assert lines[1:4] == ["", "Why:", "  - The kernel counted 1 OOM kill."]
+    assert lines[7:9] == ["  - reason 3", "  - and 2 more"]
+
+
+def test_a_programs_own_exception_needs_no_verdict_beside_it(tmp_path: Path) -> None:
+    story = story_of(tmp_path, ranks=1)
+    told = {"category": "user error", "reasons": ["It raised ValueError."]}
+    story.fail(0, error_type="ValueError", message="no", traceback="Traceback\nValueError: no", **told)
+    story.finish("failed")
+    report = report_text.failure_text(story.snapshot, folder=story.folder)
+    assert report.startswith("Run r failed: rank 0 failed first (ValueError: no)\n\nTraceback\n")
+    assert "Why:" not in report
+
+
+def test_a_verdict_says_nothing_twice() -> None:
+    assert report_text.verdict_words("timeout", "timeout: the time was up") == "timeout: the time was up"
+    assert report_text.verdict_words("crashed in native code", "native crash: it is (SIGSEGV)") == (
+        "crashed in native code: it is (SIGSEGV)"
+    )
+    assert report_text.verdict_words("", "exit code 3") == "exit code 3"

@@ -374,3 +374,23 @@ def test_no_journal_however_garbled_breaks_the_reader(journal: list[Event]) -> N
 def test_a_shuffled_or_cut_journal_still_ends_as_it_says(journal: list[Event], length: int) -> None:
     after = fold_all(journal[:length])
     assert after.state.is_final == any(e.kind == "run_finished" for e in journal[:length])
+
+
+@pytest.mark.parametrize("last", [0, 1], ids=["the cause's node speaks last", "the follower's node speaks last"])
+def test_a_node_that_only_lost_a_peer_does_not_take_the_blame_from_another(last: int) -> None:
+    """No node sees another one's ranks: each names a root cause of its own, whose message may even come first."""
+
+    def told(node: int, time_ns: int, category: str) -> list[Event]:
+        failure = {"rank": node, "local_rank": 0, "round": 0, "time_ns": time_ns, "message": "m"}
+        failure |= {"category": category, "reasons": [category]}
+        at = {"round": 0, "rank": node, "local_rank": 0}
+        end = {"state": "failed", "root_rank": node, "text": "", "category": category, "reasons": [category]}
+        return [
+            events.make("worker_failed", node=node, time_ns=time_ns, **at, failure=failure),
+            events.make("run_finished", node=node, time_ns=time_ns + 1, **end),
+        ]
+
+    follower, cause = told(1, 10, "lost a peer"), told(0, 20, "killed from outside")
+    s = fold_all([*cause, *follower] if last else [*follower, *cause])
+    assert ([f.rank for f in s.failures], s.root_rank) == ([0, 1], 0)
+    assert (s.category, s.reasons) == ("killed from outside", ("killed from outside",))
