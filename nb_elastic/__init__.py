@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from nb_elastic.launching import last_run, launch
-    from nb_elastic.model import LaunchOptions
+    from nb_elastic.model_options import LaunchOptions
     from nb_elastic.run import Run, attach, runs
 
 __version__ = "0.1.0"

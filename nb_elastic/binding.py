@@ -32,7 +32,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nb_elastic.errors import OptionError
-from nb_elastic.model import NUMA_MODES, LaunchOptions
+from nb_elastic.model_options import NUMA_MODES, LaunchOptions
 from nb_elastic.sysfs import Cpu, ranges_text
 from nb_elastic.topology import Gpu, Topology, read, resolve_nproc, visible_gpus, visible_note, visible_value
 

@@ -17,8 +17,9 @@ from typing import NoReturn
 from nb_elastic import cli_debug, rundir, sight, snapshot
 from nb_elastic.errors import ElasticError, OptionError, RunLostError, RunStoppedError
 from nb_elastic.lifeline import HeldInterrupts
-from nb_elastic.model import STREAMS, LaunchOptions
-from nb_elastic.report_text import first_line
+from nb_elastic.model import STREAMS
+from nb_elastic.model_options import LaunchOptions
+from nb_elastic.report_words import first_line
 from nb_elastic.run import attach, remove, runs
 from nb_elastic.snapshot import RunSnapshot
 

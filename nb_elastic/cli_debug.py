@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nb_elastic import debugging, report_text, rundir, snapshot
+from nb_elastic import debugging, report_words, rundir, snapshot
 from nb_elastic.debugging import HeldRank
 from nb_elastic.errors import ElasticError, OptionError
 from nb_elastic.run import Run, attach
@@ -39,14 +39,14 @@ def debug(arguments: argparse.Namespace) -> int:
     held = debugging.choose(RunDir(run.dir), run.snapshot, arguments.rank)
     if not debugging.can_ask():
         raise ElasticError(
-            f"Nobody can answer pdb here. `{report_text.command()} eval EXPR` looks at rank {held.rank} without asking back."
+            f"Nobody can answer pdb here. `{report_words.command()} eval EXPR` looks at rank {held.rank} without asking back."
         )
     return talk(run, held)
 
 
 def talk(run: Run, held: HeldRank) -> int:
     """Speak to pdb on a held rank, and see to it that the group is whole afterwards: held, running on, or ended."""
-    command = report_text.command()
+    command = report_words.command()
     debugging.show(f"Rank {held.rank} is held: {held.text}\n")
     kept = f"Rank {held.rank} stays held: `{command} debug {run.id} --rank {held.rank}` comes back, `{command} stop {run.id}` ends the run.\n"
     try:

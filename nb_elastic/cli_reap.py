@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nb_elastic import reap, rundir
 from nb_elastic.reap import Left
-from nb_elastic.report_text import first_line
+from nb_elastic.report_words import first_line
 
 COMMAND_CHARS = 60
 

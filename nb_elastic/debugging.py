@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nb_elastic import debugwire, notebook, report_text, rundir, untrusted
+from nb_elastic import debugwire, notebook, report_words, rundir, untrusted
 from nb_elastic.debugwire import Peer
 from nb_elastic.errors import ElasticError
 from nb_elastic.model import RunState
@@ -66,7 +66,7 @@ def held_ranks(run: RunDir, now: RunSnapshot) -> list[HeldRank]:
     for worker in now.workers if not now.state.is_final else ():
         if worker.state.is_final:
             continue
-        place = report_text.rank_dir(run, node=worker.node, round_number=worker.round, local_rank=worker.local_rank)
+        place = report_words.rank_dir(run, node=worker.node, round_number=worker.round, local_rank=worker.local_rank)
         told = rundir.read_json(place.held_json, max_bytes=64_000)
         if not told:
             continue
@@ -74,7 +74,7 @@ def held_ranks(run: RunDir, now: RunSnapshot) -> list[HeldRank]:
             HeldRank(
                 rank=worker.rank,
                 why="failure" if told.get("why") == "failure" else "breakpoint",
-                text=report_text.first_line(untrusted.text(told.get("text")), limit=400),
+                text=report_words.first_line(untrusted.text(told.get("text")), limit=400),
                 number=untrusted.integer(told.get("number")),
                 folder=place,
                 is_root=worker.rank == now.root_rank,
@@ -95,18 +95,18 @@ def choose(run: RunDir, now: RunSnapshot, rank: int | None = None) -> HeldRank:
     for one in found:
         if one.rank == rank:
             return one
-    command = report_text.command()
+    command = report_words.command()
     if now.state.is_final:
         raise ElasticError(
             f"Run {run.run_id} is {now.state.value}: none of its ranks is held any more. `{command} show {run.run_id}` shows "
             "it; a run launched with --hold stays at its failure."
         )
     if rank is not None and now.workers and all(w.rank != rank for w in now.workers):
-        known = report_text.ranks_text(w.rank for w in now.workers)
+        known = report_words.ranks_text(w.rank for w in now.workers)
         raise ElasticError(f"Run {run.run_id} has no rank {rank}; it has {known}.")
     told = f"No rank of run {run.run_id} is held."
     if found:
-        others = f"{report_text.ranks_text(h.rank for h in found)} {'is' if len(found) == 1 else 'are'}"
+        others = f"{report_words.ranks_text(h.rank for h in found)} {'is' if len(found) == 1 else 'are'}"
         told = f"Rank {rank} of run {run.run_id} is not held; {others}."
     raise ElasticError(
         f"{told} A rank is held at its exception (--hold) or at a breakpoint(). "
@@ -123,8 +123,8 @@ def look(held: HeldRank, expression: str) -> str:
     answer = _request(held, {"type": "eval", "text": expression}, timeout_s=None)
     text = untrusted.text(answer.get("text"))
     if answer.get("type") != "value":
-        raise ElasticError(f"Rank {held.rank}: {report_text.clean_text(text) or 'no answer'}")
-    return report_text.clean_text(text)
+        raise ElasticError(f"Rank {held.rank}: {report_words.clean_text(text) or 'no answer'}")
+    return report_words.clean_text(text)
 
 
 def release(held: HeldRank) -> None:
@@ -159,7 +159,7 @@ def converse(held: HeldRank, *, ask: Ask, write: Write, patience_s: float | None
                 return "running"
             is_first, is_running = False, message.get("type") == "running"
             if text := untrusted.text(message.get("text"), limit=1 << 20):
-                write(report_text.clean_text(text) + "\n")
+                write(report_words.clean_text(text) + "\n")
             if message.get("type") == "end":
                 how = message.get("how")
                 return "quit" if how == "quit" else "left" if how == "left" else "continue"
@@ -167,7 +167,7 @@ def converse(held: HeldRank, *, ask: Ask, write: Write, patience_s: float | None
                 raise ElasticError(f"Rank {held.rank} is held by another debugger. It must leave first (`leave`).")
             if message.get("type") != "ask":
                 continue
-            prompt = report_text.first_line(untrusted.text(message.get("prompt")), limit=80)
+            prompt = report_words.first_line(untrusted.text(message.get("prompt")), limit=80)
             line = _asked(held, peer, ask, f"(rank {held.rank}) {prompt} ")
             if line is None:
                 return "left"
@@ -243,7 +243,7 @@ class Attendant:
         """
         others = [h.rank for h in held_ranks(self._run, now) if h.rank != held.rank]
         turn = (
-            f" ({report_text.ranks_text(others)}: waiting for {'its' if len(others) == 1 else 'their'} turn)"
+            f" ({report_words.ranks_text(others)}: waiting for {'its' if len(others) == 1 else 'their'} turn)"
             if others
             else ""
         )
@@ -291,7 +291,7 @@ def show(text: str) -> None:
 
 def held_text(run: RunDir, now: RunSnapshot) -> str:
     """What can be done about a group that is held."""
-    command = report_text.command()
+    command = report_words.command()
     found = held_ranks(run, now)
     rank = min(found, key=lambda h: (not h.is_root, h.rank)).rank if found else now.root_rank
     return (

@@ -13,7 +13,8 @@ from typing import Any
 
 from nb_elastic import export_source, option_rules, option_table
 from nb_elastic.export_source import Code, Needed
-from nb_elastic.model import LaunchOptions, from_json
+from nb_elastic.model import from_json
+from nb_elastic.model_options import LaunchOptions
 
 NOT_TORCHRUNS = {
     "timeout": "stop the run after so many seconds",

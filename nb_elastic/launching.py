@@ -6,40 +6,32 @@ Runs in: the kernel or the command line. Nothing is started before everything th
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import os
-import platform
-import re
-import sys
-import time
 import weakref
 from collections.abc import Callable, Mapping
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from nb_elastic import (
-    ambient,
     debugging,
     events,
-    installed,
-    machine,
     notebook,
     payload,
-    report_text,
+    report_words,
     rundir,
     seals,
     topology,
 )
+from nb_elastic import launching_asked as asked
 from nb_elastic import options as opts
 from nb_elastic.engines import base as engine_base
 from nb_elastic.engines.base import Channel, Engine
 from nb_elastic.engines.warm import LAUNCHER_ENV
 from nb_elastic.errors import ElasticError, LaunchError, OptionError, WorkerFailedError
-from nb_elastic.lifeline import HeldInterrupts, ProcessId
-from nb_elastic.model import LaunchOptions, LaunchSpec, to_json
-from nb_elastic.report_text import failure_text
+from nb_elastic.lifeline import HeldInterrupts
+from nb_elastic.model import LaunchSpec, to_json
+from nb_elastic.model_options import LaunchOptions
+from nb_elastic.report_failure import failure_text
 from nb_elastic.request import Request, name_of, place, request_for
 from nb_elastic.run import GRACE_S, Run
 
@@ -51,8 +43,6 @@ _held: dict[str, Run] = {}
 
 END_S = 15.0
 """How long a group that was released may take to end."""
-
-_BREAKPOINT = re.compile(r"\b(breakpoint|set_trace)\s*\(")
 
 
 def launch(fn: Callable[..., Any] | str, /, *args: Any, options: LaunchOptions | None = None, **kwargs: Any) -> Run:
@@ -147,7 +137,7 @@ def start(request: Request) -> Run:
     options = request.options
     if not options.detach:
         resolve(options.render)
-    cwd = _working_folder()
+    cwd = asked.working_folder()
     machine = topology.read()
     nproc = len(place(options, machine=machine).cpus)
     engine = engine_base.load(options.engine)
@@ -157,10 +147,10 @@ def start(request: Request) -> Run:
     try:
         if request.payload is not None:
             buffers_fd = payload.write(request.payload, folder.payload)
-        spec = _spec(folder, request, cwd, buffers_fd)
-        _write_run_json(folder, request, spec, machine)
+        spec = asked.spec_of(folder, request, cwd, buffers_fd)
+        asked.write_run_json(folder, request, spec, machine)
         journal = rundir.Journal(folder.journal)
-        for event in (_created(request, spec, nproc), *_still_held(), *request.marks):
+        for event in (asked.created(request, spec, nproc), *_still_held(), *request.marks):
             journal.append(event)
         channel = _open(engine, folder, spec, journal, nproc=nproc)
         buffers_fd = -1  # the channel's now
@@ -238,7 +228,7 @@ def _still_held() -> list[events.Event]:
     """Notes for a new run about groups of this process that are still held."""
     for run_id in [run_id for run_id, run in _held.items() if run.state.is_final]:
         del _held[run_id]
-    command = report_text.command()
+    command = report_words.command()
     return [
         events.make("note", level="info", text=f"Run {run_id} is still held: `{command} debug {run_id}` looks at it.")
         for run_id in _held
@@ -270,44 +260,6 @@ def stop(folder: rundir.RunDir, grace_s: float) -> None:
     (_own.get(folder.run_id) or Run(folder)).stop(grace_s, by="dashboard")
 
 
-def _working_folder() -> str:
-    try:
-        return str(Path.cwd())
-    except OSError as e:
-        raise OptionError(
-            f"The working folder is gone ({e.strerror or e}), and the ranks would start there. "
-            "Change to another, with %cd say. Nothing was started."
-        ) from e
-
-
-def _spec(folder: rundir.RunDir, request: Request, cwd: str, buffers_fd: int) -> LaunchSpec:
-    options = request.options
-    own = ProcessId.of(os.getpid())
-    return LaunchSpec(
-        run_id=folder.run_id,
-        rdzv_id=options.rdzv_id or folder.run_id,
-        run_dir=str(folder.path),
-        entrypoint=request.entrypoint,
-        options=options,
-        env={**os.environ, **options.env},
-        cwd=cwd,
-        sys_path=tuple(str(Path(p).absolute()) for p in sys.path),
-        umask=_umask(),
-        payload=str(folder.payload) if request.payload is not None else "",
-        buffers_fd=buffers_fd,
-        key_hex=seals.key_of(folder.path).hex(),
-        is_detached=options.detach,
-        rlimits=ambient.rlimits(),
-        niceness=ambient.niceness(),
-        affinity=ambient.affinity(),
-        on_breakpoint="wait" if options.detach else "ask" if debugging.can_ask() else "pass",
-        is_patient=bool(_BREAKPOINT.search(request.cell)),
-        machine=machine.here(),
-        owner_pid=own.pid if own else 0,
-        owner_start_ticks=own.start_ticks if own else 0,
-    )
-
-
 def _open(engine: Engine, folder: rundir.RunDir, spec: LaunchSpec, journal: rundir.Journal, *, nproc: int) -> Channel:
     """Start the supervisor and hand it the launch; the journal gets the moments, for measuring."""
     marks = [events.make("mark", name="folder")]
@@ -337,67 +289,3 @@ def _open(engine: Engine, folder: rundir.RunDir, spec: LaunchSpec, journal: rund
             journal.append(event)
         journal.close()
     return channels[0]
-
-
-def _created(request: Request, spec: LaunchSpec, nproc: int) -> events.Event:
-    options = request.options
-    return events.make(
-        "run_created",
-        run_id=spec.run_id,
-        rdzv_id=spec.rdzv_id,
-        name=options.name or "",
-        nproc=nproc,
-        min_nodes=options.min_nodes,
-        max_nodes=options.max_nodes,
-        max_restarts=options.max_restarts,
-        entry=f"{request.entrypoint.kind} {request.entrypoint.target}".strip(),
-        is_detached=options.detach,
-        boot_id=machine.boot_id(),
-    )
-
-
-def _write_run_json(folder: rundir.RunDir, request: Request, spec: LaunchSpec, machine: topology.Topology) -> None:
-    packed, known = request.payload, request.sources
-    used = {} if known is None else {label: known.texts[file] for file, label in known.labels.items()}
-    rundir.write_json(
-        folder.run_json,
-        {
-            "run_id": spec.run_id,
-            "rdzv_id": spec.rdzv_id,
-            "name": request.options.name or "",
-            "created_ns": time.time_ns(),
-            "entry": to_json(request.entrypoint),
-            "options": to_json(request.options),
-            "cell": request.cell,
-            "cell_offset": request.cell_offset,
-            "sources": used,
-            "captured": [to_json(c) for c in packed.captured] if packed is not None else [],
-            "payload_bytes": packed.size_bytes if packed is not None else 0,
-            "host": platform.node(),
-            "cwd": spec.cwd,
-            "python": platform.python_version(),
-            "versions": {
-                name: _version(name, installed.stamp()) for name in ("torch", "nb-elastic", "ipykernel", "numpy")
-            },
-            "topology": topology.to_json(machine),
-        },
-    )
-
-
-@functools.lru_cache(maxsize=16)
-def _version(name: str, _stamp: object) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def _umask() -> int:
-    with (
-        contextlib.suppress(OSError, StopIteration, ValueError),
-        open("/proc/self/status", encoding="ascii", errors="replace") as status,
-    ):
-        return int(next(line for line in status if line.startswith("Umask:")).split()[1], 8)
-    current = os.umask(0o077)
-    os.umask(current)
-    return current

@@ -18,7 +18,8 @@ from nb_elastic.config import Elastic
 from nb_elastic.engines import warm
 from nb_elastic.errors import ElasticError, OptionError, PayloadError
 from nb_elastic.events import Event, make
-from nb_elastic.model import Entrypoint, LaunchOptions
+from nb_elastic.model import Entrypoint
+from nb_elastic.model_options import LaunchOptions
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nb_elastic.errors import OptionError
-from nb_elastic.model import LaunchOptions
+from nb_elastic.model_options import LaunchOptions
 
 SET_BY_STANDALONE = ("nnodes", "node_rank", "rdzv_backend", "rdzv_endpoint", "master_addr", "master_port")
 """A ``--standalone`` overrides these where they come from a place of lower precedence."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from nb_elastic import option_values as values
-from nb_elastic.model import NUMA_MODES, RENDER_MODES, START_METHODS, LaunchOptions
+from nb_elastic.model_options import NUMA_MODES, RENDER_MODES, START_METHODS, LaunchOptions
 from nb_elastic.option_values import Reader
 
 

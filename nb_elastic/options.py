@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from nb_elastic import option_rules, option_table
 from nb_elastic.errors import OptionError
-from nb_elastic.model import LaunchOptions
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.option_help import HelpRequested, complete, did_you_mean, help_text
 from nb_elastic.option_table import ABOUT_TARGET, BY_NAME, BY_STRING, FLAGS, Flag
 from nb_elastic.option_values import pairs_in_words

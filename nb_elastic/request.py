@@ -15,7 +15,8 @@ from nb_elastic import binding, notebook, payload
 from nb_elastic.binding import BindingPlan
 from nb_elastic.errors import OptionError
 from nb_elastic.events import Event
-from nb_elastic.model import Entrypoint, LaunchOptions
+from nb_elastic.model import Entrypoint
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.notebook import Sources
 from nb_elastic.payload import Payload
 from nb_elastic.topology import Topology

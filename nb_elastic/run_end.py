@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nb_elastic.errors import ElasticError, RunLostError, RunStoppedError, WorkerFailedError
 from nb_elastic.model import RunState
-from nb_elastic.report_text import failure_text, stopped_text
+from nb_elastic.report_failure import failure_text, stopped_text
 from nb_elastic.rundir import RunDir
 from nb_elastic.snapshot import RunSnapshot
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import report_text
+from nb_elastic import report_words
 from nb_elastic.dashboard import plainjson
 from nb_elastic.rundir import RankDir, RunDir
 
@@ -124,7 +124,7 @@ def _fitting_outputs(shown: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             if notes > MAX_NOTES:
                 continue
             text = one["data"].get("text/plain")
-            short = {"text/plain": report_text.first_line(text)} if isinstance(text, str) else {}
+            short = {"text/plain": report_words.first_line(text)} if isinstance(text, str) else {}
             note = f"An output of {size:,} bytes is left out here; it is kept in the run's folder (outputs.jsonl)."
             kept.append({**one, "data": short, "metadata": {}, "note": note})
         else:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from nb_elastic.errors import OptionError
-from nb_elastic.model import LaunchOptions, LogChunk, Stream
+from nb_elastic.model import LogChunk, Stream
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.snapshot import RunSnapshot
 
 STDOUT_BIT, STDERR_BIT = 1, 2

@@ -14,7 +14,8 @@ from typing import Any
 
 from nb_elastic import notebook, report_text, snapshot
 from nb_elastic.errors import OptionError
-from nb_elastic.model import RENDER_MODES, LaunchOptions, LogChunk
+from nb_elastic.model import LogChunk
+from nb_elastic.model_options import RENDER_MODES, LaunchOptions
 from nb_elastic.render import html
 from nb_elastic.render.base import Renderer, Shown, SilentRenderer
 from nb_elastic.render.displays import Displays

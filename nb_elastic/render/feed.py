@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from nb_elastic import report_text
+from nb_elastic import report_words
 from nb_elastic.model import LogChunk, Stream
 from nb_elastic.render.lines import LineSplitter, LogLine, LogLines
 from nb_elastic.rundir import RunDir
@@ -51,7 +51,7 @@ class FoldedLine:
     def prefix(self) -> str:
         """Name who wrote the line: ``[rank 2] ``, ``[ranks 0-3 err] ``."""
         mark = " err" if self.stream == "stderr" and not self.is_ours else ""
-        return f"[{report_text.ranks_text(self.ranks)}{mark}] "
+        return f"[{report_words.ranks_text(self.ranks)}{mark}] "
 
 
 class Window:
@@ -224,7 +224,7 @@ class Feed:
 
     def _place(self, budget: _Budget) -> str:
         one = budget.chunk
-        place = report_text.rank_dir(self._folder, node=one.node, round_number=one.round, local_rank=one.local_rank)
+        place = report_words.rank_dir(self._folder, node=one.node, round_number=one.round, local_rank=one.local_rank)
         return str(place.path)
 
 

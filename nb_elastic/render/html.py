@@ -12,7 +12,7 @@ from dataclasses import replace
 from html import escape
 from typing import Any
 
-from nb_elastic import report_text
+from nb_elastic import report_failure, report_text, report_words
 from nb_elastic.dashboard import messages, saved
 from nb_elastic.model import STREAMS, RunState, Stream
 from nb_elastic.render import html_extras, html_standstill, standstill
@@ -80,8 +80,8 @@ def read_tails(
     share = limit // max(1, 2 * len(workers))
     found: dict[int, dict[Stream, list[str]]] = {}
     for worker in workers:
-        place = report_text.rank_dir(folder, node=worker.node, round_number=worker.round, local_rank=worker.local_rank)
-        tails = {s: _fitting(report_text.tail(place, s, lines=TAIL_LINES), share) for s in STREAMS}
+        place = report_words.rank_dir(folder, node=worker.node, round_number=worker.round, local_rank=worker.local_rank)
+        tails = {s: _fitting(report_words.tail(place, s, lines=TAIL_LINES), share) for s in STREAMS}
         found[worker.rank] = {s: lines for s, lines in tails.items() if lines}
     return found
 
@@ -126,7 +126,7 @@ def page(
     extras = extras or {}
     first = [header(snapshot, now_ns=now_ns), _notes(snapshot), html_standstill.held(snapshot)]
     if snapshot.state is RunState.FAILED:
-        report = report_text.failure_text(snapshot, folder=folder)
+        report = report_failure.failure_text(snapshot, folder=folder)
         first += [html_standstill.verdict(snapshot, told=report), _report(report, is_open=has_report)]
         first += [html_extras.values(f) for f in snapshot.failures[:1]]
     first += [html_standstill.lost(snapshot), html_standstill.hang(snapshot, folder=folder, now_ns=now_ns)]
@@ -157,9 +157,9 @@ def live_tail(snapshot: RunSnapshot, folder: RunDir, *, now_ns: int, has: Callab
     parts.append(html_standstill.hang(snapshot, folder=folder, now_ns=now_ns, has_frames=False))
     parts.append(table(snapshot, now_ns=now_ns, ranks=LIVE_RANKS))
     for worker in shown:
-        place = report_text.rank_dir(folder, node=worker.node, round_number=worker.round, local_rank=worker.local_rank)
+        place = report_words.rank_dir(folder, node=worker.node, round_number=worker.round, local_rank=worker.local_rank)
         streams = [s for s in STREAMS if has(worker.local_rank, s)]
-        lines = [line for s in streams for line in report_text.tail(place, s, lines=LIVE_LINES)]
+        lines = [line for s in streams for line in report_words.tail(place, s, lines=LIVE_LINES)]
         if lines := _fitting(lines, room):
             parts.append(f'<div style="{MUTED};font-size:12px">rank {worker.rank}</div>{pre(chr(10).join(lines))}')
     # The widget hides it where its script reaches the page: labextension/widget/src/widget.ts.
@@ -170,15 +170,15 @@ def header(snapshot: RunSnapshot, *, now_ns: int) -> str:
     """State, id, size and time of a run in one line."""
     words = [f"<b>{escape(snapshot.run_id)}</b>"]
     if snapshot.name:
-        words.append(escape(report_text.first_line(snapshot.name, limit=60)))
+        words.append(escape(report_words.first_line(snapshot.name, limit=60)))
     count = snapshot.world_size or len(snapshot.workers)
     if count:
         words.append("1 rank" if count == 1 else f"{count} ranks")
-    words.append(report_text.elapsed_text(snapshot.elapsed_s(now_ns)))
+    words.append(report_words.elapsed_text(snapshot.elapsed_s(now_ns)))
     if snapshot.max_restarts:
-        words.append(report_text.attempt_text(snapshot))
+        words.append(report_words.attempt_text(snapshot))
     if snapshot.stop_by and snapshot.state in {RunState.STOPPING, RunState.STOPPED}:
-        words.append(f"stopped by {escape(report_text.first_line(snapshot.stop_by, limit=40))}")
+        words.append(f"stopped by {escape(report_words.first_line(snapshot.stop_by, limit=40))}")
     if snapshot.state is RunState.STOPPED and (ways := standstill.ways_text(snapshot.workers)):
         words.append(escape(ways))
     text = f' <span style="{MUTED}">&middot;</span> '.join(words)
@@ -197,7 +197,7 @@ def _report(text: str, *, is_open: bool) -> str:
 
 
 def _notes(snapshot: RunSnapshot) -> str:
-    notes = [(level, report_text.first_line(text, limit=400)) for level, text in snapshot.notes[:20]]
+    notes = [(level, report_words.first_line(text, limit=400)) for level, text in snapshot.notes[:20]]
     rows = [f"<b>Warning:</b> {escape(text)}" if level == "warning" else escape(text) for level, text in notes]
     return "".join(f'<div style="font-size:12px;{MUTED}">{row}</div>' for row in rows)
 
@@ -249,7 +249,7 @@ def _details(worker: WorkerSnapshot, streams: Mapping[Stream, Sequence[str]]) ->
         label = f'<div style="font-size:12px;{MUTED};margin-top:4px">{stream}, {count}</div>'
         parts.append(label + pre("\n".join(lines)))
     last = next((line for lines in streams.values() for line in reversed(lines) if line.strip()), "")
-    hint = f'<span style="{MONO};{MUTED}">{escape(report_text.first_line(last, limit=80))}</span>'
+    hint = f'<span style="{MONO};{MUTED}">{escape(report_words.first_line(last, limit=80))}</span>'
     summary = f'<summary style="cursor:pointer">rank {worker.rank} {hint}</summary>'
     return f'<details style="margin-top:4px">{summary}{"".join(parts)}</details>'
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from nb_elastic import report_text
+from nb_elastic import report_words
 from nb_elastic.model import WorkerFailure
 from nb_elastic.render.html_style import CELL, MONO, MUTED, pre
 
@@ -61,7 +61,7 @@ def values(failure: WorkerFailure) -> str:
         found: Mapping[str, str] = getattr(frame, "values", {})
         if not found:
             continue
-        lines = [f"{name} = {report_text.clean_text(str(text)[:VALUE_CHARS])}" for name, text in found.items()]
+        lines = [f"{name} = {report_words.clean_text(str(text)[:VALUE_CHARS])}" for name, text in found.items()]
         place = f"{frame.file}, line {frame.line}, in {frame.name}"
         parts.append(f'<div style="font-size:12px;{MUTED};margin-top:4px">{escape(place)}</div>')
         parts.append(pre("\n".join(lines[:VALUES])))
@@ -74,19 +74,19 @@ def values(failure: WorkerFailure) -> str:
 def _output(one: Mapping[str, Any]) -> str:
     data, note = one["data"], one["note"]
     told = (
-        f'<div style="font-size:12px;{MUTED}">{escape(report_text.first_line(note, limit=400))}</div>' if note else ""
+        f'<div style="font-size:12px;{MUTED}">{escape(report_words.first_line(note, limit=400))}</div>' if note else ""
     )
     text = data.get("text/plain")
     for kind in IMAGES:
         image = data.get(kind)
         if isinstance(image, str) and _BASE64.fullmatch(image):
-            alt = escape(report_text.first_line(text) if isinstance(text, str) else "image", quote=True)
+            alt = escape(report_words.first_line(text) if isinstance(text, str) else "image", quote=True)
             source = f"data:{kind};base64,{''.join(image.split())}"
             return f'<div><img style="max-width:100%" alt="{alt}" src="{source}"></div>{told}'
-    return (pre(report_text.clean_text(text[:TEXT_CHARS])) if isinstance(text, str) and text else "") + told
+    return (pre(report_words.clean_text(text[:TEXT_CHARS])) if isinstance(text, str) and text else "") + told
 
 
 def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    return "" if value is None else report_text.first_line(str(value), limit=40)
+    return "" if value is None else report_words.first_line(str(value), limit=40)

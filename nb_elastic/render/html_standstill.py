@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from nb_elastic import report_text
+from nb_elastic import report_words
 from nb_elastic.dashboard import messages
 from nb_elastic.model import FailureCategory, RunState, StackGroup
 from nb_elastic.render import standstill
@@ -64,7 +64,7 @@ def verdict(snapshot: RunSnapshot, *, told: str) -> str:
         category, reasons = root.category, () if is_own else root.reasons  # its traceback says it all
     if not category:
         return ""
-    label = "cause unknown" if category == "unknown" else report_text.first_line(category, limit=80)
+    label = "cause unknown" if category == "unknown" else report_words.first_line(category, limit=80)
     return f"<div>{chip('failed', text=label)}</div>{_list([r for r in reasons if r not in told])}"
 
 
@@ -84,7 +84,7 @@ def _stack(group: StackGroup) -> str:
     if not group.frames:
         return ""
     frames = [f'File "{f.file}", line {f.line}, in {f.name}\n    {f.text.strip()}' for f in group.frames]
-    text = report_text.clean_text("\n".join(frames))
+    text = report_words.clean_text("\n".join(frames))
     return f'<details><summary style="cursor:pointer;{MUTED}">stack</summary>{pre(text)}</details>'
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from nb_elastic import notebook, report_text, rundir
+from nb_elastic import notebook, report_words, rundir
 from nb_elastic.dashboard import messages
 from nb_elastic.model import StackGroup, StackReport
 from nb_elastic.rundir import RunDir
@@ -51,26 +51,26 @@ def hang_after_s(folder: RunDir) -> float:
 
 def hang_lines(report: StackReport, *, after_s: float) -> list[str]:
     """The headline, one line a group with what else is known of it, the advice."""
-    lines = [f"Nothing has moved for {seconds_text(after_s)}. {report_text.clean_text(report.headline)}".rstrip()]
+    lines = [f"Nothing has moved for {seconds_text(after_s)}. {report_words.clean_text(report.headline)}".rstrip()]
     groups = sorted(report.groups, key=lambda g: not g.is_odd)
     for group in groups[:GROUPS]:
         lines.append(f"  {group_text(group)}")
-        lines += [f"    {report_text.first_line(note, limit=400)}" for note in group.notes[:NOTES]]
+        lines += [f"    {report_words.first_line(note, limit=400)}" for note in group.notes[:NOTES]]
     if rest := len(groups) - GROUPS:
         lines += [f"  and {rest} more groups"] if rest > 0 else []
-    return lines + ([f"  {report_text.clean_text(report.advice)}"] if report.advice else [])
+    return lines + ([f"  {report_words.clean_text(report.advice)}"] if report.advice else [])
 
 
 def group_text(group: StackGroup) -> str:
     """``rank 2 (waiting): is in next(loader), Cell In[12], line 24``."""
-    doing = report_text.first_line(group.doing, limit=400)
+    doing = report_words.first_line(group.doing, limit=400)
     odd = ", the odd one out" if group.is_odd else ""
-    return f"{report_text.ranks_text(group.ranks)} ({group_state(group)}{odd}): {doing}"
+    return f"{report_words.ranks_text(group.ranks)} ({group_state(group)}{odd}): {doing}"
 
 
 def group_state(group: StackGroup) -> str:
     """What a group's main threads do, in a word or three."""
-    return _STATES.get(group.state, report_text.first_line(group.state, limit=40))
+    return _STATES.get(group.state, report_words.first_line(group.state, limit=40))
 
 
 def held_lines(workers: Sequence[WorkerSnapshot], snapshot: RunSnapshot, *, is_attended: bool) -> list[str]:
@@ -99,12 +99,12 @@ def held_lines(workers: Sequence[WorkerSnapshot], snapshot: RunSnapshot, *, is_a
 
 def named(workers: Sequence[WorkerSnapshot]) -> str:
     """``Rank 2``, ``Ranks 0-3``."""
-    return report_text.ranks_text([w.rank for w in workers]).capitalize()
+    return report_words.ranks_text([w.rank for w in workers]).capitalize()
 
 
 def ways_text(workers: Sequence[WorkerSnapshot]) -> str:
     """How ranks ended, equal ways together: ``3 saved and left by themselves, 1 killed after 5 s``; "" if nobody told."""
-    counts = Counter(report_text.first_line(w.how) for w in workers if w.how)
+    counts = Counter(report_words.first_line(w.how) for w in workers if w.how)
     return ", ".join(
         f"{n} {how.replace('by itself', 'by themselves') if n > 1 else how}" for how, n in counts.most_common()
     )
@@ -112,11 +112,11 @@ def ways_text(workers: Sequence[WorkerSnapshot]) -> str:
 
 def seconds_text(seconds: float) -> str:
     """``60 s``; minutes where there are some."""
-    return f"{seconds:.0f} s" if 10 <= seconds < 120 else report_text.elapsed_text(seconds)
+    return f"{seconds:.0f} s" if 10 <= seconds < 120 else report_words.elapsed_text(seconds)
 
 
 def _places(workers: Sequence[WorkerSnapshot]) -> list[str]:
-    told = [(w.rank, report_text.first_line(w.held_text, limit=400)) for w in workers[:GROUPS] if w.held_text]
+    told = [(w.rank, report_words.first_line(w.held_text, limit=400)) for w in workers[:GROUPS] if w.held_text]
     return [f"  rank {rank}: {text}" for rank, text in told]
 
 

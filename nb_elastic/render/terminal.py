@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nb_elastic import report_text
+from nb_elastic import report_text, report_words
 from nb_elastic.model import LogChunk
 from nb_elastic.render.base import Shown
 from nb_elastic.render.displays import text_lines
@@ -154,12 +154,12 @@ class TerminalRenderer:
         title = Text.assemble(
             (f" {state} ", f"reverse {_STATE_STYLES.get(state, 'yellow')}"),
             f" {snapshot.run_id or self._run.run_id} ",
-            (report_text.elapsed_text(snapshot.elapsed_s(now_ns)), "bold"),
+            (report_words.elapsed_text(snapshot.elapsed_s(now_ns)), "bold"),
             overflow="ellipsis",
             no_wrap=True,
         )
         if snapshot.max_restarts:
-            title.append(f" {report_text.attempt_text(snapshot)}", style="dim")
+            title.append(f" {report_words.attempt_text(snapshot)}", style="dim")
         if not snapshot.workers:
             return title
         return Group(title, table_of(snapshot, self._tails, now_ns=now_ns, width=width, height=max(1, height // 2)))
@@ -211,7 +211,7 @@ def table_of(snapshot: RunSnapshot, tails: Tails, *, now_ns: int, width: int, he
         table.add_row(*cells, Text(tails.last(worker.rank), overflow="ellipsis", no_wrap=True))
     if not folded:
         return table
-    more = [f"{report_text.ranks_text(ranks)}: {state}" for state, ranks in folded.items()]
+    more = [f"{report_words.ranks_text(ranks)}: {state}" for state, ranks in folded.items()]
     return Group(table, Text("; ".join(more), style="dim", overflow="ellipsis", no_wrap=True))
 
 

@@ -18,7 +18,7 @@ from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 
 from nb_elastic import opening
 from nb_elastic.errors import LaunchError
-from nb_elastic.model import LaunchOptions
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.rundir import READ_BYTES, RankDir, RunDir
 
 ENTRY_POINT_GROUP = "torchrun.logs_specs"

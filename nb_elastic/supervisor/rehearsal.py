@@ -25,7 +25,8 @@ from typing import Any
 
 from nb_elastic import entry, events, payload, rundir, wire
 from nb_elastic.lifeline import ProcessId
-from nb_elastic.model import Entrypoint, LaunchOptions, LaunchSpec, WorkerSpec, from_json, to_json
+from nb_elastic.model import Entrypoint, LaunchSpec, WorkerSpec, from_json, to_json
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.rundir import RunDir
 from nb_elastic.supervisor.channel import FrameDecoder
 

@@ -19,7 +19,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 
 from nb_elastic.errors import ElasticError, OptionError, RendezvousError
-from nb_elastic.model import LaunchOptions
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.supervisor import addresses, stores
 from nb_elastic.supervisor.rendezvous_c10d import UNSHARED_VARIABLE, is_started_by_hand, make_c10d, own_address
 from nb_elastic.supervisor.rendezvous_static import StaticRendezvous

@@ -34,7 +34,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousTimeout
 
 from nb_elastic.errors import OptionError, RendezvousError
-from nb_elastic.model import LaunchOptions
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.supervisor import addresses, stores
 from nb_elastic.supervisor.rendezvous_sealed import SealedBackend, derive_key, hidden_name
 

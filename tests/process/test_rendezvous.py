@@ -10,7 +10,8 @@ from torch.distributed import TCPStore
 from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
 
 from nb_elastic.errors import OptionError, RendezvousError
-from nb_elastic.model import LaunchOptions, to_json
+from nb_elastic.model import to_json
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.supervisor import addresses
 from nb_elastic.supervisor.rendezvous import LoopbackRendezvous, make_handler
 from tests.support import listeners

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nb_elastic.model import LaunchOptions, to_json
+from nb_elastic.model import to_json
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.supervisor import addresses
 from nb_elastic.supervisor.rendezvous_sealed import hidden_name
 from tests.support.nodes import nodes

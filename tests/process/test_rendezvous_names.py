@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from nb_elastic.model import LaunchOptions, to_json
+from nb_elastic.model import to_json
+from nb_elastic.model_options import LaunchOptions
 from tests.support import netns
 from tests.support.nodes import nodes
 

@@ -11,7 +11,8 @@ import threading
 
 import pytest
 
-from nb_elastic.model import LaunchOptions, to_json
+from nb_elastic.model import to_json
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.supervisor import addresses
 from tests.support import listeners
 from tests.support.nodes import nodes

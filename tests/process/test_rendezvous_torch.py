@@ -12,7 +12,7 @@ import pytest
 from torch.distributed import HashStore, PrefixStore
 from torch.distributed.elastic.rendezvous import RendezvousStateError, dynamic_rendezvous
 
-from nb_elastic.model import LaunchOptions
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.supervisor import rendezvous_c10d
 from nb_elastic.supervisor.rendezvous import make_handler
 from nb_elastic.supervisor.rendezvous_sealed import SealedBackend, decode_state, encode_state

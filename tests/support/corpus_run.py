@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import cell, payload, report_text, rundir, snapshot
+from nb_elastic import cell, payload, report_failure, rundir, snapshot
 from nb_elastic.events import decode
 from nb_elastic.model import Entrypoint, FailureCategory, WorkerFailure
 from nb_elastic.snapshot import RunSnapshot
@@ -59,7 +59,7 @@ def ours(case: Case) -> Told:
     kind = FailureCategory(last.category) if last.category else None
     is_rank = last.root is not None and not last.root.followed
     return Told(
-        kind=kind, root=last.root_rank if is_rank else None, text=report_text.failure_text(last, folder=done.run)
+        kind=kind, root=last.root_rank if is_rank else None, text=report_failure.failure_text(last, folder=done.run)
     )
 
 

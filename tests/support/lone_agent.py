@@ -21,7 +21,8 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousPa
 
 from nb_elastic import lifeline
 from nb_elastic.errors import ElasticError
-from nb_elastic.model import LaunchOptions, from_json
+from nb_elastic.model import from_json
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.supervisor.rendezvous import make_handler
 
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from nb_elastic import rundir, wire
 from nb_elastic.events import Event, decode
-from nb_elastic.model import Entrypoint, LaunchOptions, LaunchSpec, WorkerFailure, from_json, to_json
+from nb_elastic.model import Entrypoint, LaunchSpec, WorkerFailure, from_json, to_json
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.rundir import RunDir
 from tests.support.until import until
 

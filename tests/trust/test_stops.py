@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nb_elastic import lifeline, rundir, snapshot
-from nb_elastic.report_text import stopped_text
+from nb_elastic.report_failure import stopped_text
 from tests.support import proc, supervise
 from tests.support.kernel import Kernel
 from tests.support.until import until

@@ -15,7 +15,7 @@ import pytest
 
 from nb_elastic import binding
 from nb_elastic.errors import OptionError
-from nb_elastic.model import LaunchOptions
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.topology import ranges_text, visible_gpus
 from tests.support import fake_sys
 from tests.support.fake_sys import FakeGpu, Machine

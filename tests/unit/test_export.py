@@ -12,7 +12,8 @@ import pytest
 
 from nb_elastic import export
 from nb_elastic.errors import ElasticError
-from nb_elastic.model import LaunchOptions, to_json
+from nb_elastic.model import to_json
+from nb_elastic.model_options import LaunchOptions
 
 CELLS = {
     "Cell In[1]": "from __future__ import annotations\nimport os, sys\nimport torch\nimport torch.distributed as dist\nfrom string import *\n",

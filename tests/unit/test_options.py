@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nb_elastic import options
 from nb_elastic.errors import OptionError
-from nb_elastic.model import LaunchOptions
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.option_table import BY_NAME, BY_STRING, FLAGS
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nb_elastic.model import Entrypoint, LaunchOptions, LaunchSpec
+from nb_elastic.model import Entrypoint, LaunchSpec
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.rundir import RankDir
 from nb_elastic.supervisor import rank_env
 from nb_elastic.supervisor.rank_env import Place

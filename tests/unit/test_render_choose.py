@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nb_elastic.errors import OptionError
-from nb_elastic.model import LaunchOptions
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.render.base import SilentRenderer
 from nb_elastic.render.choose import choose, show
 from nb_elastic.render.plain import PlainRenderer

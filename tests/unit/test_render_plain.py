@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nb_elastic.errors import OptionError
-from nb_elastic.model import LaunchOptions
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.render.base import Shown
 from nb_elastic.render.feed import Window
 from nb_elastic.render.plain import PlainRenderer

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nb_elastic import report_text
+from nb_elastic import report_failure, report_text, report_words
 from nb_elastic.render.base import SilentRenderer
 from nb_elastic.snapshot import EMPTY
 from tests.support.stories import Story
@@ -27,7 +27,7 @@ def test_a_death_by_signal_shows_the_last_words_on_stderr(tmp_path: Path) -> Non
     story.fail(1, signal="SIGSEGV", exit_code=-11, message="killed by SIGSEGV")
     story.end([0], state="ended", signal="SIGTERM")
     story.finish("failed")
-    lines = report_text.failure_text(story.snapshot, folder=story.folder).split("\n")
+    lines = report_failure.failure_text(story.snapshot, folder=story.folder).split("\n")
     assert lines[0] == "Run r failed: rank 1 failed first (killed by SIGSEGV)"
     assert lines[2:5] == ["The last lines of its stderr:", "  native frame 11", "  native frame 12"]
     assert lines[21:] == [
@@ -56,7 +56,7 @@ def test_the_root_cause_shows_what_the_notebook_s_variables_were(tmp_path: Path)
     story.fail(1, error_type="ValueError", message="no", traceback="Traceback\nValueError: no", frames=frames)
     story.fail(0, error_type="KeyError", message="k", traceback="T", frames=frames)
     story.finish("failed")
-    lines = report_text.failure_text(story.snapshot, folder=story.folder).split("\n")
+    lines = report_failure.failure_text(story.snapshot, folder=story.folder).split("\n")
     start = lines.index("ValueError: no") + 1
     assert lines[start : start + 5] == [
         "",
@@ -73,11 +73,11 @@ def test_a_silent_death_shows_stdout_and_without_that_says_so(tmp_path: Path) ->
     story = story_of(tmp_path, ranks=1)
     story.fail(0, exit_code=3)
     story.finish("failed")
-    assert "It left no traceback and wrote nothing (failed (exit code 3))." in report_text.failure_text(
+    assert "It left no traceback and wrote nothing (failed (exit code 3))." in report_failure.failure_text(
         story.snapshot, folder=story.folder
     )
     story.chunk(0, "last print\n")
-    text = report_text.failure_text(story.snapshot, folder=story.folder)
+    text = report_failure.failure_text(story.snapshot, folder=story.folder)
     assert "The last lines of its stdout:\n  last print\n" in text
     assert text.startswith("Run r failed: rank 0 failed first (exit code 3)\n")
 
@@ -87,7 +87,7 @@ def test_the_whole_traceback_comes_from_the_file_where_the_journal_was_cut(tmp_p
     story.leave_failure(0, "Traceback (most recent call last):\n" + "  frame\n" * 1_000 + "ValueError: no\n")
     story.fail(0, error_type="ValueError", message="no", traceback="Traceback\n[... cut ...]\nValueError: no")
     story.finish("failed")
-    lines = report_text.failure_text(story.snapshot, folder=story.folder).split("\n")
+    lines = report_failure.failure_text(story.snapshot, folder=story.folder).split("\n")
     assert lines[2:4] == ["Traceback (most recent call last):", "  frame"]
     assert "[... 802 lines cut ...]" in lines
     assert "ValueError: no" in lines
@@ -98,7 +98,7 @@ def test_a_run_that_failed_before_any_rank_says_why_and_where_to_look(tmp_path: 
     story.renderer = SilentRenderer()
     story.tell("run_created", run_id="r")
     story.finish("failed", text="Could not start: no space left on device")
-    assert report_text.failure_text(story.snapshot, folder=story.folder) == (
+    assert report_failure.failure_text(story.snapshot, folder=story.folder) == (
         "Run r failed: Could not start: no space left on device\n\n"
         f"Logs: {story.folder.path}\n"
         f"Next: read {story.folder.supervisor_log}; `nb-elastic doctor` checks this machine."
@@ -110,7 +110,7 @@ def test_a_run_whose_time_was_up_says_so_even_if_a_rank_failed_then(tmp_path: Pa
     story.fail(0, error_type="OSError", message="disk full", followed="raised while it was being ended")
     text = "timeout: the time was up after 8 s; raise --timeout to let the run take longer.\nWhere the ranks were:"
     story.finish("failed", text=text)
-    lines = report_text.failure_text(story.snapshot, folder=story.folder).split("\n")
+    lines = report_failure.failure_text(story.snapshot, folder=story.folder).split("\n")
     assert lines == [
         "Run r failed: timeout: the time was up after 8 s; raise --timeout to let the run take longer.",
         "Where the ranks were:",
@@ -126,7 +126,7 @@ def test_many_ranks_with_the_same_fate_share_a_line(tmp_path: Path) -> None:
     story.end([r for r in range(64) if r not in {7, 20}], state="ended", signal="SIGTERM")
     story.end([20])
     story.finish("failed")
-    text = report_text.failure_text(story.snapshot, folder=story.folder)
+    text = report_failure.failure_text(story.snapshot, folder=story.folder)
     assert "Others:\n  ranks 0-6, 8-19, 21-63: ended by the agent (SIGTERM)\n  rank 20: succeeded\n" in text
 
 
@@ -136,7 +136,7 @@ def test_the_attempts_before_the_last_are_told(tmp_path: Path) -> None:
     story.form()
     story.fail(0, error_type="ValueError", message="y", traceback="T")
     story.finish("failed")
-    text = report_text.failure_text(story.snapshot, folder=story.folder)
+    text = report_failure.failure_text(story.snapshot, folder=story.folder)
     assert text.startswith("Run r failed: rank 0 failed first in round 1, attempt 2 of 2 (ValueError: y)\n")
     assert "Earlier rounds:\n  round 0: rank 0 failed first (KeyError: 'x')\n" in text
 
@@ -147,7 +147,7 @@ def test_a_stop_tells_by_whom_and_what_became_of_each_rank(tmp_path: Path) -> No
     story.end([0])
     story.end([1], state="stopped", signal="SIGINT")
     story.finish("stopped")
-    text = report_text.stopped_text(story.snapshot, folder=story.folder)
+    text = report_failure.stopped_text(story.snapshot, folder=story.folder)
     assert text.split("\n") == [
         "Run r was stopped by interrupt after 0.1 s.",
         "  rank 0: succeeded",
@@ -190,18 +190,18 @@ def test_status_tells_a_live_run_as_one(tmp_path: Path) -> None:
     ],
 )
 def test_times_read_as_people_say_them(seconds: float, text: str) -> None:
-    assert report_text.elapsed_text(seconds) == text
+    assert report_words.elapsed_text(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("ranks", "text"), [([2], "rank 2"), ([3, 0, 1], "ranks 0-1, 3"), ([0, 2], "ranks 0, 2"), (range(64), "ranks 0-63")]
 )
 def test_ranks_are_named_shortly(ranks: list[int], text: str) -> None:
-    assert report_text.ranks_text(ranks) == text
+    assert report_words.ranks_text(ranks) == text
 
 
 def test_nothing_is_told_of_nothing() -> None:
-    assert report_text.failure_text(EMPTY) == "Run  failed: no rank said why."
+    assert report_failure.failure_text(EMPTY) == "Run  failed: no rank said why."
     assert report_text.status_lines(EMPTY, folder=None, now_ns=0)[-1].startswith("Run  is created (0.0 s)")
 
 
@@ -211,7 +211,7 @@ def test_the_verdict_is_told_with_its_evidence(tmp_path: Path) -> None:
     reasons = ["The kernel counted 1 OOM kill.", *(f"reason {n}" for n in range(6))]
     story.fail(1, signal="SIGKILL", message="killed by the OOM killer", category="out of host memory", reasons=reasons)
     story.finish("failed")
-    lines = report_text.failure_text(story.snapshot, folder=story.folder).split("\n")
+    lines = report_failure.failure_text(story.snapshot, folder=story.folder).split("\n")
     assert lines[0] == "Run r failed: rank 1 failed first: out of host memory: killed by the OOM killer"
     assert lines[1:4] == ["", "Why:", "  - The kernel counted 1 OOM kill."]
     assert lines[7:9] == ["  - reason 3", "  - and 2 more"]
@@ -222,14 +222,14 @@ def test_a_programs_own_exception_needs_no_verdict_beside_it(tmp_path: Path) -> 
     told = {"category": "user error", "reasons": ["It raised ValueError."]}
     story.fail(0, error_type="ValueError", message="no", traceback="Traceback\nValueError: no", **told)
     story.finish("failed")
-    report = report_text.failure_text(story.snapshot, folder=story.folder)
+    report = report_failure.failure_text(story.snapshot, folder=story.folder)
     assert report.startswith("Run r failed: rank 0 failed first (ValueError: no)\n\nTraceback\n")
     assert "Why:" not in report
 
 
 def test_a_verdict_says_nothing_twice() -> None:
-    assert report_text.verdict_words("timeout", "timeout: the time was up") == "timeout: the time was up"
-    assert report_text.verdict_words("crashed in native code", "native crash: it is (SIGSEGV)") == (
+    assert report_words.verdict_words("timeout", "timeout: the time was up") == "timeout: the time was up"
+    assert report_words.verdict_words("crashed in native code", "native crash: it is (SIGSEGV)") == (
         "crashed in native code: it is (SIGSEGV)"
     )
-    assert report_text.verdict_words("", "exit code 3") == "exit code 3"
+    assert report_words.verdict_words("", "exit code 3") == "exit code 3"

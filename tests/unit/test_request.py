@@ -3,7 +3,8 @@
 A user would lose: word of a variable that stays in the notebook though the cell mentions it.
 """
 
-from nb_elastic.model import Entrypoint, LaunchOptions
+from nb_elastic.model import Entrypoint
+from nb_elastic.model_options import LaunchOptions
 from nb_elastic.payload import Payload
 from nb_elastic.request import Request, dry_run_text, name_of
 
