@@ -20,7 +20,7 @@ REFUSED = [
     ("%%elastic_launch --nproc\n1", "OptionError", ["--nproc"]),
     ("%%elastic_launch --nnodes 2:1\n1", "OptionError", ["--nnodes", "2:1"]),
     ("%%elastic_launch --gpus 0,7\n1", "OptionError", ["--gpus", "0"]),
-    ("%%elastic_launch --hold\n1", "OptionError", ["--hold"]),
+    ("%%elastic_launch --hold --max-restarts 1\n1", "OptionError", ["--hold", "--max-restarts"]),
     ("%%elastic_launch --engine nope\n1", "OptionError", ["nope"]),
     ("%%elastic_launch\n", "UsageError", ["empty"]),
     ("%%elastic_launch\n   \n\n", "OptionError", ["empty"]),

@@ -141,6 +141,13 @@ def test_nothing_that_comes_over_the_socket_harms_a_held_rank():
         # a rank that dies while another is held takes nobody's frames away; the end of the held one ends all
         os.kill(one.until_event("worker_started", 2)[0]["pid"], 9)
         until(lambda: (0, 0) in one.exits(), 60)
+        rows = one.run.usage().read_bytes().count(b"\n")
+        until(
+            lambda: one.run.usage().read_bytes().count(b"\n") > rows + 1,
+            60,
+            "the supervisor to have looked for a second",
+        )
+        assert one.of("signal_sent") == []
         assert debugging.look(failed, "step") == "7"
         os.kill(one.worker(1)["pid"], 9)
         one.wait()
