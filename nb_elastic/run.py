@@ -199,10 +199,9 @@ class Run(debugging.Looks):
             if time.monotonic() > deadline:
                 return
             self._follower.pause()
-        if sight.has_our_pids(now):
-            supervisor = ProcessId(now.supervisor_pid, now.supervisor_start_ticks)
-            supervisor.signal(signal.SIGINT)
-            supervisor.signal(signal.SIGCONT)  # somebody may have stopped it: it could heed nothing
+        for number in (signal.SIGINT, signal.SIGCONT):  # a supervisor that somebody stopped could heed nothing
+            if sight.has_our_pids(now):
+                ProcessId(now.supervisor_pid, now.supervisor_start_ticks).signal(number)
 
     def dashboard(self, *, on_stop: Callable[[float], object] | None = None) -> None:
         """Show the run as it is now, and follow it while it is live; an interrupt ends the following, not the run.
