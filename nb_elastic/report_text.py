@@ -21,6 +21,8 @@ from nb_elastic.rundir import RunDir
 from nb_elastic.snapshot import RoundSnapshot, RunSnapshot
 
 TABLE_RANKS = 64
+BY_ITSELF = "left by itself"
+"""How a worker ends that nobody ended; nothing to be told of where all did."""
 
 
 def header_text(snapshot: RunSnapshot, *, folder: RunDir | None) -> str:
@@ -151,6 +153,8 @@ def worker_columns(snapshot: RunSnapshot, *, now_ns: int) -> dict[str, list[str]
         "time": [elapsed_text(t) for t in times],
         "end": [first_line(w.how, limit=40) for w in workers],
     }
+    if all(w.how in {"", BY_ITSELF} for w in workers):
+        del columns["end"]
     return {name: cells for name, cells in columns.items() if any(cells)}
 
 

@@ -52,7 +52,7 @@ BY_HANG = "hang"
 
 def hang_text(headline: str) -> str:
     """The run's last word when it was ended because it hung."""
-    return f"hang: {headline}\nNothing moved, and --on-hang stop ended the run; raise --hang-after if the ranks only needed longer."
+    return f"timeout: nothing moved any more. {headline}\nRaise --hang-after if the ranks only needed longer."
 
 
 @dataclass(slots=True, kw_only=True)

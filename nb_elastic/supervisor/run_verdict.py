@@ -41,9 +41,12 @@ def of_timeout(timeout_s: float | None) -> Verdict:
     return Verdict(category=Category.TIMEOUT.value, reasons=reasons)
 
 
-def of_hang(headline: str) -> Verdict:
+def of_hang(hang_after_s: float) -> Verdict:
     """Nothing moved for too long, and the user wanted that to end the run."""
-    return Verdict(category=Category.TIMEOUT.value, reasons=(headline,))
+    reasons = (
+        f"Nothing had moved for --hang-after, {hang_after_s:g} s, and --on-hang stop ended the run; no rank had failed.",
+    )
+    return Verdict(category=Category.TIMEOUT.value, reasons=reasons)
 
 
 def of_error(error: Exception) -> Verdict:

@@ -202,7 +202,9 @@ def _stopped(spec: LaunchSpec, agent: Agent | None, stopper: Stopper, pulse: Pul
         agent.end_round("failure" if stopper.is_timeout else "stopped")
     if stopper.is_timeout:
         text, verdict = _time_is_up(spec, stopper, pulse)
-        where = failures_words.where_text(agent.interrupted()) if agent is not None else ""
+        where = ""
+        if agent is not None and stopper.by != BY_HANG:  # a hang's text names the places already
+            where = failures_words.where_text(agent.interrupted())
         return _End(code=FAILED, state="failed", text=f"{text}\n{where}".rstrip(), verdict=verdict)
     return _End(code=STOPPED, state="stopped", text=f"stopped by {stopper.by}")
 
@@ -210,7 +212,7 @@ def _stopped(spec: LaunchSpec, agent: Agent | None, stopper: Stopper, pulse: Pul
 def _time_is_up(spec: LaunchSpec, stopper: Stopper, pulse: Pulse) -> tuple[str, Verdict]:
     """The run's last word when it took too long, or hung."""
     if stopper.by == BY_HANG:
-        return hang_text(pulse.hang_text), run_verdict.of_hang(pulse.hang_text)
+        return hang_text(pulse.hang_text), run_verdict.of_hang(spec.options.hang_after or HANG_AFTER_S)
     return timeout_text(spec.options.timeout), run_verdict.of_timeout(spec.options.timeout)
 
 
