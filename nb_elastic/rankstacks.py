@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType, ModuleType
 from typing import Any
 
-from nb_elastic import rankflight, rundir
+from nb_elastic import opening, rankflight, rundir
 from nb_elastic.rundir import RankDir
 from nb_elastic.stacks_call import ASK, DUMP
 
@@ -42,8 +42,7 @@ def install(folder: RankDir) -> Mapping[str, Callable[[ModuleType], None]]:
 
 
 def _open_log(folder: RankDir) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    return _lift(os.open(folder.stacks, flags, 0o600))
+    return _lift(opening.to_append(folder.stacks))
 
 
 def _lift(fd: int) -> int:
@@ -76,6 +75,7 @@ class _Teller:
         with contextlib.suppress(OSError, RuntimeError):
             with contextlib.suppress(FileExistsError):
                 os.mkfifo(self._folder.bell, 0o600)
+                os.chmod(self._folder.bell, 0o600)  # whatever the umask took away
             flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = _lift(os.open(self._folder.bell, flags))
             self._thread = threading.Thread(target=self._answer, args=(fd,), name="nb_elastic-stacks", daemon=True)
