@@ -81,10 +81,14 @@ class Follower:
             self._thread.start()
 
     def snapshot(self) -> RunSnapshot:
-        """State of the run now, as its journal tells it."""
+        """State of the run now, as its journal tells it; lost where the supervisor is gone, which only ``look`` writes down."""
         with self._lock:
             self._read_journal()
-            return self._snapshot
+            is_all_read = self._channel is None or self._is_channel_read
+            if not is_all_read or self._gone() is None:
+                return self._snapshot
+            self._read_journal()  # its last word may have come meanwhile
+            return snapshot.mark_lost(self._snapshot, self._folder, now_ns=time.time_ns())
 
     def look(self) -> RunSnapshot:
         """State of the run now; one whose supervisor is gone without a last word is written down as lost."""

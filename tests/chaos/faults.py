@@ -23,8 +23,8 @@ from nb_elastic.lifeline import ProcessId
 from tests.chaos.scene import Deed, Fault, Scene
 from tests.support import proc
 
-_TRACEBACK = re.compile(r"^Traceback ", re.MULTILINE)
-"""A command's own; that of a rank comes with the rank before it."""
+_TRACEBACK = re.compile(r'^  File ".*[/]nb_elastic[/]', re.MULTILINE)
+"""A line of a traceback of our own; in those of ranks there are none."""
 
 Act = Callable[[Scene, Fault], "tuple[bool, str]"]
 """Does a fault; returns whether there was somebody to do it to, and what was done, in words."""

@@ -74,6 +74,12 @@ def test_another_process_with_the_supervisors_pid_does_not_keep_its_run_alive(pr
     assert snapshot.load(run).state is RunState.LOST
 
 
+def test_a_handle_tells_a_lost_run_as_the_list_does_though_nobody_waits_for_it():
+    run = made(supervisor(DEAD))
+    assert [attach(run.run_id).state, snapshot.load(run).state] == [RunState.LOST] * 2
+    assert b"run_lost" not in run.journal.read_bytes()  # a look at the state is no writer
+
+
 def test_ranks_that_outlived_their_supervisor_are_told(process: ProcessId):
     run = made(supervisor(DEAD), rank(0, process), rank(1, DEAD))
     told = snapshot.load(run)
