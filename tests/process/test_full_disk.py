@@ -45,7 +45,7 @@ def test_another_process_begins_a_line_of_its_own_after_a_cut_one(tmp_path: Path
     journal.append(events.make("run_lost", text="gone"))
     journal.close()
     assert [e.kind for e in JournalReader(path).read()] == ["run_lost"]
-    writer = LineWriter(os.open(path, os.O_WRONLY | os.O_APPEND), path)
+    writer = LineWriter(os.open(path, os.O_RDWR | os.O_APPEND))
     assert writer.write(b"x\n") == 2
     writer.close()
 
