@@ -6,6 +6,7 @@ Runs in: the kernel or the command line. Nothing is started before everything th
 from __future__ import annotations
 
 import contextlib
+import errno
 import inspect
 import os
 import weakref
@@ -116,7 +117,10 @@ def carry_out(request: Request, *, started: Callable[[Run], None] | None = None)
         WorkerFailedError, RunStoppedError, RunLostError: how the run ended, if not with success.
     """
     with HeldInterrupts() as held:
-        run = start(request)
+        try:
+            run = start(request)
+        except OSError as e:  # of a look at the machine, before there is a folder
+            raise LaunchError(f"{e}. Nothing was started.{_descriptors_hint(e)}") from e
         if started is not None:
             started(run)
         if not request.options.detach:
@@ -124,6 +128,12 @@ def carry_out(request: Request, *, started: Callable[[Run], None] | None = None)
         elif held.count:
             run.stop(0.0, by="interrupt")  # its id will not be told, so nobody would know of it
     return run
+
+
+def _descriptors_hint(error: OSError) -> str:
+    return (
+        " A higher `ulimit -n`, or fewer open files in this process, would help." if error.errno == errno.EMFILE else ""
+    )
 
 
 def start(request: Request) -> Run:

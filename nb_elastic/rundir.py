@@ -5,6 +5,7 @@ Runs in: every process. ``rundir_paths`` says where each lies. The run folder is
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -39,6 +40,7 @@ __all__ = [
     "read_tail",
     "read_whole",
     "remove",
+    "remove_asides",
     "write_atomic",
     "write_json",
 ]
@@ -50,6 +52,10 @@ LINE_BYTES = 4 << 20
 LOOK_BYTES = 32 << 20
 """Most bytes of a journal that a thread reads at one look, if it has more to do. A run's is far smaller."""
 FORGED = "The journal has lines that the run's own supervisor did not write (a rank may have): they are passed over."
+
+
+_ASIDE = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")
+"""Name of a file that is being written: the later name, the writer's pid, and chance."""
 
 
 def home() -> Path:
@@ -74,6 +80,15 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def remove_asides(folder: Path) -> None:
+    """Remove what processes that were killed had half written in a folder. Nobody may be writing there any more."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if _ASIDE.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    os.unlink(folder / name)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -188,6 +203,10 @@ def find(wanted: str = "") -> RunDir:
 def remove(run: RunDir) -> None:
     """Delete a run's folder and the pointer to it; links inside are not followed."""
     shutil.rmtree(run.path, ignore_errors=True)
+    with contextlib.suppress(OSError):  # a process without a descriptor left can list no folder
+        for path in (run.run_json, run.payload, run.journal, run.supervisor_log):
+            path.unlink(missing_ok=True)
+        run.path.rmdir()
     (home() / f"{run.run_id}.json").unlink(missing_ok=True)
     seals.forget(run.path)
 

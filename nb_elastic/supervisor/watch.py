@@ -214,6 +214,8 @@ class Watch:
         self._tell_exit(rank, exit_code=one.exit_code)
 
     def _tell_exit(self, rank: Rank, *, exit_code: int | None) -> None:
+        if exit_code is None or exit_code < 0:
+            rundir.remove_asides(rank.folder.path)
         worker = rundir.read_json(rank.folder.worker_json)
         more = {key: worker[key] for key in ("result", "pull") if key in worker}
         if (

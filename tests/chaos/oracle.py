@@ -80,7 +80,7 @@ def judge(world: World, plan: Plan, record: Record) -> Verdict:
     if plan.way == "pair":
         looks.append(("the run beside it", lambda: _companion(world, plan, record)))
     looks.append(("the kernel", lambda: kernel(world, may_leave=MAY_LEAVE if verdict.state != "succeeded" else ())))
-    verdict.broken += _looked("what is left", lambda: _left(world, verdict), world)
+    verdict.broken += _looked("what is left", lambda: _left(world, record, verdict), world)
     if not world.is_alive:
         world.renew()
     for what, look in looks:
@@ -102,7 +102,7 @@ def _looked(what: str, look: Callable[[], Iterator[str]], world: World) -> list[
 # -- what is left -----------------------------------------------------------------------------
 
 
-def _left(world: World, verdict: Verdict) -> Iterator[str]:
+def _left(world: World, record: Record, verdict: Verdict) -> Iterator[str]:
     began = time.monotonic()
     bound_s = (GONE_S + MARGIN_S) * world.pace
     if left := settle(world.processes, bound_s):
@@ -110,10 +110,12 @@ def _left(world: World, verdict: Verdict) -> Iterator[str]:
         yield f"processes left after {bound_s:.0f} s:\n{told}"
         leaks.end(left)
     verdict.gone_s = time.monotonic() - began
+    if any(d.is_done and d.fault.kind in {"supervisor", "standby", "starter"} for d in record.deeds):
+        world.forget(world.half_written())  # who writes, or sweeps after those who do, was killed itself
     for what, look in (
         ("listening sockets", world.listeners),
         ("shared memory", world.shared_memory),
-        ("half-written files", lambda: set(world.home.rglob(".*")) if world.home.exists() else set()),
+        ("half-written files", world.half_written),
     ):
         if found := settle(look, bound_s):
             yield f"{what} left: {', '.join(sorted(map(str, found)))}"

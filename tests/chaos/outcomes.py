@@ -106,7 +106,10 @@ def _ends_of_rank(deed: Deed, program: Program) -> set[End]:
 def stopped_by(deeds: Sequence[Deed]) -> set[str]:
     """Who may have stopped the run, in the journal's words."""
     words = {"interrupt": "interrupt", "stop": "command", "starter": "the end of whoever started it"}
-    return {words[d.fault.kind] for d in deeds if d.is_done and d.fault.kind in words}
+    found = {words[d.fault.kind] for d in deeds if d.is_done and d.fault.kind in words}
+    if "command" in found and any(d.fault.kind == "disk" for d in deeds):
+        found.add("signal SIGINT")  # there was no room to say by whom
+    return found
 
 
 def may_find_no_run(deeds: Sequence[Deed]) -> bool:

@@ -184,6 +184,10 @@ class World:
         """What lies in /dev/shm; nothing where others' lies there, too."""
         return set(Path("/dev/shm").iterdir()) if namespaces.is_apart() else set()
 
+    def half_written(self) -> set[Path]:
+        """Files of runs that nobody finished."""
+        return set(self.home.rglob(".*")) if self.home.exists() else set()
+
     def forget(self, found: set[Any]) -> None:
         """Remove what was left, so that one leak breaks one episode and not all that follow."""
         for one in found:

@@ -232,3 +232,10 @@ def test_a_process_limit_is_told_and_nothing_is_left():
     assert (one.state, one.process.returncode, one.of("worker_started")) == ("failed", 3, [])
     assert "The system refused to start rank" in one.end["text"]
     assert "ulimit -u" in one.end["text"]
+
+
+def test_half_a_file_goes_with_the_rank_that_was_killed_while_it_wrote():
+    """A result of gigabytes would lie beside the runs, and nobody would ever ask for it."""
+    done = supervise.run("tests.programs.leaves_half_a_file:main", nproc=2)
+    assert done.state == "failed"
+    assert [path.name for path in done.run.path.rglob(".*")] == []

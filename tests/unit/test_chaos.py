@@ -95,16 +95,16 @@ def deed(fault: Fault, *, is_done: bool = True) -> Deed:
 
 def test_a_process_that_was_left_is_told_and_ended(world: World):
     with subprocess.Popen(["sleep", "1000"], env={**os.environ, leaks.MARK: world.mark}) as left:
-        told = list(oracle._left(world, Verdict(broken=[])))
+        told = list(oracle._left(world, record(world), Verdict(broken=[])))
         assert left.wait(30) == -signal.SIGKILL
     assert len(told) == 1 and told[0].startswith("processes left") and "sleep 1000" in told[0], told
-    assert list(oracle._left(world, Verdict(broken=[]))) == []
+    assert list(oracle._left(world, record(world), Verdict(broken=[]))) == []
 
 
 def test_a_half_written_file_that_was_left_is_told(world: World):
     folder = rundir.create()
     (folder.path / ".result.pkl.17.ab").touch()
-    (told,) = oracle._left(world, Verdict(broken=[]))
+    (told,) = oracle._left(world, record(world), Verdict(broken=[]))
     assert told.startswith("half-written files left") and ".result.pkl.17.ab" in told
 
 
