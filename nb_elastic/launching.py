@@ -10,6 +10,7 @@ import inspect
 import os
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from nb_elastic import (
@@ -143,17 +144,8 @@ def start(request: Request) -> Run:
     engine = engine_base.load(options.engine)
     folder = rundir.create(wanted_id=options.rdzv_id, log_dir=options.log_dir)
     seals.know(folder.path, os.urandom(32))
-    buffers_fd = -1
     try:
-        if request.payload is not None:
-            buffers_fd = payload.write(request.payload, folder.payload)
-        spec = asked.spec_of(folder, request, cwd, buffers_fd)
-        asked.write_run_json(folder, request, spec, machine)
-        journal = rundir.Journal(folder.journal)
-        for event in (asked.created(request, spec, nproc), *_still_held(), *request.marks):
-            journal.append(event)
-        channel = _open(engine, folder, spec, journal, nproc=nproc)
-        buffers_fd = -1  # the channel's now
+        channel = _begin(engine, folder, request, asked.spec_of(folder, request, cwd, -1), machine, nproc=nproc)
     except OSError as e:
         rundir.remove(folder)
         raise LaunchError(
@@ -163,14 +155,32 @@ def start(request: Request) -> Run:
     except BaseException:
         rundir.remove(folder)
         raise
-    finally:
-        if buffers_fd >= 0:
-            os.close(buffers_fd)
     run = Run(folder, channel=channel)
     _last[:] = [run]
     _own[run.id] = run
     _own_ids.add(run.id)
     return run
+
+
+def _begin(
+    engine: Engine, folder: rundir.RunDir, request: Request, spec: LaunchSpec, machine: topology.Topology, *, nproc: int
+) -> Channel:
+    """Fill the run folder and start the supervisor. What can't be done leaves no descriptor: it may be for want of one."""
+    buffers_fd = -1
+    try:
+        if request.payload is not None:
+            buffers_fd = payload.write(request.payload, folder.payload)
+        spec = replace(spec, buffers_fd=buffers_fd)
+        asked.write_run_json(folder, request, spec, machine)
+        with contextlib.closing(rundir.Journal(folder.journal)) as journal:
+            for event in (asked.created(request, spec, nproc), *_still_held(), *request.marks):
+                journal.append(event)
+            channel = _open(engine, folder, spec, journal, nproc=nproc)
+        buffers_fd = -1  # the channel's now
+        return channel
+    finally:
+        if buffers_fd >= 0:
+            os.close(buffers_fd)
 
 
 def _watch(run: Run, options: LaunchOptions, held: HeldInterrupts) -> None:
@@ -287,5 +297,4 @@ def _open(engine: Engine, folder: rundir.RunDir, spec: LaunchSpec, journal: rund
             marks.append(events.make("mark", name="waits", text=f"{waits_for}{first}"))
         for event in (*marks, *(events.make("note", level="info", text=text) for text in channels[0].notes)):
             journal.append(event)
-        journal.close()
     return channels[0]

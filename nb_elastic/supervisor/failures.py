@@ -82,11 +82,11 @@ def explain(
         told = replace(told, message=words, traceback=f"Last lines of stderr:\n{tail}" if tail else "")
     elif name and not is_ended:
         told = replace(told, message=f"{told.message} (then {words})".strip())
-    return replace(told, hint=failures_words.hint_for(told) or _disk_hint(folder))
+    return replace(told, hint=failures_words.hint_for(told) or disk_hint(folder))
 
 
-def _disk_hint(folder: RankDir) -> str:
-    """A full disk keeps a rank from telling anything else."""
+def disk_hint(folder: RankDir) -> str:
+    """What to do where the disk of a rank's folder is full, or "": that keeps a rank from telling anything itself."""
     try:
         is_full = os.statvfs(folder.path).f_bavail == 0
     except OSError:

@@ -216,6 +216,13 @@ class Watch:
     def _tell_exit(self, rank: Rank, *, exit_code: int | None) -> None:
         worker = rundir.read_json(rank.folder.worker_json)
         more = {key: worker[key] for key in ("result", "pull") if key in worker}
+        if (
+            not more
+            and exit_code == 0
+            and not rank.folder.result.exists()
+            and (hint := failures.disk_hint(rank.folder))
+        ):
+            more["result"] = {"text": "", "size_bytes": 0, "error": hint}  # a rank that can write nothing can't say so
         time_ns = rank.exit.time_ns if rank.exit else time.time_ns()
         rank.how = way_to_end(rank.signals, exit_code=exit_code, time_ns=time_ns, is_stop=self._stopper.is_requested)
         self.tell(

@@ -226,7 +226,8 @@ def shares(rng: random.Random, nproc: int) -> Program:
 def keeps_memory(rng: random.Random, nproc: int) -> Program:
     """Hold a block of shared memory that Python's tracker frees when the rank does not."""
     body = (
-        f"{HEAD}from multiprocessing.shared_memory import SharedMemory\nblock = SharedMemory(create=True, size=1 << 20)\n"
+        f"{HEAD}from multiprocessing import resource_tracker\nfrom multiprocessing.shared_memory import SharedMemory\n"
+        "resource_tracker.ensure_running()  # else the block is there before its tracker, and may stay\nblock = SharedMemory(create=True, size=1 << 20)\n"
         "print('line 0', flush=True)\nwhile True:\n    time.sleep(60)"
     )
     return Program(name="keeps_memory", body=body, ends=())

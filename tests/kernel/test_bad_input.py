@@ -106,3 +106,22 @@ def test_a_dry_run_tells_what_would_travel_and_starts_nothing(notebook: Kernel, 
     told = notebook.ok("%%elastic_launch --nproc 3 --dry-run\nprint(sum(weights))").stdout
     assert "3 rank(s)" in told and "weights" in told and "list" in told and "Nothing was started" in told
     assert sorted(notebook_home.iterdir()) == before
+
+
+def test_a_launch_without_descriptors_left_keeps_none_and_leaves_no_run(notebook: Kernel):
+    """A user would lose: each try in a kernel that ran out of descriptors takes one more, and lists a run that never was."""
+    told = notebook.ok(
+        "import os, resource\nfrom nb_elastic import ElasticError\n"
+        "limits, told = resource.getrlimit(resource.RLIMIT_NOFILE), []\n"
+        "nb_elastic.launch(print, nproc_per_node=1, render='none')\n"
+        "runs, fds = len(nb_elastic.runs()), len(os.listdir('/proc/self/fd'))\n"
+        "for more in range(12):\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (fds + more, limits[1]))\n"
+        "    try:\n        nb_elastic.launch(print, nproc_per_node=1, render='none')\n"
+        "    except ElasticError as e:\n        told.append(type(e).__name__)\n"
+        "    finally:\n        resource.setrlimit(resource.RLIMIT_NOFILE, limits)\n"
+        "    if len(told) <= more:\n        break\n"
+        "print(told)\nprint(len(nb_elastic.runs()) - runs, len(os.listdir('/proc/self/fd')) - fds)"
+    ).stdout.splitlines()
+    assert set(eval(told[0])) <= {"LaunchError", "EngineError", "OptionError"} and len(eval(told[0])) > 2, told
+    assert told[1] == "1 0", told  # the one that had enough

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nb_elastic import events, rundir
+from nb_elastic.errors import PayloadError
 from nb_elastic.report import ALL_BYTES
 from nb_elastic.run import Run
 from nb_elastic.rundir import Journal, JournalReader, LineWriter, RunDir
@@ -44,7 +45,7 @@ def test_another_process_begins_a_line_of_its_own_after_a_cut_one(tmp_path: Path
     journal.append(events.make("run_lost", text="gone"))
     journal.close()
     assert [e.kind for e in JournalReader(path).read()] == ["run_lost"]
-    writer = LineWriter(os.open(path, os.O_WRONLY | os.O_APPEND), path)
+    writer = LineWriter(os.open(path, os.O_RDWR | os.O_APPEND))
     assert writer.write(b"x\n") == 2
     writer.close()
 
@@ -63,6 +64,17 @@ def test_room_set_aside_takes_the_last_words_and_is_given_back(tmp_path: Path):
         log.release()
         assert os.stat(run.journal).st_blocks * 512 < RESERVE_BYTES
         os.close(out)
+
+
+def test_a_result_that_found_no_room_is_told_of_as_lost(tmp_path: Path):
+    """Else the run succeeded, and all its user gets is "left no result"."""
+    with small_disk(tmp_path / "disk", size="4m") as disk:
+        done = supervise.run("tests.programs.fills_and_returns:main", nproc=1, log_dir=str(disk.path))
+        (worker,) = Run(done.run).snapshot.workers
+        assert (done.state, worker.has_result) == ("succeeded", False)
+        assert worker.result_error.startswith(f"The disk of {done.run.path}") and "is full" in worker.result_error
+        with pytest.raises(PayloadError, match=r"can't be sent back: The disk of .* is full"):
+            Run(done.run).result()
 
 
 def test_a_run_whose_folder_is_deleted_ends_and_says_why():
