@@ -5,7 +5,9 @@ Runs in: every process. ``rundir_paths`` says where each lies. The run folder is
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import json
 import os
 import re
@@ -47,6 +49,8 @@ READ_BYTES = 1 << 20
 """Most bytes that one look at one log file reads."""
 LINE_BYTES = 4 << 20
 """A longer line is none that we wrote: the largest is an output of a rank."""
+MAX_HALVES = 10_000
+"""Most files of one folder that are looked at for halves."""
 LOOK_BYTES = 32 << 20
 """Most bytes of a journal that a thread reads at one look, if it has more to do. A run's is far smaller."""
 FORGED = "The journal has lines that the run's own supervisor did not write (a rank may have): they are passed over."
@@ -74,6 +78,19 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def remove_halves(folder: Path, pid: int) -> None:
+    """Delete what a process that was killed in ``write_atomic`` left of it; a folder that became a link is left alone."""
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            with os.scandir(fd) as entries:
+                for entry in itertools.islice(entries, MAX_HALVES):
+                    if entry.name.startswith(".") and f".{pid}." in entry.name:
+                        os.unlink(entry.name, dir_fd=fd)
+        finally:
+            os.close(fd)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -211,6 +211,8 @@ class Watch:
         rank.exit = one
         self._forget_held(rank)
         rank.state = self._state_of(rank, one)
+        if one.exit_code < 0:
+            rundir.remove_halves(rank.folder.path, one.pid)
         self._tell_exit(rank, exit_code=one.exit_code)
 
     def _tell_exit(self, rank: Rank, *, exit_code: int | None) -> None:
