@@ -107,18 +107,23 @@ class HeldInterrupts:
     """Holds back KeyboardInterrupts of the main thread while something must be whole or not at all.
 
     Use it as a context manager. An interrupt that came is raised at the end, unless ``release`` was called first.
-    In other threads, which get no interrupts, and within another's hold it does nothing.
+    In other threads, which get no interrupts, where SIGINT is ignored, and within another's hold it does nothing.
+
+    Args:
+        most: so many are held back, and the next one gets through; None holds all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, most: int | None = None) -> None:
         self.count = 0
+        self._most = most
         self._before: Any = None
         self._is_held = False
 
     def __enter__(self) -> HeldInterrupts:  # noqa: PYI034  (Self came with Python 3.11)
         """Take over SIGINT."""
-        is_held = isinstance(getattr(signal.getsignal(signal.SIGINT), "__self__", None), HeldInterrupts)
-        if threading.current_thread() is threading.main_thread() and not is_held:
+        present = signal.getsignal(signal.SIGINT)
+        is_held = isinstance(getattr(present, "__self__", None), HeldInterrupts)
+        if threading.current_thread() is threading.main_thread() and not is_held and present is not signal.SIG_IGN:
             self._before = signal.signal(signal.SIGINT, self._note)
             self._is_held = True
         return self
@@ -138,6 +143,9 @@ class HeldInterrupts:
 
     def _note(self, *_: object) -> None:
         self.count += 1
+        if self._most is not None and self.count > self._most:
+            self.count = 0
+            raise KeyboardInterrupt
 
 
 def stat_fields(pid: int) -> list[str]:

@@ -239,7 +239,7 @@ class Run(debugging.Looks):
                     if held is not None and (early := held.release()):
                         interrupts = early - 1
                         raise KeyboardInterrupt
-                    if self._feed(renderer):
+                    if _feed_whole(self, renderer):
                         break
                     if attendant and attendant.serve(self._drawn, aside(renderer)):
                         return self.state
@@ -282,6 +282,12 @@ class Run(debugging.Looks):
         if outputs := self._follower.outputs():
             renderer.show(outputs)
         return now.state.is_final and not chunks and not outputs
+
+
+def _feed_whole(run: Run, renderer: Renderer) -> bool:
+    """An interrupt in the midst would lose what was read, and keep files open; a second one gets through."""
+    with HeldInterrupts(most=1):
+        return run._feed(renderer)  # noqa: SLF001  of this module
 
 
 def _close(renderer: Renderer, run: Run) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import re
@@ -40,7 +41,6 @@ __all__ = [
     "read_tail",
     "read_whole",
     "remove",
-    "remove_asides",
     "write_atomic",
     "write_json",
 ]
@@ -49,13 +49,11 @@ READ_BYTES = 1 << 20
 """Most bytes that one look at one log file reads."""
 LINE_BYTES = 4 << 20
 """A longer line is none that we wrote: the largest is an output of a rank."""
+MAX_HALVES = 10_000
+"""Most files of one folder that are looked at for halves."""
 LOOK_BYTES = 32 << 20
 """Most bytes of a journal that a thread reads at one look, if it has more to do. A run's is far smaller."""
 FORGED = "The journal has lines that the run's own supervisor did not write (a rank may have): they are passed over."
-
-
-_ASIDE = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")
-"""Name of a file that is being written: the later name, the writer's pid, and chance."""
 
 
 def home() -> Path:
@@ -82,13 +80,17 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
 
 
-def remove_asides(folder: Path) -> None:
-    """Remove what processes that were killed had half written in a folder. Nobody may be writing there any more."""
+def remove_halves(folder: Path, pid: int) -> None:
+    """Delete what a process that was killed in ``write_atomic`` left of it; a folder that became a link is left alone."""
     with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
-            if _ASIDE.fullmatch(name):
-                with contextlib.suppress(OSError):
-                    os.unlink(folder / name)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            with os.scandir(fd) as entries:
+                for entry in itertools.islice(entries, MAX_HALVES):
+                    if entry.name.startswith(".") and f".{pid}." in entry.name:
+                        os.unlink(entry.name, dir_fd=fd)
+        finally:
+            os.close(fd)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

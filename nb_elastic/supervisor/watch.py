@@ -145,6 +145,7 @@ class Watch:
         """The forkserver is gone, and with it every rank: nobody saw how they ended."""
         for rank in self.alive:
             rank.state = WorkerState.ENDED
+            rundir.remove_halves(rank.folder.path, rank.started.pid)
             rank.exit = Exit(pid=rank.started.pid, exit_code=-signal.SIGKILL, time_ns=time.time_ns())
             self._tell_exit(rank, exit_code=None)
 
@@ -211,11 +212,11 @@ class Watch:
         rank.exit = one
         self._forget_held(rank)
         rank.state = self._state_of(rank, one)
+        if one.exit_code < 0:
+            rundir.remove_halves(rank.folder.path, one.pid)
         self._tell_exit(rank, exit_code=one.exit_code)
 
     def _tell_exit(self, rank: Rank, *, exit_code: int | None) -> None:
-        if exit_code is None or exit_code < 0:
-            rundir.remove_asides(rank.folder.path)
         worker = rundir.read_json(rank.folder.worker_json)
         more = {key: worker[key] for key in ("result", "pull") if key in worker}
         if (

@@ -4,34 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pytest
 
-from tests.support.run_notebook import DEFAULT_HOME, execute, texts
+from tests.support.run_notebook import DEFAULT_HOME, execute
+from tests.support.tutorials import Book
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "02_watching_a_run.ipynb"
 MIME = "application/vnd.nb-elastic.run.v1+json"
-
-
-class Book:
-    """A notebook by what its cells say."""
-
-    def __init__(self, notebook: nbformat.NotebookNode) -> None:
-        self.cells = [c for c in notebook.cells if c.cell_type == "code"]
-
-    def cell(self, mark: str) -> nbformat.NotebookNode:
-        """The first cell with that in its source."""
-        return next(c for c in self.cells if mark in c.source)
-
-    def text(self, mark: str) -> str:
-        """All text under it."""
-        return "\n".join(texts(self.cell(mark)))
-
-    def data(self, mark: str, kind: str) -> list[Any]:
-        """Its displays of a kind."""
-        return [o.data[kind] for o in self.cell(mark).outputs if kind in o.get("data", {})]
 
 
 def check(book: Book) -> None:

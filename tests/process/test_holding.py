@@ -186,6 +186,7 @@ def _connects_as_another(one: HeldRank) -> str:
 
 def test_breakpoints_step_through_the_users_code_and_let_it_go_on():
     with start(entry("stops_at_breakpoints.py", "everywhere"), nproc=1, ambient={"on_breakpoint": "wait"}) as one:
+        one.until_event("worker_held")  # a stop that is over before the supervisor looks is not told
         outcome, first = converse(held(one), "w", "b count", "c")
         assert outcome == "continue" and "(rank 0) (Pdb) Breakpoint 1 at " in first, first
         outcome, second = converse(held(one), "n", "n", "until 14", "w", "p total", "cl 1", "c")

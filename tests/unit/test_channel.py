@@ -54,7 +54,7 @@ def test_a_reader_that_sleeps_stops_nothing_and_gets_every_line_later(tmp_path, 
 def test_a_full_disk_does_not_silence_stdout(tmp_path, pipe, capfd):
     log = EventLog(RunDir(tmp_path), node=0, stdout_fd=pipe[1])
     with open("/dev/full", "wb") as full:
-        os.dup2(full.fileno(), log._journal._fd)
+        os.dup2(full.fileno(), log._journal.fd)
     log.tell("note", text="still told")
     event = decode(os.read(pipe[0], 4096))
     assert event is not None

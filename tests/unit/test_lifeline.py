@@ -56,3 +56,24 @@ def test_a_released_interrupt_is_counted_and_not_raised():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         assert [held.release(), held.release()] == [2, 0]
+
+
+def test_a_second_interrupt_gets_through_where_one_is_held_back():
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt), HeldInterrupts(most=1):
+        signal.raise_signal(signal.SIGINT)
+        done.append("the first one waits")
+        signal.raise_signal(signal.SIGINT)
+        done.append("never")
+    assert done == ["the first one waits"]
+
+
+def test_where_interrupts_are_ignored_they_stay_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with HeldInterrupts() as held:
+            signal.raise_signal(signal.SIGINT)
+            assert held.count == 0
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -107,3 +107,16 @@ def test_what_a_node_writes_lies_in_the_run_s_folder_or_in_the_node_s_own(tmp_pa
         "node_1/round_2/0/outputs.jsonl",
     ]
     assert found == [tmp_path / "r" / name for name in told]
+
+
+def test_what_a_killed_rank_left_half_written_is_removed_and_nothing_else(tmp_path):
+    left = tmp_path / ".worker.json.17.0badcafe"
+    kept = [tmp_path / name for name in (".worker.json.170.0badcafe", "data.17.bin", "worker.json")]
+    for path in (left, *kept):
+        path.touch()
+    elsewhere = tmp_path / "link"
+    elsewhere.symlink_to(tmp_path, target_is_directory=True)
+    rundir.remove_halves(elsewhere, 17)
+    assert left.exists(), "a folder that became a link is left alone"
+    rundir.remove_halves(tmp_path, 17)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in (*kept, elsewhere))

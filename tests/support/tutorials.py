@@ -1,0 +1,31 @@
+"""A tutorial that was run, by what its cells say.
+
+Runs in: the tests.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nbformat
+
+from tests.support.run_notebook import texts
+
+
+class Book:
+    """A notebook by what its cells say."""
+
+    def __init__(self, notebook: nbformat.NotebookNode) -> None:
+        self.cells = [c for c in notebook.cells if c.cell_type == "code"]
+
+    def cell(self, mark: str) -> nbformat.NotebookNode:
+        """The first cell with that in its source."""
+        return next(c for c in self.cells if mark in c.source)
+
+    def text(self, mark: str) -> str:
+        """All text under it."""
+        return "\n".join(texts(self.cell(mark)))
+
+    def data(self, mark: str, kind: str) -> list[Any]:
+        """Its displays of a kind."""
+        return [o.data[kind] for o in self.cell(mark).outputs if kind in o.get("data", {})]
