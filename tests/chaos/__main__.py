@@ -34,9 +34,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--only", choices=sorted(faults.ACTS), default="", help="one kind of fault")
     parser.add_argument("--verbose", action="store_true", help="tell every episode's deeds")
     asked = parser.parse_args(words)
-    if (
-        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # a shell's background job; all that is played would inherit it
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, which all below would inherit
         signal.signal(signal.SIGINT, signal.default_int_handler)
     seed = random.SystemRandom().randrange(1_000_000) if asked.seed is None else asked.seed
     if not namespaces.is_apart():
