@@ -5,6 +5,7 @@ Runs in: the supervisor, started by itself or forked from the launcher.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import os
@@ -116,13 +117,14 @@ def _import_all(spec: LaunchSpec) -> list[tuple[str, str]]:
 
 def _server(spec: LaunchSpec, warmth: Warmth | None, *, can_fork: bool, has_more: bool) -> ForkServer:
     """The forkserver that stands by, where it fits; else one that is started now, before there is any thread."""
-    from nb_elastic.supervisor.crew import ForkServer
+    from nb_elastic.supervisor.crew import ForkServer, ForkServerLostError
 
     title = f"nb_elastic:{spec.run_id}:forkserver"
     if warmth is not None:
         if can_fork and not has_more:
-            warmth.server.adopt(title=title, buffers_fd=spec.buffers_fd)
-            return warmth.server
+            with contextlib.suppress(ForkServerLostError):  # it was killed while it waited: another one is forked
+                warmth.server.adopt(title=title, buffers_fd=spec.buffers_fd)
+                return warmth.server
         warmth.server.close()
     fds = (spec.buffers_fd,) if spec.buffers_fd >= 0 else ()
     return ForkServer(can_fork=can_fork, title=title, pass_fds=fds)

@@ -79,7 +79,8 @@ def judge(world: World, plan: Plan, record: Record) -> Verdict:
         looks.append(("that there is no run", lambda: _no_run(plan, record)))
     if plan.way == "pair":
         looks.append(("the run beside it", lambda: _companion(world, plan, record)))
-    looks.append(("the kernel", lambda: kernel(world, may_leave=MAY_LEAVE if verdict.state != "succeeded" else ())))
+    is_calm = verdict.state == "succeeded" and not any(d.is_done for d in record.deeds)
+    looks.append(("the kernel", lambda: kernel(world, may_leave=() if is_calm else MAY_LEAVE)))
     verdict.broken += _looked("what is left", lambda: _left(world, record, verdict), world)
     if not world.is_alive:
         world.renew()

@@ -192,6 +192,16 @@ def test_a_launcher_that_was_killed_costs_nothing_but_its_warmth(kernel: Kernel)
     assert launcher(kernel) != before
 
 
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["supervisor", "forkserver", "rank"])
+def test_whatever_is_killed_while_it_stands_by_costs_no_launch(kernel: Kernel, which: int):
+    """The OOM killer takes what is idle and large: the next launch must not fail for it."""
+    kernel.ok(ABOVE)
+    pids = until(lambda: len(found := standing_by(kernel)) == 4 and found, 60, "supervisor, forkserver and two ranks")
+    os.kill(pids[which], signal.SIGKILL)
+    kernel.ok(ABOVE)
+    assert kernel.ok("print(r.state.value, r.results)").stdout.startswith("succeeded {0: ")
+
+
 def test_a_launcher_that_is_killed_under_a_run_does_not_end_it(kernel: Kernel, tmp_path: Path):
     cell = kernel.start(
         "%%elastic_launch --nproc 2 --out r\nimport os, time\nprint('up', flush=True)\n"
