@@ -281,7 +281,7 @@ class Episode:
             try:
                 self.world.kernel.wait(self._cell, 30)
             except queue.Empty:  # interrupted in the moment after the cell, ipykernel sends no reply
-                record.error = "KeyboardInterrupt"
+                record.error = "no reply"
                 return
             record.error = "" if self._cell.is_ok else str(self._cell.reply.get("ename"))
             record.more.append(f"the cell: {text_of(self._cell)}")
