@@ -5,6 +5,7 @@ Runs in: the chaos test. All is drawn from the episode's own seed; only the mach
 
 from __future__ import annotations
 
+import queue
 import random
 import signal
 import subprocess
@@ -276,8 +277,12 @@ class Episode:
             code = self._process.returncode
             record.error = "dead" if code < 0 else names.get(code, f"exit code {code}")
         elif self._cell is not None and self._cell.is_idle and self.world.is_alive:
-            self.world.kernel.wait(self._cell, 30)
             record.text = self._cell.text
+            try:
+                self.world.kernel.wait(self._cell, 30)
+            except queue.Empty:  # interrupted in the moment after the cell, ipykernel sends no reply
+                record.error = "no reply"
+                return
             record.error = "" if self._cell.is_ok else str(self._cell.reply.get("ename"))
             record.more.append(f"the cell: {text_of(self._cell)}")
         else:

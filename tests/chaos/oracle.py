@@ -42,6 +42,9 @@ ERRORS = {
 }
 """What whoever launched may get, by the state of the run: the names of errors, and words for exit codes."""
 
+UNHEARD = {"dead", "no reply"}
+"""Whoever launched could not tell."""
+
 
 @dataclass
 class Verdict:
@@ -192,7 +195,7 @@ def _error(now: RunSnapshot, record: Record) -> Iterator[str]:
     """What whoever launched got is what happened."""
     if record.error == "KeyboardInterrupt" and not _was(record, "interrupt"):
         yield "a KeyboardInterrupt came from nowhere"
-    if record.error == "dead":
+    if record.error in UNHEARD:
         return
     if now.is_detached:
         is_known = now.state is RunState.STOPPED or now.run_id in record.text
@@ -243,13 +246,13 @@ def _no_run(plan: Plan, record: Record) -> Iterator[str]:
     )
     if outcomes.NO_RUN not in allowed:
         yield f"there is no run: {record.error}"
-    if record.error not in ERRORS[""] | {"dead"}:
+    if record.error not in ERRORS[""] | UNHEARD:
         yield f"whoever launched got {record.error or 'no error'}, but there is no run"
 
 
 def _deleted(record: Record) -> Iterator[str]:
     """Without the folder nobody can know how the run ended; whoever launched gets an error that says so, or none."""
-    ours = set().union(*ERRORS.values()) | {"PayloadError", "dead"}
+    ours = set().union(*ERRORS.values()) | UNHEARD | {"PayloadError"}
     if record.error not in ours:
         yield f"whoever launched a run whose folder was deleted got {record.error}"
 
