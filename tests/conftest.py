@@ -30,8 +30,11 @@ RANK_VARIABLES = (
 @pytest.fixture(scope="session", autouse=True)
 def _session_home() -> Iterator[None]:
     """Keep fixtures that outlive a test (a shared kernel, say) out of the user's own home of runs."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; what tests start would inherit it
+    # A shell's background job ignores the one, nohup the other; what tests start would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with pytest.MonkeyPatch.context() as patch, _short_folder() as folder:
         for name in list(os.environ):
             if name.startswith(("NB_ELASTIC_", "TORCHELASTIC_")) or name in RANK_VARIABLES:
