@@ -138,13 +138,21 @@ def _encode(spec: LaunchSpec | WorkerSpec) -> None:
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
     """A folder for a while. One whose process was killed meanwhile is removed by whoever rehearses next."""
-    _remove_stale(Path(tempfile.gettempdir()))
+    place = _place()
+    _remove_stale(place)
     identity = ProcessId.of(os.getpid()) or ProcessId(os.getpid(), 0)
-    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{identity.pid}-{identity.start_ticks}-")
+    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{identity.pid}-{identity.start_ticks}-", dir=place)
     try:
         yield Path(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _place() -> Path:
+    """Where temporary files lie. ``tempfile`` would try that out with a file, which a kill in that moment leaves behind."""
+    named = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
+    found = next((n for n in [*named, "/tmp"] if n and os.access(n, os.W_OK | os.X_OK)), None)  # noqa: S108  the system's own
+    return Path(found or tempfile.gettempdir())
 
 
 def _remove_stale(parent: Path) -> None:
