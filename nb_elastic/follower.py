@@ -127,7 +127,10 @@ class Follower:
     def pause(self) -> None:
         """Wait until something may be new, a tick at the longest."""
         if self._wakes is None:
-            self._open_wakes()
+            try:
+                self._open_wakes()
+            except OSError:  # no descriptor left: it is followed all the same
+                time.sleep(TICK_S)
             return  # what is watched from now on must be looked at once more
         if self._snapshot.state.is_final:
             return

@@ -186,10 +186,12 @@ class Run(debugging.Looks):
         """
         if not (math.isfinite(grace_s) and grace_s >= 0):
             raise OptionError(f"The grace of a stop is {grace_s}: give seconds, 0 or more. Nothing was stopped.")
-        if self.state.is_final:
+        now = self.snapshot
+        if now.state.is_final:
             return
         if self._channel is not None:
             self._channel.send({"type": "stop", "grace_s": grace_s, "by": by})
+            _wake(now, signal.SIGCONT)
             return
         # A supervisor looks for this file when it reports, and once a second: it may be where no signal of ours gets.
         with contextlib.suppress(OSError):  # a full disk, or a folder that was deleted: the signal is enough
@@ -199,9 +201,7 @@ class Run(debugging.Looks):
             if time.monotonic() > deadline:
                 return
             self._follower.pause()
-        for number in (signal.SIGINT, signal.SIGCONT):  # a supervisor that somebody stopped could heed nothing
-            if sight.has_our_pids(now):
-                ProcessId(now.supervisor_pid, now.supervisor_start_ticks).signal(number)
+        _wake(now, signal.SIGINT, signal.SIGCONT)
 
     def dashboard(self, *, on_stop: Callable[[float], object] | None = None) -> None:
         """Show the run as it is now, and follow it while it is live; an interrupt ends the following, not the run.
@@ -282,6 +282,13 @@ class Run(debugging.Looks):
         if outputs := self._follower.outputs():
             renderer.show(outputs)
         return now.state.is_final and not chunks and not outputs
+
+
+def _wake(now: RunSnapshot, *signals: int) -> None:
+    """Signal a run's supervisor; with SIGCONT, since one that somebody stopped could heed nothing."""
+    for number in signals:
+        if now.supervisor_pid and sight.has_our_pids(now):
+            ProcessId(now.supervisor_pid, now.supervisor_start_ticks).signal(number)
 
 
 def _feed_whole(run: Run, renderer: Renderer) -> bool:

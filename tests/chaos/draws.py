@@ -66,7 +66,7 @@ def draw(rng: random.Random, nproc: int, *, only: str = "", may_end: bool = True
     if kind == "starter":
         return replace(fault, number=rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM]))
     if kind.endswith(" stops"):
-        may_last = kind in {"rank stops", "forkserver stops"}
+        may_last = kind in {"rank stops", "forkserver stops", "supervisor stops"}
         lasts = -1 if may_last and rng.random() < 0.3 else rng.uniform(0, 2)
         return replace(fault, number=signal.SIGSTOP, again_s=lasts)
     if kind == "interrupt":

@@ -28,6 +28,9 @@ END_S = 2.5
 DRIVER = "the last fault"
 """Stage of what the driver does to end a run."""
 
+HOLDING = {"rank stops", "forkserver stops", "supervisor stops"}
+"""A run lasts while one of these does."""
+
 BLOCK = 12
 """So many episodes in a row have a kernel of one kind: a new one takes as long as an episode."""
 
@@ -81,7 +84,7 @@ class Plan:
     @property
     def lasts(self) -> bool:
         """True for a run that somebody must end."""
-        is_held = any(f.kind in {"rank stops", "forkserver stops"} and f.again_s < 0 for f in self.faults)
+        is_held = any(f.kind in HOLDING and f.again_s < 0 for f in self.faults)
         return not self.program.ends or is_held
 
 

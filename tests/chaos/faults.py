@@ -89,6 +89,8 @@ def _rank_child(scene: Scene, fault: Fault) -> tuple[bool, str]:
 
 
 def _supervisor(scene: Scene, fault: Fault) -> tuple[bool, str]:
+    if fault.number == signal.SIGSTOP:  # where its kernel dies, too, nobody is left to wake it: that is for `reap`
+        scene.took_back.append(lambda: _supervisor_goes_on(scene, fault))
     return _signal(scene.supervisor(), fault.number, "the supervisor")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,19 @@ def test_an_interrupt_while_a_detached_run_is_launched_leaves_no_run_that_nobody
     assert [(e["state"], e["text"]) for e in journal(run) if e["event"] == "run_finished"] == [
         ("stopped", "stopped by interrupt")
     ]
+
+
+def test_an_interrupt_wakes_a_supervisor_that_somebody_stopped(notebook: Kernel, notebook_home: Path):
+    """Else the cell, and with it the notebook, would wait for ever."""
+    before = started_by(notebook_home)
+    cell = notebook.start("%%elastic_launch --nproc 2\nimport time\nprint('up', flush=True)\ntime.sleep(600)")
+    notebook.wait_for(cell, "up")
+    (started,) = [e for e in journal(newest(notebook_home)) if e["event"] == "supervisor_started"]
+    assert ProcessId(started["pid"], started["start_ticks"]).signal(signal.SIGSTOP)
+    notebook.interrupt()
+    notebook.wait(cell, 60)
+    assert cell.reply["ename"] == "RunStoppedError", cell.text
+    goes(notebook_home, save=before)
 
 
 def test_a_second_interrupt_does_not_wait_for_a_rank_that_does_not_listen(notebook: Kernel, notebook_home: Path):

@@ -229,6 +229,18 @@ def test_without_inotify_the_folder_is_looked_at_by_the_clock(monkeypatch: pytes
     live.journal.close()
 
 
+def test_without_a_descriptor_left_a_run_is_followed_all_the_same():
+    """In a process of its own, whose limit is lowered: an attached run would be stopped for want of a pipe to wait on."""
+    run = made(created())
+    code = (
+        "import os, resource, sys, time\nfrom nb_elastic.run import attach\nrun = attach(sys.argv[1])\nrun.wait(0)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir('/proc/self/fd')) - 1, 4096))\n"
+        "began = time.monotonic()\nprint(run.wait(0.3).value, time.monotonic() - began >= 0.3)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, run.run_id], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("created True\n", "")
+
+
 def test_hundreds_of_runs_leave_no_descriptor_behind():
     def descriptors() -> int:
         return len(os.listdir("/dev/fd"))
