@@ -8,41 +8,36 @@ from __future__ import annotations
 import json
 import re
 import time
-from typing import Any
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
-from nb_elastic import events
-from nb_elastic.model import to_json
-from nb_elastic.rundir import RunDir
+from nb_elastic import snapshot
+from nb_elastic.rundir import RunDir, read_json
 from tests.browser.lab import LabPage
-from tests.support.dashboards import stack_report
 from tests.support.until import until
 
-STACKS = """\
-import importlib.util, sys, time, types
-if importlib.util.find_spec("nb_elastic.stacks") is None:  # which part of the project is not here yet
-    from nb_elastic.model import Frame, StackGroup, StackReport
-    def report(folder, *, rank=None):
-        frame = Frame(file="Cell In[2]", line=5, name="<module>", text="    time.sleep(0.1)")
-        group = StackGroup(ranks=(0, 1), state="waiting", doing="sleeps, Cell In[2], line 5", frames=(frame,))
-        return StackReport(time_ns=time.time_ns(), cause="asked", headline="All ranks sleep.", groups=(group,))
-    sys.modules["nb_elastic.stacks"] = types.ModuleType("nb_elastic.stacks")
-    sys.modules["nb_elastic.stacks"].report = report
-"""
 SLEEPS = """%%elastic_launch -n 2 --name sleepy
 import time
 print("here", flush=True)
 while True:
     time.sleep(0.1)
 """
+WAITS = """%%elastic_launch -n 2 --name waits --hang-after 2 --hold
+import os
+rank = int(os.environ["RANK"])
+os.mkfifo(f"door{rank}")
+open(f"door{rank}").read()
+if rank == 1:
+    raise ValueError("no")
+"""
 
 
 @pytest.fixture
 def sleepy(lab: LabPage) -> LabPage:
     """A notebook whose cell 1 is busy with ranks that sleep."""
-    lab.new(f"%load_ext nb_elastic\n{STACKS}", SLEEPS).run(0).start(1)
+    lab.new("%load_ext nb_elastic", SLEEPS).run(0).start(1)
     expect(lab.dashboard(1)).to_contain_text("wrote")
     return lab
 
@@ -51,12 +46,6 @@ def folder_of(lab: LabPage) -> RunDir:
     """Folder of the only run."""
     (run,) = lab.server.home.glob("*/run.json")
     return RunDir(run.parent)
-
-
-def tell(folder: RunDir, kind: str, **data: Any) -> None:
-    """An event is written into the journal of a live run, as its supervisor would."""
-    with open(folder.journal, "ab") as journal:
-        journal.write(events.encode(events.make(kind, **data)))
 
 
 def until_stopped(lab: LabPage) -> None:
@@ -93,20 +82,22 @@ def test_the_palette_asks_for_the_stacks_of_the_newest_run(sleepy: LabPage) -> N
     until_stopped(sleepy)
 
 
-def test_a_hang_and_a_held_rank_come_and_go_in_the_dashboard_of_a_busy_cell(sleepy: LabPage) -> None:
-    folder, dashboard = folder_of(sleepy), sleepy.dashboard(1)
-    tell(folder, "hang_found", round=0, report=to_json(stack_report(time.time_ns())))
-    expect(dashboard.locator(".nbe-hang .nbe-card-title")).to_contain_text("Nothing has moved for")
-    expect(dashboard.locator(".nbe-hang .nbe-odd")).to_contain_text("is held at its exception")
-    tell(folder, "hang_over", round=0)
+def test_a_hang_and_a_held_rank_come_and_go_in_the_dashboard(lab: LabPage) -> None:
+    lab.new("%load_ext nb_elastic", WAITS).run(0).start(1)
+    dashboard = lab.dashboard(1)
+    expect(dashboard.locator(".nbe-hang .nbe-card-title")).to_contain_text("Nothing has moved for 2 s", timeout=60_000)
+    expect(dashboard.locator(".nbe-hang")).to_contain_text("Cell In[2], line 5")
+    cwd = Path(read_json(folder_of(lab).run_json)["cwd"])
+    for rank in range(2):
+        (cwd / f"door{rank}").write_text("come in")
     expect(dashboard.locator(".nbe-hang")).to_have_count(0)
-    at = {"round": 0, "rank": 1, "local_rank": 1}
-    tell(folder, "worker_held", **at, why="failure", text="ValueError: no")
     expect(dashboard.locator(".nbe-held")).to_contain_text("Rank 1 is held at its exception")
-    expect(dashboard.locator(".nbe-held")).to_contain_text(f"%elastic debug {folder.run_id}")
-    tell(folder, "worker_released", **at)
+    expect(dashboard.locator(".nbe-held")).to_contain_text(f"%elastic debug {folder_of(lab).run_id}")
+    lab.until_ended(1)
+    expect(lab.cell(1)).to_contain_text("The group is held")
+    lab.stop_button(1).click()
     expect(dashboard.locator(".nbe-held")).to_have_count(0)
-    until_stopped(sleepy)
+    until(lambda: snapshot.load(folder_of(lab)).state.is_final, what="the end of the held run")
 
 
 def test_a_first_launch_tells_that_torch_is_imported_first(lab: LabPage) -> None:
