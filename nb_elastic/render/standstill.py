@@ -112,7 +112,7 @@ def ways_text(workers: Sequence[WorkerSnapshot]) -> str:
 
 def seconds_text(seconds: float) -> str:
     """``60 s``; minutes where there are some."""
-    return f"{seconds:.0f} s" if 10 <= seconds < 120 else report_words.elapsed_text(seconds)
+    return f"{seconds:.3g} s" if seconds < 120 else report_words.elapsed_text(seconds)
 
 
 def _places(workers: Sequence[WorkerSnapshot]) -> list[str]:

@@ -52,6 +52,8 @@ def execute(path: Path, *, tell: Callable[[str], None] = lambda _line: None) -> 
     home = room / "runs"
     (room / "work").mkdir()
     names = {str(home): DEFAULT_HOME, str(room / "work"): "~", sys.prefix: "~/venv", str(PROJECT): "~/nb_elastic"}
+    if sys.base_prefix not in {sys.prefix, "/usr"}:
+        names[sys.base_prefix] = "/usr"
     names[socket.gethostname()] = "machine"
     manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(room / "k"))
     manager.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
