@@ -53,8 +53,9 @@ test: $(READY) $(FRONT) ## run all tests but those in a browser, and those of `m
 test-browser: $(READY) $(FRONT) ## run the dashboard's tests in Chromium, alone and in a real JupyterLab
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/browser $(ARGS)
 
+# One worker more: most of these tests wait most of the time.
 test-trust: $(READY) $(FRONT) ## run the programs that fail, hang, or are killed at every stage, each with its known answer
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist load tests/trust $(ARGS)
+	@$(BIN)/python -m pytest -n $$(($(WORKERS) + 1)) --dist load tests/trust $(ARGS)
 
 chaos: $(READY) $(FRONT) ## random runs, faults and stops for MINUTES; each broken promise is told with its seed
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)

@@ -19,7 +19,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from nb_elastic import cli, launching, payload, rundir, run as runs_module  # noqa: F401
+from nb_elastic import cli, cli_logs, cli_reap, cli_stacks, debugging, launching, payload, rundir, run as runs_module  # noqa: F401
 from nb_elastic.render import choose, html, plain, terminal  # noqa: F401
 
 
