@@ -217,15 +217,6 @@ class Watch:
         self._tell_exit(rank, exit_code=one.exit_code)
 
     def _tell_exit(self, rank: Rank, *, exit_code: int | None) -> None:
-        worker = rundir.read_json(rank.folder.worker_json)
-        more = {key: worker[key] for key in ("result", "pull") if key in worker}
-        if (
-            not more
-            and exit_code == 0
-            and not rank.folder.result.exists()
-            and (hint := failures.disk_hint(rank.folder))
-        ):
-            more["result"] = {"text": "", "size_bytes": 0, "error": hint}  # a rank that can write nothing can't say so
         time_ns = rank.exit.time_ns if rank.exit else time.time_ns()
         rank.how = way_to_end(rank.signals, exit_code=exit_code, time_ns=time_ns, is_stop=self._stopper.is_requested)
         self.tell(
@@ -238,7 +229,7 @@ class Watch:
             state=rank.state.value,
             has_result=rank.folder.result.exists(),
             how=rank.how,
-            **more,
+            **_left_by(rank.folder, exit_code),
         )
 
     def _state_of(self, rank: Rank, one: Exit) -> WorkerState:
@@ -324,3 +315,12 @@ class Watch:
             node=self._node,
         )
         return replace(failure, followed="raised while it was being ended") if is_late and not is_failed else failure
+
+
+def _left_by(folder: RankDir, exit_code: int | None) -> dict[str, Any]:
+    """What a rank told of its result; one that could write nothing, on a full disk, can't have told."""
+    worker = rundir.read_json(folder.worker_json)
+    found: dict[str, Any] = {key: worker[key] for key in ("result", "pull") if key in worker}
+    if not found and exit_code == 0 and not folder.result.exists() and (hint := failures.disk_hint(folder)):
+        found["result"] = {"text": "", "size_bytes": 0, "error": hint}
+    return found
