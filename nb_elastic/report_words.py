@@ -12,6 +12,7 @@ from nb_elastic.model import FailureCategory, WorkerFailure, WorkerState
 from nb_elastic.render.lines import LineSplitter, clean
 from nb_elastic.rundir import RankDir, RunDir
 from nb_elastic.snapshot import RunSnapshot, WorkerSnapshot
+from nb_elastic.spans import is_one, spans
 
 TAIL_LINES = 20
 """Lines of a rank's log shown where it left no traceback."""
@@ -23,15 +24,9 @@ SHORT_CHARS = 160
 
 def ranks_text(ranks: Iterable[int]) -> str:
     """Name ranks: ``rank 2``, ``ranks 0-3``, ``ranks 0, 2-3``."""
-    numbers = sorted(set(ranks))
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
+    parts = spans(ranks)
     words = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
-    return f"rank {words}" if len(numbers) == 1 else f"ranks {words}"
+    return f"rank {words}" if is_one(parts) else f"ranks {words}"
 
 
 def attempt_text(snapshot: RunSnapshot) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nb_elastic import untrusted
+from nb_elastic.spans import is_one, spans
 
 MAX_ROWS = 200
 SAME_SHAPES = frozenset({"all_reduce", "broadcast", "reduce", "all_gather", "allgather", "allreduce", "reduce_scatter"})
@@ -99,15 +100,9 @@ def judge(flights: Mapping[int, Flight]) -> Verdict:
 
 def ranks_text(ranks: Sequence[int]) -> str:
     """Name ranks: ``rank 2``, ``ranks 0, 1, 3``, ``ranks 0-7``."""
-    numbers = sorted(set(ranks))
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
+    parts = spans(ranks)
     words = [str(a) if a == b else f"{a}, {b}" if b == a + 1 else f"{a}-{b}" for a, b in parts]
-    return f"{'rank' if len(numbers) == 1 else 'ranks'} {', '.join(words)}"
+    return f"{'rank' if is_one(parts) else 'ranks'} {', '.join(words)}"
 
 
 def _judge_group(group: str, flights: Mapping[int, Flight]) -> Verdict:

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nb_elastic.spans import spans
+
 UNKNOWN = -1
 _NODES = "sys/devices/system/node"
 _CPUS = "sys/devices/system/cpu"
@@ -68,13 +70,7 @@ def parse_ranges(text: str) -> tuple[int, ...]:
 
 def ranges_text(numbers: Iterable[int]) -> str:
     """Write numbers in the kernel's list format, shortest form; the reverse of ``parse_ranges``."""
-    parts: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in spans(numbers))
 
 
 def read_text(path: Path) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, TypeVar
 
+from nb_elastic import sysfs
 from nb_elastic.events import Event
 from nb_elastic.model import Frame, StackGroup, StackReport, WorkerFailure
 
@@ -30,14 +31,8 @@ def compact_cpus(cpus: Any) -> str:
         return text(cpus, limit=1000)
     if not isinstance(cpus, (list, tuple)):
         return ""
-    numbers = sorted({c for c in cpus if isinstance(c, int) and not isinstance(c, bool) and 0 <= c < 1 << 20})
-    ranges: list[list[int]] = []
-    for number in numbers:
-        if ranges and number == ranges[-1][1] + 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+    numbers = {c for c in cpus if isinstance(c, int) and not isinstance(c, bool) and 0 <= c < 1 << 20}
+    return sysfs.ranges_text(numbers)
 
 
 def worker_fields(worker: Any) -> dict[str, Any]:

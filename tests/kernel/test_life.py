@@ -12,6 +12,7 @@ import pytest
 
 from nb_elastic.lifeline import ProcessId
 from tests.support import leaks
+from tests.support.detached import started_by
 from tests.support.kernel import Kernel
 from tests.support.until import until
 
@@ -60,19 +61,6 @@ def kinds(run: Path) -> list[str]:
 def written(run: Path) -> list[str]:
     """What each rank wrote to stdout so far."""
     return [path.read_text() for path in sorted(run.glob("round_0/*/stdout.log"))]
-
-
-def started_by(home: Path) -> set[ProcessId]:
-    """Living processes with this home in the environment they started with: a run's own and what they started."""
-    needle = f"NB_ELASTIC_HOME={home}".encode()
-    found = set()
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if needle in (entry / "environ").read_bytes().split(b"\0"):
-                found.add(ProcessId.of(int(entry.name)))
-        except OSError:
-            continue
-    return {p for p in found if p is not None and not leaks.stands_by(p.pid)}
 
 
 def goes(home: Path, *, save: Collection[ProcessId] = ()) -> None:

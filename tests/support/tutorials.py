@@ -5,6 +5,7 @@ Runs in: the tests.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import nbformat
@@ -29,3 +30,14 @@ class Book:
     def data(self, mark: str, kind: str) -> list[Any]:
         """Its displays of a kind."""
         return [o.data[kind] for o in self.cell(mark).outputs if kind in o.get("data", {})]
+
+
+def is_run_in_order(book: Book) -> bool:
+    """True if its code cells were run once, from the first to the last."""
+    counts = [c.execution_count for c in book.cells]
+    return counts == list(range(1, len(counts) + 1))
+
+
+def names_of_a_machine(text: str) -> list[str]:
+    """Paths in a notebook's file that are those of the machine where it was run."""
+    return re.findall(r"(?<![\w~.<])/(?:root|home|tmp|work|Users|opt)/[^\s\"']*", text)
