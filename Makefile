@@ -1,6 +1,6 @@
 # Every command of the project. Each sets up what it needs itself; `make help` lists them.
 #   PYTHON=python3.12 make test      another Python (3.10 to 3.13)
-#   WORKERS=1 make test              one test at a time (two by default, files kept together)
+#   WORKERS=1 make test              one test at a time (three by default, files kept together)
 #   make test ARGS='-k payload -x'   options for pytest
 
 PYTHON ?= python3
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 LABEXTENSIONS := $(VENV)/share/jupyter/labextensions
 READY := $(VENV)/.ready
 ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 MINUTES ?= 2
 TRIES ?= 200
 SOURCES := nb_elastic tests labextension/hatch_build.py
@@ -47,15 +47,15 @@ notebook: $(READY) $(FRONT) ## run all notebooks, and keep the outputs in the fi
 ui: $(READY) $(FRONT) ## open the tour, notebooks/02_watching_a_run.ipynb, in JupyterLab
 	@$(BIN)/jupyter lab notebooks/02_watching_a_run.ipynb $(ARGS)
 
+# Three for two cores: many tests wait most of the time.
 test: $(READY) $(FRONT) ## run all tests but those in a browser, and those of `make test-trust`
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/browser --ignore tests/trust $(ARGS)
 
 test-browser: $(READY) $(FRONT) ## run the dashboard's tests in Chromium, alone and in a real JupyterLab
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/browser $(ARGS)
 
-# One worker more: most of these tests wait most of the time.
 test-trust: $(READY) $(FRONT) ## run the programs that fail, hang, or are killed at every stage, each with its known answer
-	@$(BIN)/python -m pytest -n $$(($(WORKERS) + 1)) --dist load tests/trust $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist load tests/trust $(ARGS)
 
 chaos: $(READY) $(FRONT) ## random runs, faults and stops for MINUTES; each broken promise is told with its seed
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)

@@ -22,8 +22,8 @@ def test_a_breakpoint_asks_in_a_box_under_the_running_cell(lab: LabPage) -> None
 
     def answer(prompt: str, text: str) -> None:
         expect(output.locator(".jp-Stdin-prompt").last).to_contain_text(prompt)
+        expect(box.last).to_have_value("")  # not the box that was answered before, which stays for a moment
         expect(box).to_have_count(1)
-        expect(box).to_have_value("")  # not the box that was answered before, which stays for a moment
         box.fill(text)
         box.press("Enter")
 
