@@ -22,7 +22,7 @@ _Told = tuple[FailureCategory, str]
 
 NATIVE = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP"}
 _OWN_SIGNALS = {"SIGPIPE", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGXFSZ"}
-_SHELL_CODES = {128 + n: name for n, name in {1: "SIGHUP", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}.items()}  # fmt: skip
+_SHELL_CODES = {128 + n: name for n, name in {1: "SIGHUP", 2: "SIGINT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}.items()}  # fmt: skip
 
 _GPU = re.compile(
     r"(CUDA|HIP|XPU|MPS backend) (error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED|cudaErrorMemoryAllocation"

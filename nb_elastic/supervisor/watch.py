@@ -212,7 +212,7 @@ class Watch:
         rank.exit = one
         self._forget_held(rank)
         rank.state = self._state_of(rank, one)
-        if one.exit_code < 0:
+        if one.exit_code:  # killed, or interrupted, in the midst of writing one
             rundir.remove_halves(rank.folder.path, one.pid)
         self._tell_exit(rank, exit_code=one.exit_code)
 

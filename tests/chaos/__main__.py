@@ -78,6 +78,7 @@ class Chaos:
 
     def _play(self, world: World, plan: Plan) -> None:
         began = time.monotonic()
+        world.prune()
         if plan.has_shim != world.has_shim:
             world.renew(has_shim=plan.has_shim)
         print(f"[{plan.number}] {plan}", flush=True)

@@ -205,6 +205,8 @@ def _error(now: RunSnapshot, record: Record) -> Iterator[str]:
     root = now.root_rank
     if now.state is RunState.FAILED and root is not None and f"rank {root}" not in record.text:
         yield f"rank {root} failed first, but nobody told whoever launched"
+    if record.error == "stopped" and now.state is RunState.SUCCEEDED and _was(record, "interrupt"):
+        return  # a command that is interrupted exits with 130, also where its run was over a moment before
     if record.error not in ERRORS.get(now.state.value, set()):
         yield f"whoever launched got {record.error or 'no error'}, but the run is {now.state.value}"
 

@@ -22,6 +22,8 @@ CATEGORIES = {
     "SIGKILL": {"killed from outside"},
     "SIGTERM": {"killed from outside"},
     "KeyboardInterrupt": {"killed from outside"},
+    "SIGINT": {"killed from outside"},
+    "exit 130": {"killed from outside"},
     "SIGSEGV": {"crashed in native code", "killed from outside"},
     "SIGABRT": {"crashed in native code", "killed from outside"},
     "ValueError": {"user error"},
@@ -96,7 +98,9 @@ def _ends_of(deed: Deed, program: Program, *, may_fail: bool, is_detached: bool,
 def _ends_of_rank(deed: Deed, program: Program) -> set[End]:
     number, rank = deed.fault.number, deed.fault.rank
     if number == signal.SIGINT:
-        return {End(state="failed", root=rank, how="KeyboardInterrupt")} if not program.is_deaf else set()
+        # Python turns it into an exception only while it runs: at its start and its end a process dies of it.
+        ways = ("KeyboardInterrupt", "SIGINT", "exit 130")
+        return {End(state="failed", root=rank, how=how) for how in ways} if not program.is_deaf else set()
     if program.is_deaf and number not in {signal.SIGKILL, signal.SIGSTOP}:
         # it may come before the rank ignores it
         return {End(state="failed", root=rank, how=signal.Signals(number).name)}

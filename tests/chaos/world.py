@@ -131,6 +131,12 @@ class World:
         """Folders of runs."""
         return {RunDir(p) for p in self.home.glob("*") if p.is_dir()}
 
+    def prune(self, keep: int = 20) -> None:
+        """Delete old runs' folders: the disk is small, and an hour is long."""
+        folders = sorted((run.path for run in self.runs()), key=lambda path: path.stat().st_mtime_ns)
+        for path in folders[:-keep]:
+            shutil.rmtree(path, ignore_errors=True)
+
     def launcher(self) -> int | None:
         """Pid of the kernel's launcher."""
         return proc.launcher_of(self.kernel.pid)

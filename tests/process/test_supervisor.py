@@ -234,8 +234,9 @@ def test_a_process_limit_is_told_and_nothing_is_left():
     assert "ulimit -u" in one.end["text"]
 
 
-def test_half_a_file_goes_with_the_rank_that_was_killed_while_it_wrote():
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
+def test_half_a_file_goes_with_the_rank_that_ended_while_it_wrote(how):
     """A result of gigabytes would lie beside the runs, and nobody would ever ask for it."""
-    done = supervise.run("tests.programs.leaves_half_a_file:main", nproc=2)
+    done = supervise.run(supervise.entry("tests.programs.leaves_half_a_file:main", how), nproc=2)
     assert done.state == "failed"
     assert [path.name for path in done.run.path.rglob(".*")] == []

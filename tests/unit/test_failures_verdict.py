@@ -68,6 +68,7 @@ def test_a_kill_says_honestly_what_is_not_known():
         (_failure(exit_code=None, message="vanished"), Kind.UNKNOWN),
         (_failure(exit_code=7), Kind.USER_ERROR),
         (_failure(exit_code=139), Kind.NATIVE_CRASH),
+        (_failure(exit_code=130), Kind.KILLED),  # Python's own way to die of a SIGINT at its start and its end
         (_failure(exit_code=-13, signal="SIGPIPE"), Kind.USER_ERROR),
     ],
 )  # fmt: skip
