@@ -212,9 +212,11 @@ def _watch(run: Run, options: LaunchOptions, held: HeldInterrupts) -> None:
             on_stop=lambda grace_s: run.stop(grace_s, by="dashboard"),
         )
         run.follow(renderer, on_interrupt=interrupted, held=held, attendant=attendant)
-    except BaseException:
+    except BaseException as e:
         run.stop(0.0, by="interrupt")  # nobody would be left to watch it
         run.wait(GRACE_S + 10)
+        if isinstance(e, KeyboardInterrupt):  # while a failed run was drawn for the last time: its failure must be heard of
+            run.raise_for_state()
         raise
     if attendant.is_held and not run.state.is_final:
         _leave_held(run)
