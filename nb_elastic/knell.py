@@ -7,7 +7,6 @@ a torch process 15 to 30 ms and is over before a pidfd or SIGCHLD tell of anythi
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import mmap
 import os
@@ -45,6 +44,12 @@ class Knell:
         self._futex, self._setattr, self._waitv = calls
         self._memory = mmap.mmap(-1, (MOST + 1) * _PLACE_BYTES)
         self._start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        # once here, and not in every rank: the names are looked up, and what each lock is to be
+        self._kind = ctypes.create_string_buffer(_PLACE_BYTES)
+        self._init, self._lock = self._libc.pthread_mutex_init, self._libc.pthread_mutex_lock
+        self._libc.pthread_mutexattr_init(self._kind)
+        self._libc.pthread_mutexattr_setpshared(self._kind, _SHARED)
+        self._libc.pthread_mutexattr_setrobust(self._kind, _ROBUST)
 
     @classmethod
     def of_this_system(cls) -> Knell | None:
@@ -54,7 +59,7 @@ class Knell:
             return None
         try:
             return cls(calls)
-        except (OSError, ValueError):
+        except (OSError, ValueError, AttributeError):  # the last: a C library without robust locks
             return None
 
     def hold(self, place: int) -> bool:
@@ -64,19 +69,12 @@ class Knell:
         """
         if not 0 <= place < MOST:
             return False
-        lock, kind = ctypes.c_void_p(self._start + place * _PLACE_BYTES), ctypes.create_string_buffer(_PLACE_BYTES)
+        lock = ctypes.c_void_p(self._start + place * _PLACE_BYTES)
         self._memory[place * _PLACE_BYTES : (place + 1) * _PLACE_BYTES] = bytes(_PLACE_BYTES)
-        libc = self._libc
-        with contextlib.suppress(AttributeError):  # a C library without robust locks
-            if (
-                libc.pthread_mutexattr_init(kind) == libc.pthread_mutexattr_setpshared(kind, _SHARED) == 0
-                and libc.pthread_mutexattr_setrobust(kind, _ROBUST) == libc.pthread_mutex_init(lock, kind) == 0
-                and libc.pthread_mutex_lock(lock) == 0
-                and self.word(place) == os.getpid()
-            ):
-                self._write(place, os.getpid() | WAITERS)  # else the kernel would wake nobody
-                return True
-        return False
+        if self._init(lock, self._kind) or self._lock(lock) or self.word(place) != os.getpid():
+            return False
+        self._write(place, os.getpid() | WAITERS)  # else the kernel would wake nobody
+        return True
 
     def word(self, place: int) -> int:
         """What stands in a lock's word now. Ranks can write there, too: it is a hint, never a proof."""
@@ -105,6 +103,8 @@ class Knell:
 
     def hurry(self) -> None:
         """Ask that this thread be let run at once when it is woken, and only for a moment; where that can't be had, without."""
+        if os.sched_getscheduler(0) != os.SCHED_OTHER:
+            return  # somebody chose otherwise
         asked = struct.pack("=IIQiIQQQ", 48, 0, 0, os.getpriority(os.PRIO_PROCESS, 0), 0, _SLICE_NS, 0, 0)
         self._libc.syscall(self._setattr, 0, asked, 0)
 
