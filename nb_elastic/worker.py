@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 
 from nb_elastic import afresh, ambient, entry, frames, holding, machine, opening, rankshell_hooks, rankstacks, rundir
 from nb_elastic.errors import PayloadError
+from nb_elastic.knell import Knell
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import WorkerFailure, WorkerSpec, from_json, to_json
 from nb_elastic.rundir import RankDir
@@ -36,11 +37,12 @@ STOPPED_CODE = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD)
 
 
-def begin(spec: WorkerSpec, *, can_fork: bool) -> NoReturn:
+def begin(spec: WorkerSpec, *, can_fork: bool, knell: Knell | None = None) -> NoReturn:
     """Make the process just forked a rank; never returns.
 
     Args:
         can_fork: run in this process's own state; else, or where the spec says so, execute anew.
+        knell: tells the supervisor at once when this process dies; another program would not hold it.
     """
     code = 1
     before = dict(os.environ)
@@ -48,6 +50,8 @@ def begin(spec: WorkerSpec, *, can_fork: bool) -> NoReturn:
         _take_stdio(spec)
         _take_signals()
         is_exec = spec.is_exec or not can_fork or spec.entrypoint.kind == "program"
+        if knell is not None and not is_exec:
+            knell.hold(spec.local_rank)  # before the rank says that it is ready
         report = _prepare(spec)
         if is_exec:
             _exec(spec)

@@ -61,6 +61,7 @@ class RankContext(PContext):
         self._log = log
         self._start_method = start_method
         self._has_sessions = has_sessions
+        self._sees_deaths = False
         self._is_settled = False
         self._is_closed = False
 
@@ -82,6 +83,9 @@ class RankContext(PContext):
 
     def _poll(self) -> RunProcsResult | None:
         self.watch.look()
+        if self.watch.all_ready and not self._sees_deaths:
+            self._sees_deaths = True
+            self._server.watch_deaths(r.started for r in self.watch.ranks)
         if self.watch.is_holding:
             return None  # whatever else fails meanwhile: nobody's frames are taken away
         if self.watch.failed:
@@ -128,6 +132,7 @@ class RankContext(PContext):
             self.watch.look()
         except LaunchError:  # the forkserver is gone, and with it every rank
             self.watch.lose()
+        self._server.ignore_deaths()
         self._tell_stuck()
         self.watch.judge()
 

@@ -14,19 +14,24 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nb_elastic import lifeline, wire
 from nb_elastic.errors import LaunchError
+from nb_elastic.knell import Knell
 from nb_elastic.model import WorkerSpec, to_json
 from nb_elastic.supervisor import forkserver
 from nb_elastic.supervisor.channel import FrameDecoder
+from nb_elastic.supervisor.deathwatch import DeathWatch
 
 ANSWER_S = 60.0
 """How long the forkserver may take to fork all ranks of a node."""
+
+BLUR_NS = 50_000_000
+"""By so much a death may be older than the forkserver's word of it: the kernel first frees the memory of a torch process."""
 
 
 class ForkServerLostError(LaunchError):
@@ -48,12 +53,14 @@ class Exit:
 
     Attributes:
         exit_code: its code, or -N for death by signal N.
-        time_ns: when the forkserver saw it, nanoseconds since the epoch.
+        time_ns: when it was seen, nanoseconds since the epoch.
+        early_ns: since when it may have been dead.
     """
 
     pid: int
     exit_code: int
     time_ns: int
+    early_ns: int
 
 
 class ForkServer:
@@ -85,13 +92,14 @@ class ForkServer:
         ours, theirs = socket.socketpair()
         gc.freeze()  # what was imported stays for ever: collections need not walk it, nor copy its pages in each rank
         gc.enable()
+        knell = Knell.of_this_system() if can_fork else None
         if can_fork:
             self.pid = os.fork()
             if self.pid == 0:
                 try:
                     ours.close()
                     close()
-                    forkserver.serve(theirs, can_fork=True, title=title, spares=spares, is_calm=is_calm)
+                    forkserver.serve(theirs, can_fork=True, title=title, spares=spares, is_calm=is_calm, knell=knell)
                 finally:
                     os._exit(1)
         else:
@@ -112,6 +120,7 @@ class ForkServer:
             process.returncode = 0  # reaped in ``close``: Popen must not warn of it
         theirs.close()
         self._sock = ours
+        self._deaths = DeathWatch(knell)
         self._decoder = FrameDecoder()
         self._exits: list[Exit] = []
         self._answers: list[dict[str, Any]] = []
@@ -139,6 +148,14 @@ class ForkServer:
                 "Fewer ranks (--nproc-per-node), or a higher process limit (ulimit -u), would help."
             )
         return [Started(**w) for w in answer["workers"]]
+
+    def watch_deaths(self, ranks: Iterable[Started]) -> None:
+        """See the deaths of a round's ranks, which are all ready, in the moment; until ``ignore_deaths``."""
+        self._deaths.begin({one.local_rank: one.pid for one in ranks})
+
+    def ignore_deaths(self) -> None:
+        """The round is over."""
+        self._deaths.end()
 
     def signal(self, pids: Sequence[int], number: int, *, has_session: bool = False) -> None:
         """Signal ranks that live; with ``has_session`` all processes of their sessions, too."""
@@ -178,6 +195,7 @@ class ForkServer:
         with contextlib.suppress(ForkServerLostError):
             self._send({"type": "shutdown"})
         self.abandon(timeout_s)
+        self._deaths.end()
 
     def abandon(self, timeout_s: float = 5.0) -> None:
         """Hang up, so that the forkserver kills everything; any thread may do this in an emergency."""
@@ -239,6 +257,10 @@ class ForkServer:
         poll.register(self._sock, select.POLLIN)
         return bool(poll.poll(int(timeout_s * 1000)))
 
+    def _exit(self, pid: int, exit_code: int, found_ns: int) -> Exit:
+        early_ns, time_ns = self._deaths.span(pid) or (found_ns - BLUR_NS, found_ns)
+        return Exit(pid=pid, exit_code=exit_code, time_ns=time_ns, early_ns=early_ns)
+
     def _receive(self) -> bool:
         """Read once; False at the end of the stream."""
         try:
@@ -247,7 +269,7 @@ class ForkServer:
             return False
         for message in self._decoder.feed(data):
             if message["type"] == "exit":
-                self._exits.append(Exit(pid=message["pid"], exit_code=message["exit_code"], time_ns=message["time_ns"]))
+                self._exits.append(self._exit(message["pid"], message["exit_code"], message["time_ns"]))
             else:
                 self._answers.append(message)
         return bool(data)

@@ -59,10 +59,12 @@ class Company:
     Attributes:
         finished: ranks that had ended well.
         waiting: ranks that ran on until the agent ended them, or still run.
+        near: ranks that may as well have died before it, each with the milliseconds between both.
     """
 
     finished: tuple[int, ...] = ()
     waiting: tuple[int, ...] = ()
+    near: tuple[tuple[int, int], ...] = ()
 
 
 def give(failure: WorkerFailure, found: Evidence = NOTHING, company: Company | None = None) -> WorkerFailure:
@@ -71,7 +73,9 @@ def give(failure: WorkerFailure, found: Evidence = NOTHING, company: Company | N
     Args:
         failure: as ``failures_judge.judge`` left it.
     """
-    category, reasons = _classify(failure, found, company or Company())
+    company = company or Company()
+    category, reasons = _classify(failure, found, company)
+    reasons = [*reasons[:1], _near(failure, company), *reasons[1:]]  # not behind those that a report has no room for
     if category in {FailureCategory.HOST_MEMORY, FailureCategory.KILLED, FailureCategory.UNKNOWN}:
         reasons = [*reasons, *_memory_reasons(failure, found)]
     reasons += [f"{place} is full." for place in found.full if not any(place in r for r in reasons)]
@@ -261,6 +265,17 @@ def _of_exit(failure: WorkerFailure, found: Evidence) -> tuple[FailureCategory, 
     if told_too := by_text(_last_words(failure.traceback)):
         return told_too[0], [told_too[1], f"It ended itself with exit code {code}."]
     return FailureCategory.USER_ERROR, [f"It ended itself with exit code {code}, and told no exception."]
+
+
+def _near(failure: WorkerFailure, company: Company) -> str:
+    """That this one is not known to have been the first."""
+    if not company.near:
+        return ""
+    ms = max(ms for _, ms in company.near)
+    ranks = [rank for rank, _ in company.near]
+    were = "was" if len(ranks) == 1 else "were"
+    order = "the order of the two" if len(ranks) == 1 else "the order of these deaths"
+    return f"{_ranks(ranks)} {were} found dead within {ms} ms of rank {failure.rank}, and {order} can't be told."
 
 
 def _memory_reasons(failure: WorkerFailure, found: Evidence) -> list[str]:

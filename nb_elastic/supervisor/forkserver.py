@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from nb_elastic import lifeline, seals, wire, worker
+from nb_elastic.knell import Knell
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import WorkerSpec, from_json
 from nb_elastic.supervisor.channel import FrameDecoder
@@ -36,7 +37,15 @@ class _Exit:
     time_ns: int
 
 
-def serve(sock: socket.socket, *, can_fork: bool, title: str = "", spares: int = 0, is_calm: bool = False) -> NoReturn:
+def serve(
+    sock: socket.socket,
+    *,
+    can_fork: bool,
+    title: str = "",
+    spares: int = 0,
+    is_calm: bool = False,
+    knell: Knell | None = None,
+) -> NoReturn:
     """Serve the supervisor at the other end of ``sock`` until it is gone; then end everything.
 
     Args:
@@ -44,6 +53,7 @@ def serve(sock: socket.socket, *, can_fork: bool, title: str = "", spares: int =
         can_fork: False where forking this process's state is not safe; every rank is then executed anew.
         spares: how many processes to fork ahead of the launch.
         is_calm: no launch is under way yet.
+        knell: shared with the supervisor; ranks hold it.
     """
     with contextlib.suppress(PermissionError):
         os.setsid()  # what is sent to the supervisor's group must not end both: each sweeps what the other leaves
@@ -59,7 +69,7 @@ def serve(sock: socket.socket, *, can_fork: bool, title: str = "", spares: int =
     os.close(null)
     code = 1
     try:
-        _Server(sock, can_fork=can_fork, spares=spares, is_calm=is_calm).run()
+        _Server(sock, can_fork=can_fork, spares=spares, is_calm=is_calm, knell=knell).run()
         code = 0
     finally:
         os._exit(code)
@@ -68,10 +78,11 @@ def serve(sock: socket.socket, *, can_fork: bool, title: str = "", spares: int =
 class _Server:
     """The forkserver's loop. Every pid in ``_alive`` is a child that was not reaped yet, so it is safe to signal."""
 
-    def __init__(self, sock: socket.socket, *, can_fork: bool, spares: int, is_calm: bool) -> None:
+    def __init__(self, sock: socket.socket, *, can_fork: bool, spares: int, is_calm: bool, knell: Knell | None) -> None:
         self._sock = sock
         self._buffers_fd = -1
         self._can_fork = can_fork
+        self._knell = knell
         self._alive: dict[int, WorkerSpec] = {}
         self._decoder = FrameDecoder()
         self._order = ExitOrder()
@@ -80,7 +91,7 @@ class _Server:
         os.set_blocking(self._wake_r, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
-        self._spares = Spares(leave=self._leave, can_fork=can_fork)
+        self._spares = Spares(leave=self._leave, can_fork=can_fork, knell=knell)
         self._spares.missing = spares
         self._is_calm = is_calm
 
@@ -172,7 +183,7 @@ class _Server:
             self._spares.dismiss()
             self._leave()
             lifeline.die_with_parent(parent=parent)
-            worker.begin(spec, can_fork=self._can_fork)
+            worker.begin(spec, can_fork=self._can_fork, knell=self._knell)
         finally:
             os._exit(1)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from nb_elastic import lifeline, wire, worker
+from nb_elastic.knell import Knell
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import WorkerSpec, from_json
 from nb_elastic.supervisor import rehearsal
@@ -36,14 +37,16 @@ class Spares:
     Args:
         leave: called in each child, first thing: closes what only the forkserver needs.
         can_fork: whether ranks run in the forked state (see ``worker.begin``).
+        knell: what ranks hold (see ``worker.begin``).
 
     Attributes:
         missing: how many are still to be forked.
     """
 
-    def __init__(self, *, leave: Callable[[], None], can_fork: bool) -> None:
+    def __init__(self, *, leave: Callable[[], None], can_fork: bool, knell: Knell | None = None) -> None:
         self._leave = leave
         self._can_fork = can_fork
+        self._knell = knell
         self._waiting: list[_Spare] = []
         self.missing = 0
 
@@ -113,7 +116,7 @@ class Spares:
                 rehearsal.play(rehearsal.rank(), sock)
             if spec := _receive(sock):
                 sock.close()
-                worker.begin(spec, can_fork=self._can_fork)
+                worker.begin(spec, can_fork=self._can_fork, knell=self._knell)
         finally:
             os._exit(0)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -146,13 +146,16 @@ class Watch:
         for rank in self.alive:
             rank.state = WorkerState.ENDED
             rundir.remove_halves(rank.folder.path, rank.started.pid)
-            rank.exit = Exit(pid=rank.started.pid, exit_code=-signal.SIGKILL, time_ns=time.time_ns())
+            now_ns = time.time_ns()
+            rank.exit = Exit(pid=rank.started.pid, exit_code=-signal.SIGKILL, time_ns=now_ns, early_ns=now_ns)
             self._tell_exit(rank, exit_code=None)
 
     def judge(self) -> list[WorkerFailure]:
         """Judge all failures of the round anew, tell those that are new or changed, and return them, the root first."""
         found = [f for f in map(self._failure_of, self.ranks) if f is not None]
-        judged = [self._give_verdict(self._add_hint(f)) for f in failures_judge.judge(found)]
+        judged = [self._add_hint(f) for f in failures_judge.judge(found)]
+        near = near_deaths(judged, {r.spec.local_rank: r.exit for r in self.ranks if r.exit})
+        judged = [self._give_verdict(f, near if n == 0 else ()) for n, f in enumerate(judged)]
         for failure in judged:
             if self._told.get(failure.local_rank) != failure:
                 self._told[failure.local_rank] = failure
@@ -166,12 +169,8 @@ class Watch:
                 )
         return judged
 
-    def _give_verdict(self, failure: WorkerFailure) -> WorkerFailure:
-        company = failures_verdict.Company(
-            finished=tuple(r.spec.rank for r in self.ranks if r.state is WorkerState.SUCCEEDED),
-            waiting=tuple(r.spec.rank for r in self.ranks if r.exit is None or r.state is WorkerState.ENDED),
-        )
-        return failures_verdict.give(failure, self._evidence[failure.local_rank], company)
+    def _give_verdict(self, failure: WorkerFailure, near: tuple[tuple[int, int], ...]) -> WorkerFailure:
+        return failures_verdict.give(failure, self._evidence[failure.local_rank], company_of(self.ranks, near))
 
     def _add_hint(self, failure: WorkerFailure) -> WorkerFailure:
         """A lost connection that nobody's failure explains: somebody left before the others were done."""
@@ -315,6 +314,34 @@ class Watch:
             node=self._node,
         )
         return replace(failure, followed="raised while it was being ended") if is_late and not is_failed else failure
+
+
+def company_of(ranks: Sequence[Rank], near: tuple[tuple[int, int], ...]) -> failures_verdict.Company:
+    """What the ranks beside a failed one did."""
+    return failures_verdict.Company(
+        finished=tuple(r.spec.rank for r in ranks if r.state is WorkerState.SUCCEEDED),
+        waiting=tuple(r.spec.rank for r in ranks if r.exit is None or r.state is WorkerState.ENDED),
+        near=near,
+    )
+
+
+def near_deaths(judged: Sequence[WorkerFailure], exits: Mapping[int, Exit]) -> tuple[tuple[int, int], ...]:
+    """Ranks that may as well have died before the root cause, each with the milliseconds between both.
+
+    Only of deaths without a word: an exception has a time of its own.
+
+    Args:
+        judged: the root cause first.
+        exits: local rank -> how it ended.
+    """
+    silent = [
+        (f.rank, exits[f.local_rank]) for f in judged if not f.error_type and not f.followed and f.local_rank in exits
+    ]
+    if not silent or silent[0][0] != judged[0].rank:
+        return ()
+    root = silent[0][1]
+    near = [(rank, one) for rank, one in silent[1:] if one.early_ns <= root.time_ns and root.early_ns <= one.time_ns]
+    return tuple((rank, max(1, -(-abs(one.time_ns - root.time_ns) // 1_000_000))) for rank, one in near)
 
 
 def _left_by(folder: RankDir, exit_code: int | None) -> dict[str, Any]:

@@ -1,0 +1,131 @@
+"""Processes that hold the locks of ranks and die, one by one or otherwise; what the deathwatch saw is printed.
+
+Runs in: ``python -m tests.support.dying_ranks SCENE``: they are forked, which a test's own process, with its threads, can't do.
+"""
+
+import json
+import os
+import signal
+import sys
+
+from nb_elastic.knell import OWNER_DIED, STOP, Knell
+from nb_elastic.supervisor.deathwatch import DeathWatch
+from tests.support.until import until
+
+
+def rank(knell, place, then=signal.pause):
+    """Fork a process that holds a lock and does something then; its pid, and a pipe that lets it begin."""
+    ready_r, ready_w = os.pipe()
+    go_r, go_w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(go_w)
+            os.write(ready_w, b"y" if knell.hold(place) else b"n")
+            os.read(go_r, 1)
+            then()
+        finally:
+            os._exit(1)
+    if os.read(ready_r, 1) != b"y":
+        print(json.dumps("none"))
+        sys.exit()
+    return pid, go_w
+
+
+def kill(pid):
+    """Kill one and wait until it is dead, but do not reap it."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def one_by_one(knell, watch):
+    pids = [rank(knell, n)[0] for n in range(3)]
+    watch.begin(dict(enumerate(pids)))
+    spans = {}
+    for n in (1, 2, 0):
+        kill(pids[n])
+        spans[n] = until(lambda n=n: watch.span(pids[n]))
+    found = [at for n in (1, 2, 0) for at in spans[n]]
+    return found == sorted(found)
+
+
+def at_one_look(knell, watch):
+    pids = [rank(knell, n)[0] for n in range(2)]
+    watch._places = {pid: n for n, pid in enumerate(pids)}
+    for pid in pids:
+        kill(pid)
+    watch._note({n: knell.word(n) for n in range(2)}, 1_000_000, 5_000_000)
+    return [watch.span(pid) for pid in reversed(pids)]
+
+
+def becomes_a_program(knell, watch):
+    pid, go = rank(knell, 0, lambda: os.execvp("sleep", ["sleep", "60"]))
+    watch.begin({0: pid})
+    os.write(go, b"!")
+    until(lambda: knell.word(0) & OWNER_DIED)
+    span = watch.span(pid)
+    kill(pid)
+    return [span, watch.span(pid)]
+
+
+def loses_a_child(knell, watch):
+    def forks():
+        child = os.fork()
+        if child == 0:
+            os._exit(3)
+        os.waitpid(child, 0)
+        os.close(done_w)
+        signal.pause()
+
+    done_r, done_w = os.pipe()
+    pid, go = rank(knell, 0, forks)
+    os.close(done_w)
+    watch.begin({0: pid})
+    os.write(go, b"!")
+    os.read(done_r, 1)
+    found = knell.is_held(0, pid), watch.span(pid)
+    kill(pid)
+    return found
+
+
+def lies(knell, watch):
+    victim, _ = rank(knell, 0)
+    liar, go = rank(knell, 1, lambda: knell._write(0, knell.word(0) | OWNER_DIED))
+    watch.begin({0: victim, 1: liar})
+    os.write(go, b"!")
+    is_seen = until(lambda: watch.span(liar)) is not None
+    found = [watch.span(victim), is_seen]
+    kill(victim)
+    return found
+
+
+def lives_on(knell, watch):
+    pid, _ = rank(knell, 0)
+    watch.begin({0: pid})
+    watch.end()
+    found = [knell.is_held(0, pid), watch.span(pid)]
+    kill(pid)
+    return found
+
+
+def is_forbidden(knell, watch):
+    pid, _ = rank(knell, 0)
+    knell._waitv = knell._setattr = 100_000  # no such call
+    watch.begin({0: pid})
+    kill(pid)
+    return watch.span(pid)
+
+
+def main():
+    knell = Knell.of_this_system()
+    if knell is None or not knell.wait([(STOP, 1)]):  # it is 0: no wait
+        print(json.dumps("none"))
+        return
+    watch = DeathWatch(knell)
+    found = globals()[sys.argv[1]](knell, watch)
+    watch.end()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
