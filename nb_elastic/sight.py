@@ -15,6 +15,7 @@ never reported                  as in a container; where that can't be told, aft
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from dataclasses import dataclass
@@ -105,10 +106,10 @@ def _unreported(snapshot: RunSnapshot, folder: RunDir, now_ns: int) -> Loss | No
 
 
 def _made_ns(folder: RunDir, now_ns: int) -> int:
-    try:
-        return folder.run_json.stat().st_mtime_ns
-    except OSError:
-        return now_ns
+    for path in (folder.run_json, folder.path):  # of a folder that was deleted by halves, run.json may be gone
+        with contextlib.suppress(OSError):
+            return path.stat().st_mtime_ns
+    return now_ns
 
 
 def _touched_ns(folder: RunDir) -> int:

@@ -18,6 +18,8 @@ NO_RUN = End(state="")
 
 LOST_SERVER = End(state="failed", says="The process that starts and watches the ranks died")
 NEVER_STARTED = End(state="created")
+UNREPORTED = End(state="lost", says="no supervisor ever reported")
+"""What becomes of that after a while."""
 CATEGORIES = {
     "SIGKILL": {"killed from outside"},
     "SIGTERM": {"killed from outside"},
@@ -78,12 +80,12 @@ def _ends_of(deed: Deed, program: Program, *, may_fail: bool, is_detached: bool,
     ):  # it may have been the supervisor or the forkserver of this very run, an instant before it told
         return {LOST, LOST_SERVER, *program.ends}
     if kind in {"interrupt", "stop"}:
-        early = {NO_RUN, NEVER_STARTED} if kind == "interrupt" else set()
+        early = {NO_RUN, NEVER_STARTED, UNREPORTED} if kind == "interrupt" else set()
         return {STOPPED} | (early if not is_detached or is_command else {NO_RUN})
     if kind == "starter":
         if is_detached:
-            return {NO_RUN, NEVER_STARTED}
-        return {STOPPED, NO_RUN, NEVER_STARTED}
+            return {NO_RUN, NEVER_STARTED, UNREPORTED}
+        return {STOPPED, NO_RUN, NEVER_STARTED, UNREPORTED}
     if kind == "disk":
         return {*FULL, NO_RUN}
     if kind == "delete":

@@ -162,3 +162,14 @@ def test_a_run_that_is_being_made_is_not_lost():
     rundir.write_json(run.run_json, {})
     assert snapshot.load(run).state is RunState.CREATED
     assert snapshot.load(made()).state is RunState.CREATED
+
+
+def test_a_folder_that_was_deleted_by_halves_does_not_read_as_a_run_that_will_come():
+    """Its supervisor may make a folder in it in the midst of the deletion; journal and run.json are gone."""
+    run = made()
+    run.journal.unlink()
+    run.run_json.unlink()
+    run.round(0).mkdir()
+    past = time.time() - HOUR_S
+    os.utime(run.path, (past, past))
+    assert snapshot.load(run).state is RunState.LOST
