@@ -215,7 +215,9 @@ def _watch(run: Run, options: LaunchOptions, held: HeldInterrupts) -> None:
     except BaseException as e:
         run.stop(0.0, by="interrupt")  # nobody would be left to watch it
         run.wait(GRACE_S + 10)
-        if isinstance(e, KeyboardInterrupt):  # while a failed run was drawn for the last time: its failure must be heard of
+        if isinstance(
+            e, KeyboardInterrupt
+        ):  # while a failed run was drawn for the last time: its failure must be heard of
             run.raise_for_state()
         raise
     if attendant.is_held and not run.state.is_final:
