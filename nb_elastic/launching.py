@@ -18,6 +18,7 @@ from nb_elastic import (
     debugging,
     events,
     notebook,
+    opening,
     payload,
     report_words,
     rundir,
@@ -185,6 +186,9 @@ def _begin(
         with contextlib.closing(rundir.Journal(folder.journal)) as journal:
             for event in (asked.created(request, spec, nproc), *_still_held(), *request.marks):
                 journal.append(event)
+            opening.reserve(
+                journal.fd, os.fstat(journal.fd).st_size, opening.RESERVE_BYTES
+            )  # for the supervisor's words
             channel = _open(engine, folder, spec, journal, nproc=nproc)
         buffers_fd = -1  # the channel's now
         return channel

@@ -6,14 +6,19 @@ folder. What is checked is what was opened, so nothing can be exchanged in betwe
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
+import sys
 from pathlib import Path
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+FALLOC_FL_KEEP_SIZE = 1
+RESERVE_BYTES = 128 << 10
+"""Room for four of the longest events of a journal, or hundreds of ordinary ones."""
 MAX_LEVELS = 3
 """``node_<k>/round_<n>/<local_rank>``: the folders within a run's own that a rank can exchange."""
 
@@ -43,6 +48,13 @@ def is_there(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def reserve(fd: int, offset: int, size: int) -> bool:
+    """Give a file room beyond its end without making it longer; False where the system can't, or the disk is full."""
+    if not sys.platform.startswith("linux"):
+        return False
+    return bool(ctypes.CDLL(None).fallocate(fd, FALLOC_FL_KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(size)) == 0)
 
 
 def _checked(path: Path, flags: int) -> int:

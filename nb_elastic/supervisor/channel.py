@@ -6,7 +6,6 @@ Runs in: the supervisor.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import json
 import os
@@ -22,17 +21,14 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from nb_elastic import events, rundir, wire
+from nb_elastic import events, opening, rundir, wire
 from nb_elastic.events import Event
 from nb_elastic.lifeline import ProcessId
 
 _HEAD = struct.Struct(">II")
-RESERVE_BYTES = 128 << 10
-"""Four of the longest events, or hundreds of ordinary ones."""
 MAX_UNWRITTEN = 1_000
 """So many events are kept for a journal that has no room; the oldest go first."""
 RETRY_S = 0.1
-FALLOC_FL_KEEP_SIZE = 1
 
 
 class FrameDecoder:
@@ -119,8 +115,10 @@ class EventLog:
         """Set room for the next events aside on the disk, so that the run's last word is written on a full one, too."""
         with self._lock:
             size = os.fstat(self._journal.fd).st_size
-            if self._reserved_bytes - size < RESERVE_BYTES // 2 and _fallocate(self._journal.fd, size, RESERVE_BYTES):
-                self._reserved_bytes = size + RESERVE_BYTES
+            if self._reserved_bytes - size < opening.RESERVE_BYTES // 2 and opening.reserve(
+                self._journal.fd, size, opening.RESERVE_BYTES
+            ):
+                self._reserved_bytes = size + opening.RESERVE_BYTES
 
     def release(self) -> None:
         """Give back what is left of that room. Nobody else may write meanwhile."""
@@ -246,11 +244,3 @@ class FrameReader:
         for message in self._decoder.feed(data):
             self._on_message(message)
         return bool(data)
-
-
-def _fallocate(fd: int, offset: int, size: int) -> bool:
-    """Give a file room beyond its end without making it longer; False where the system can't, or the disk is full."""
-    if not sys.platform.startswith("linux"):
-        return False
-    found = ctypes.CDLL(None).fallocate(fd, FALLOC_FL_KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(size))
-    return bool(found == 0)

@@ -10,10 +10,11 @@ import pytest
 
 from nb_elastic import events, rundir
 from nb_elastic.errors import PayloadError
+from nb_elastic.opening import RESERVE_BYTES
 from nb_elastic.report import ALL_BYTES
 from nb_elastic.run import Run
 from nb_elastic.rundir import Journal, JournalReader, LineWriter, RunDir
-from nb_elastic.supervisor.channel import RESERVE_BYTES, EventLog
+from nb_elastic.supervisor.channel import EventLog
 from tests.support import supervise
 from tests.support.small_disk import small_disk
 from tests.support.until import until
