@@ -207,6 +207,8 @@ def _error(now: RunSnapshot, record: Record) -> Iterator[str]:
         yield f"rank {root} failed first, but nobody told whoever launched"
     if record.error == "stopped" and now.state is RunState.SUCCEEDED and _was(record, "interrupt"):
         return  # a command that is interrupted exits with 130, also where its run was over a moment before
+    if record.error == "failed" and _was(record, "limit files"):
+        return  # a command that can open nothing any more can't see how its run ended
     if record.error not in ERRORS.get(now.state.value, set()):
         yield f"whoever launched got {record.error or 'no error'}, but the run is {now.state.value}"
 
