@@ -116,6 +116,10 @@ def _left(world: World, record: Record, verdict: Verdict) -> Iterator[str]:
     verdict.gone_s = time.monotonic() - began
     if any(d.is_done and d.fault.kind in {"supervisor", "standby", "starter"} for d in record.deeds):
         world.forget(world.half_written())  # who writes, or sweeps after those who do, was killed itself
+    if _was(record, "slow"):
+        # torch makes a segment and removes its name at once; slow calls let a SIGKILL come in between, and nobody can tell
+        # afterwards whose it was.
+        world.forget({p for p in world.shared_memory() if p.name.startswith("torch_")})
     for what, look in (
         ("listening sockets", world.listeners),
         ("shared memory", world.shared_memory),
