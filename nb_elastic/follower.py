@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nb_elastic import events, reap, rundir, sight, snapshot, untrusted
 from nb_elastic.dashboard import plainjson, saved
 from nb_elastic.events import Event
+from nb_elastic.lifeline import HeldInterrupts
 from nb_elastic.logreader import LogFollower
 from nb_elastic.model import LogChunk
 from nb_elastic.rundir import JournalReader, RunDir
@@ -44,7 +45,7 @@ UNWRITTEN = b'"is_unwritten":true'
 
 
 class Follower:
-    """Reads a run's folder as it grows. Safe to use from several threads.
+    """Reads a run's folder as it grows. Safe to use from several threads; an interrupt waits until what was opened is closed.
 
     Args:
         channel: pipes to the supervisor, where this process started it; its lines wake the follower
@@ -82,7 +83,7 @@ class Follower:
 
     def snapshot(self) -> RunSnapshot:
         """State of the run now, as its journal tells it; lost where the supervisor is gone, which only ``look`` writes down."""
-        with self._lock:
+        with HeldInterrupts(most=1), self._lock:
             self._read_journal()
             is_all_read = self._channel is None or self._is_channel_read
             if not is_all_read or self._gone() is None:
@@ -92,7 +93,7 @@ class Follower:
 
     def look(self) -> RunSnapshot:
         """State of the run now; one whose supervisor is gone without a last word is written down as lost."""
-        with self._lock:
+        with HeldInterrupts(most=1), self._lock:
             self._read_journal()
             if not self._snapshot.state.is_final and self._is_time_to_look() and self._gone():
                 self._read_journal()  # its last word may have come meanwhile
@@ -102,7 +103,7 @@ class Follower:
 
     def logs(self) -> list[LogChunk]:
         """New bytes of all ranks' logs; none when it is too early for a look. Of a run that is over, empty when all are read."""
-        with self._lock:
+        with HeldInterrupts(most=1), self._lock:
             now_s = self._clock()
             is_due = now_s >= self._next_s or self._snapshot.state.is_final
             chunks = self._logs.read(is_first=not is_due)
@@ -117,7 +118,7 @@ class Follower:
     def outputs(self) -> list[dict[str, Any]]:
         """What rank 0 displayed since the last call, round after round."""
         found: list[dict[str, Any]] = []
-        with self._lock:
+        with HeldInterrupts(most=1), self._lock:
             for reader in self._outputs:
                 self._watch(reader.path)
                 found += [one for row in reader.rows() if (one := saved.output(row))]

@@ -59,7 +59,7 @@ def allowed(
     done = [d for d in deeds if d.is_done and not d.was_over]
     found = set(program.ends)
     kills = [d for d in done if d.fault.kind == "rank"]
-    may_fail = len(kills) > restarts or any(e.state == "failed" for e in program.ends)
+    may_fail = len(kills) + program.restarts > restarts or any(e.state == "failed" for e in program.ends)
     for deed in done:
         if deed.fault.kind == "standby" and deed.pid in (ranks or {}):  # it was made one of this run's ranks
             found.add(End(state="failed", root=ranks[deed.pid], how=signal.Signals(deed.fault.number).name))

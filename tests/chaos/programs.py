@@ -51,6 +51,7 @@ class Program:
         seconds: about how long it takes by itself.
         is_deaf: ranks ignore every signal they can.
         needs_peers: ranks that lose one fail, too.
+        restarts: how many it needs itself.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Program:
     seconds: float = 0.5
     is_deaf: bool = False
     needs_peers: bool = False
+    restarts: int = 0
 
 
 Maker = Callable[[random.Random, int], Program]
@@ -185,7 +187,7 @@ def fails_once(rng: random.Random, nproc: int) -> Program:
         f"{HEAD}print('line 0', flush=True)\nif rank == {who} and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':\n"
         "    raise ValueError('once')\nrank + 1"
     )
-    return Program(name="fails_once", body=body, lines=1, value=lambda rank, world: rank + 1, seconds=1.0)
+    return Program(name="fails_once", body=body, lines=1, value=lambda rank, world: rank + 1, seconds=1.0, restarts=1)
 
 
 def crashes(rng: random.Random, nproc: int) -> Program:

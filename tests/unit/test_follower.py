@@ -304,3 +304,13 @@ def test_a_supervisor_that_dies_without_a_word_ends_the_pause(has_inotify: bool,
     live.journal.close()
     assert kinds(live.run)[-1] == "run_lost"
     assert time.monotonic() - began < 30
+
+
+def test_interrupts_while_a_run_is_looked_at_leave_no_descriptor_open():
+    """A notebook whose user is quick to press stop would run out of them one day."""
+    run = made(created(age_ns=0))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.programs.interrupted_while_it_looks", str(run.path)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, "0"), done.stderr
