@@ -308,7 +308,7 @@ def _connected(held: HeldRank, first: dict[str, Any]) -> Iterator[Peer]:
     with _telling(held):
         peer = debugwire.connect(held.folder.debug_socket)
     try:
-        with _telling(held):
+        with _telling(held), contextlib.suppress(BrokenPipeError):  # it was refused before: why is there to be read
             peer.send(first)
         yield peer
     finally:
