@@ -14,9 +14,12 @@ from pathlib import Path
 
 @functools.lru_cache(maxsize=1)
 def boot_id() -> str:
-    """Names this boot of this machine's kernel, containers included; "" where it can't be told."""
+    """Names this boot of this machine's kernel, containers included; "" where it can't be told.
+
+    Signal handlers ask for it, also in the midst of an import: no codec may have to be looked up.
+    """
     with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().decode("ascii", "replace").strip()
     return ""
 
 
