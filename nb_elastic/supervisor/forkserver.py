@@ -23,8 +23,8 @@ from nb_elastic.supervisor.channel import FrameDecoder
 from nb_elastic.supervisor.exit_order import ExitOrder
 from nb_elastic.supervisor.spares import Spares
 
-CLEAN_S = 0.5
-"""Most time for freeing what killed processes held; it takes some milliseconds."""
+CLEAN_S = 1.0
+"""Most time for freeing what killed processes held; it takes some milliseconds, and longer on a machine that is overrun."""
 
 SWEEPS = 20
 """Most looks for descendants that fork while they are being killed."""
