@@ -55,12 +55,14 @@ class Exit:
         exit_code: its code, or -N for death by signal N.
         time_ns: when it was seen, nanoseconds since the epoch.
         early_ns: since when it may have been dead.
+        found_ns: when the forkserver found it dead; what it had been sent by then may have ended it. 0 is ``time_ns``.
     """
 
     pid: int
     exit_code: int
     time_ns: int
     early_ns: int
+    found_ns: int = 0
 
 
 class ForkServer:
@@ -259,7 +261,7 @@ class ForkServer:
 
     def _exit(self, pid: int, exit_code: int, found_ns: int) -> Exit:
         early_ns, time_ns = self._deaths.span(pid) or (found_ns - BLUR_NS, found_ns)
-        return Exit(pid=pid, exit_code=exit_code, time_ns=time_ns, early_ns=early_ns)
+        return Exit(pid=pid, exit_code=exit_code, time_ns=time_ns, early_ns=early_ns, found_ns=found_ns)
 
     def _receive(self) -> bool:
         """Read once; False at the end of the stream."""

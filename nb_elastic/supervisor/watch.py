@@ -217,7 +217,8 @@ class Watch:
 
     def _tell_exit(self, rank: Rank, *, exit_code: int | None) -> None:
         time_ns = rank.exit.time_ns if rank.exit else time.time_ns()
-        rank.how = way_to_end(rank.signals, exit_code=exit_code, time_ns=time_ns, is_stop=self._stopper.is_requested)
+        found_ns = rank.exit.found_ns if rank.exit and rank.exit.found_ns else time_ns
+        rank.how = way_to_end(rank.signals, exit_code=exit_code, time_ns=found_ns, is_stop=self._stopper.is_requested)
         self.tell(
             "worker_exited",
             rank.spec,
@@ -232,7 +233,7 @@ class Watch:
         )
 
     def _state_of(self, rank: Rank, one: Exit) -> WorkerState:
-        was_signalled = rank.signalled_ns is not None and one.time_ns > rank.signalled_ns
+        was_signalled = rank.signalled_ns is not None and (one.found_ns or one.time_ns) > rank.signalled_ns
         is_ours = self._stopper.is_requested or any(number == signal.SIGKILL for number, _ in rank.signals)
         if was_signalled and one.exit_code == -signal.SIGKILL and not is_ours:
             was_signalled = False  # we only asked it to end: somebody else killed it, and its end was long in coming
