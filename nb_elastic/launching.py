@@ -186,9 +186,8 @@ def _begin(
         with contextlib.closing(rundir.Journal(folder.journal)) as journal:
             for event in (asked.created(request, spec, nproc), *_still_held(), *request.marks):
                 journal.append(event)
-            opening.reserve(
-                journal.fd, os.fstat(journal.fd).st_size, opening.RESERVE_BYTES
-            )  # for the supervisor's words
+            # For the supervisor's words: the disk may be full before it is up.
+            opening.reserve(journal.fd, os.fstat(journal.fd).st_size, opening.RESERVE_BYTES)
             channel = _open(engine, folder, spec, journal, nproc=nproc)
         buffers_fd = -1  # the channel's now
         return channel
@@ -219,9 +218,8 @@ def _watch(run: Run, options: LaunchOptions, held: HeldInterrupts) -> None:
     except BaseException as e:
         run.stop(0.0, by="interrupt")  # nobody would be left to watch it
         run.wait(GRACE_S + 10)
-        if isinstance(
-            e, KeyboardInterrupt
-        ):  # while a failed run was drawn for the last time: its failure must be heard of
+        # It may have come while a failed run was drawn for the last time, and that failure must be heard of.
+        if isinstance(e, KeyboardInterrupt):
             run.raise_for_state()
         raise
     if attendant.is_held and not run.state.is_final:

@@ -55,14 +55,20 @@ class Exit:
         exit_code: its code, or -N for death by signal N.
         time_ns: when it was seen, nanoseconds since the epoch.
         early_ns: since when it may have been dead.
-        found_ns: when the forkserver found it dead; what it had been sent by then may have ended it. 0 is ``time_ns``.
+        found_ns: when the forkserver found it dead; what it had been sent by then may have ended it.
     """
 
     pid: int
     exit_code: int
     time_ns: int
     early_ns: int
-    found_ns: int = 0
+    found_ns: int
+
+    @classmethod
+    def unseen(cls, pid: int) -> Exit:
+        """An end that nobody saw; it went with the forkserver just now."""
+        now_ns = time.time_ns()
+        return cls(pid=pid, exit_code=-signal.SIGKILL, time_ns=now_ns, early_ns=now_ns, found_ns=now_ns)
 
 
 class ForkServer:

@@ -18,7 +18,6 @@ EXITING = 0x4
 NEXT_NS = 1_000
 """Deaths of two looks lie so far apart at least, so that those of one look can be put in an order in between."""
 
-
 NOTE_S = 0.02
 """Most time that a death is waited for that the kernel marked and the thread did not note."""
 

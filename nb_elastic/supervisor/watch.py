@@ -146,8 +146,7 @@ class Watch:
         for rank in self.alive:
             rank.state = WorkerState.ENDED
             rundir.remove_halves(rank.folder.path, rank.started.pid)
-            now_ns = time.time_ns()
-            rank.exit = Exit(pid=rank.started.pid, exit_code=-signal.SIGKILL, time_ns=now_ns, early_ns=now_ns)
+            rank.exit = Exit.unseen(rank.started.pid)
             self._tell_exit(rank, exit_code=None)
 
     def judge(self) -> list[WorkerFailure]:
@@ -217,7 +216,7 @@ class Watch:
 
     def _tell_exit(self, rank: Rank, *, exit_code: int | None) -> None:
         time_ns = rank.exit.time_ns if rank.exit else time.time_ns()
-        found_ns = rank.exit.found_ns if rank.exit and rank.exit.found_ns else time_ns
+        found_ns = rank.exit.found_ns if rank.exit else time_ns
         rank.how = way_to_end(rank.signals, exit_code=exit_code, time_ns=found_ns, is_stop=self._stopper.is_requested)
         self.tell(
             "worker_exited",
@@ -233,7 +232,7 @@ class Watch:
         )
 
     def _state_of(self, rank: Rank, one: Exit) -> WorkerState:
-        was_signalled = rank.signalled_ns is not None and (one.found_ns or one.time_ns) > rank.signalled_ns
+        was_signalled = rank.signalled_ns is not None and one.found_ns > rank.signalled_ns
         is_ours = self._stopper.is_requested or any(number == signal.SIGKILL for number, _ in rank.signals)
         if was_signalled and one.exit_code == -signal.SIGKILL and not is_ours:
             was_signalled = False  # we only asked it to end: somebody else killed it, and its end was long in coming

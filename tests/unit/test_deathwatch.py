@@ -74,7 +74,8 @@ def death(rank, **more):
 
 
 def exit_between(early_ms, late_ms):
-    return Exit(pid=1, exit_code=-9, time_ns=late_ms * 1_000_000, early_ns=early_ms * 1_000_000)
+    late_ns = late_ms * 1_000_000
+    return Exit(pid=1, exit_code=-9, time_ns=late_ns, early_ns=early_ms * 1_000_000, found_ns=late_ns)
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,8 @@ def test_a_process_group_s_numbers_and_last_collectives_can_be_read(tmp_path, mo
     try:
         for _ in range(2):
             distributed_c10d.all_reduce(torch.ones(3))
-        until(
-            lambda: all(e["is_done"] for e in rankflight.read()["entries"] if e["group"] == "0")
-        )  # noted by a thread of torch's
+        # A thread of torch's notes it.
+        until(lambda: all(e["is_done"] for e in rankflight.read()["entries"] if e["group"] == "0"))
         told = rankflight.read()
     finally:
         distributed_c10d.destroy_process_group()
