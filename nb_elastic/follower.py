@@ -26,7 +26,7 @@ from nb_elastic.snapshot import RunSnapshot
 from nb_elastic.wakes import Wakes
 
 if TYPE_CHECKING:
-    from nb_elastic.engines.base import Channel
+    from nb_elastic.engines.seat import Channel
 
 BATCH_S = 0.05
 """Time between two looks at logs that grow. What a rank writes first, or after a silence, is read at once."""

@@ -29,7 +29,7 @@ from nb_elastic.snapshot import EMPTY, RunSnapshot
 
 if TYPE_CHECKING:
     from nb_elastic.debugging import Attendant
-    from nb_elastic.engines.base import Channel
+    from nb_elastic.engines.seat import Channel
     from nb_elastic.render.base import Renderer
 
 GRACE_S = 5.0
