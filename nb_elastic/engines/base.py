@@ -39,6 +39,8 @@ class Wanted:
         min_nodes, max_nodes: of ``--nnodes MIN:MAX``.
         nproc: ranks of each node; 0 where each node has as many as it finds GPUs (or CPUs).
         gpus: GPUs to reserve on each node; 0 for none, -1 for all it has.
+        prefers_gpus: where ``gpus`` is 0, reserve one GPU a rank on each node all the same if the cluster has any GPUs;
+            false where the launch clearly wants none.
     """
 
     run_id: str
@@ -47,6 +49,7 @@ class Wanted:
     max_nodes: int = 1
     nproc: int = 1
     gpus: int = 0
+    prefers_gpus: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
