@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nb_elastic import rundir, untrusted, wire
+from nb_elastic import untrusted, wire
 from nb_elastic.driver import log, share, verdict
 from nb_elastic.driver.fleet import Fleet, Node, Route
 from nb_elastic.driver.gathering import Gathering

@@ -21,7 +21,7 @@ def write(text: str) -> None:
     now = time.time()
     stamp = time.strftime("%H:%M:%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d}"
     with contextlib.suppress(OSError, ValueError):
-        print(f"{stamp} driver: {text}", file=sys.stderr, flush=True)
+        print(f"{stamp} driver: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def go_to(path: Path) -> None:

@@ -153,6 +153,8 @@ class Mirror:
         data = base64.b64decode(str(message.get("data") or ""), validate=True)
         if not isinstance(offset, int) or not 0 <= offset <= MAX_BYTES:
             return
+        if not data and os.fstat(fd).st_size < offset:  # a hole at its end
+            os.ftruncate(fd, offset)
         while data:
             written = os.pwrite(fd, data, offset)
             data, offset = data[written:], offset + written

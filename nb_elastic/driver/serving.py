@@ -91,9 +91,9 @@ class Serving:
         except Exception as e:  # noqa: BLE001  the border of the process: the run's folder must tell why nothing runs
             traceback.print_exc()
             self._is_spent = True
-            if self._conductor is not None:
+            if (conductor := self._conductor) is not None:
                 text = str(e) if isinstance(e, ElasticError) else f"The driver failed: {type(e).__name__}: {e}"
-                self._conductor.fail(text, reasons=("The run could not be started.",))
+                conductor.fail(text, reasons=("The run could not be started.",))
 
     def on_stop(self, message: Mapping[str, Any]) -> None:
         """Somebody wants the run's end."""

@@ -119,7 +119,7 @@ class _Driver:
             with theirs, blocked_signals(), open(seat.log, "ab") as log:
                 process = subprocess.Popen(
                     [sys.executable, *COMMAND],
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stdout=subprocess.PIPE,
                     stderr=log,
                     env=with_package(seat.env),
