@@ -108,13 +108,19 @@ def _check_engine(options: LaunchOptions) -> None:
     }
     for flag, value in meeting.items():
         if value:
-            _refuse(f"{flag} {value} and {engine} contradict each other: with an engine the nodes are told where they meet")
+            _refuse(
+                f"{flag} {value} and {engine} contradict each other: with an engine the nodes are told where they meet"
+            )
     if options.node_rank:
-        _refuse(f"--node-rank {options.node_rank} is for nodes that are started by hand, and {engine} starts and numbers them")
+        _refuse(
+            f"--node-rank {options.node_rank} is for nodes that are started by hand, and {engine} starts and numbers them"
+        )
     if options.rdzv_backend not in {"", "c10d"}:
         _refuse(f"--rdzv-backend {options.rdzv_backend} and {engine} contradict each other: its nodes meet by c10d")
     if options.hold:
-        _refuse(f"--hold and {engine} contradict each other: a rank that is held can only be looked at on its own machine")
+        _refuse(
+            f"--hold and {engine} contradict each other: a rank that is held can only be looked at on its own machine"
+        )
 
 
 def _check_several_nodes(options: LaunchOptions) -> None:

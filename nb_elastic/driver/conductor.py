@@ -5,21 +5,19 @@ Runs in: the driver, in its main thread.
 
 from __future__ import annotations
 
-import os
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nb_elastic import untrusted, wire
-from nb_elastic.driver import log, share, verdict
-from nb_elastic.driver.fleet import Fleet, Node, Route
+from nb_elastic import untrusted
+from nb_elastic.driver import log, verdict
+from nb_elastic.driver.fleet import Fleet, Node
 from nb_elastic.driver.gathering import Gathering
 from nb_elastic.driver.job import Job
 from nb_elastic.driver.meeting import Meeting
-from nb_elastic.driver.mirror import Mirror
 from nb_elastic.driver.pace import Pace
 from nb_elastic.driver.post import Delivery
+from nb_elastic.driver.roster import Roster
 from nb_elastic.driver.story import Story
 from nb_elastic.driver.verdict import Member, Verdict
 from nb_elastic.model import FailureCategory
@@ -43,10 +41,8 @@ class Conductor:
         self._job, self._story, self._fleet, self._pace = job, story, fleet, pace
         self._options = job.spec.options
         self._gathering = Gathering(job, fleet, meeting, pace, now=now)
-        self._members: list[Member] = []
-        self._of: dict[Node, Member] = {}
-        self._key = os.urandom(32)
-        self._variables = share.variables(job.spec)
+        self._roster = Roster(job, story)
+        self._members = self._roster.members
         self._by = ""
         self._until: float | None = None
         self._give_up_at: float | None = None
@@ -62,7 +58,7 @@ class Conductor:
         if self._is_ending:
             return 0
         there = sum(m.is_active for m in self._members) if self._members else len(self._gathering.fitting())
-        return max(0, self._options.max_nodes - there)
+        return max(0, self._options.max_nodes - there - self._fleet.coming)
 
     @property
     def _is_ending(self) -> bool:
@@ -110,7 +106,7 @@ class Conductor:
 
     def on_line(self, node: Node, message: Mapping[str, Any], now: float) -> None:
         """A node said something about its share."""
-        member = self._of.get(node)
+        member = self._roster.member(node)
         kind = message.get("type")
         if kind == "reached":
             self._gathering.on_reached(node, message)
@@ -135,7 +131,7 @@ class Conductor:
 
     def on_lost(self, node: Node, why: str, now: float) -> None:
         """A node can't be heard any more."""
-        member = self._of.get(node)
+        member = self._roster.member(node)
         if member is None or not member.is_active or self.is_over:
             return
         member.lost = why
@@ -145,10 +141,10 @@ class Conductor:
 
     def on_back(self, node: Node) -> None:
         """A lost node was heard again while its ranks may still run."""
-        member = self._of.get(node)
+        member = self._roster.member(node)
         if member is not None and member.lost and not self._is_ending:
             member.lost = ""
-            self._tell_joined(member, is_back=True)
+            self._roster.tell_joined(member, is_back=True)
 
     def on_unsent(self, delivery: Delivery, error: OSError, now: float) -> None:
         """What nodes need to begin can't be read."""
@@ -161,81 +157,19 @@ class Conductor:
 
     def _gather(self, now: float) -> None:
         room = self._options.max_nodes - sum(m.is_active for m in self._members)
-        chosen = self._gathering.choose(now, taken=self._of, room=room, is_first=not self._members)
+        chosen = self._gathering.choose(now, taken=self._roster, room=room, is_first=not self._members)
         for text in self._gathering.take_notes():
             self._story.note(text)
         if self._gathering.failure:
             told = self._gathering.failure
             self.fail(told, category=FailureCategory.RENDEZVOUS.value, reasons=(told.partition("\n")[0],))
         elif chosen:
-            self._send_shares(chosen)
-
-    def _send_shares(self, nodes: Sequence[Node]) -> None:
-        shares: dict[Route, list[Member]] = {}
-        for node in nodes:
-            member = Member(len(self._members), node)
-            self._members.append(member)
-            self._of[node] = member
-            node.mirror = Mirror(self._job.folder, member.index)
-            shares.setdefault(node.route, []).append(member)
-            self._tell_joined(member, is_back=False)
-        for route, members in shares.items():
-            route.post.deliver(
-                Delivery(
-                    run_id=self._job.spec.run_id,
-                    tokens=[m.node.token for m in members],
-                    parcels=self._job.parcels,
-                    frames=deque(self._frame(m) for m in members),
-                )
-            )
-
-    def _frame(self, member: Member) -> bytes:
-        hello = member.node.hello
-        return wire.encode(
-            share.frame(
-                self._job.spec,
-                token=member.node.token,
-                node=member.index,
-                address=hello.address if hello else "",
-                endpoint=self._gathering.endpoint,
-                key=self._key,
-                variables=self._variables,
-            )
-        )
-
-    def _tell_joined(self, member: Member, *, is_back: bool) -> None:
-        hello = member.node.hello
-        if hello is None:
-            return
-        log.write(f"{member.name} {'is back' if is_back else 'takes part'}")
-        asked = self._options.nproc_per_node
-        found = hello.gpus if asked == "gpu" or (asked == "auto" and hello.gpus) else hello.cpus
-        self._story.tell(
-            "node_joined",
-            node=member.index,
-            host=hello.host,
-            address=hello.address,
-            place=hello.place,
-            nproc=asked if isinstance(asked, int) else found,
-            gpus=hello.gpus,
-            pid=hello.pid,
-            is_back=is_back,
-        )
+            self._roster.begin(chosen, self._gathering.endpoint)
 
     # -- its end ------------------------------------------------------------------------------
 
     def _stop_nodes(self, *, by: str, grace_s: float, now: float) -> None:
-        """Stop all nodes whose share lasts; those that never heard of it are done."""
-        active = [m for m in self._members if m.is_active]
-        for route in {m.node.route for m in active}:
-            unheard = set(route.post.take_back(self._job.spec.run_id))
-            for member in (m for m in active if m.node.route is route):
-                if member.node.token in unheard:
-                    member.done = {"state": "stopped", "text": "it had not begun"}
-            tokens = [m.node.token for m in active if m.node.route is route and m.is_active]
-            if tokens:
-                message = {"type": "stop", "run_id": self._job.spec.run_id, "to": tokens, "by": by, "grace_s": grace_s}
-                route.post.urge(message)
+        self._roster.stop(by=by, grace_s=grace_s)
         give_up_at = now + grace_s + self._pace.margin
         self._give_up_at = give_up_at if self._give_up_at is None else min(self._give_up_at, give_up_at)
 
@@ -290,15 +224,9 @@ class Conductor:
     def _finish(self, end: Verdict) -> None:
         self.is_over = True
         log.write(f"the run is over: {end.state} {end.text.partition(chr(10))[0]}")
-        for member in self._members:
-            if member.node.mirror is not None:
-                member.node.mirror.close()
-                member.node.mirror = None
-            if member.lost:
-                self._fleet.drop(member.node)
-        self._story.end(
-            end.state, root_rank=end.root_rank, text=end.text, category=end.category, reasons=end.reasons
-        )
+        for node in self._roster.close():
+            self._fleet.drop(node)
+        self._story.end(end.state, root_rank=end.root_rank, text=end.text, category=end.category, reasons=end.reasons)
         self._job.close()
 
 

@@ -109,9 +109,15 @@ class Fleet:
         return [
             node
             for route in self._routes
-            for node in route.nodes.values()
+            for node in list(route.nodes.values())
             if node.hello and not (node.is_lost or node.is_over or node.is_refused)
         ]
+
+    @property
+    def coming(self) -> int:
+        """How many node programs were started and did not say hello yet."""
+        heard = [(route, sum(n.hello is not None for n in list(route.nodes.values()))) for route in self._routes]
+        return sum(max(0, route.link.nodes - count) for route, count in heard)
 
     def take(self, link: Link) -> None:
         """Read a link and write to it from now on. Any thread may call."""

@@ -91,9 +91,7 @@ class Serving:
         except Exception as e:  # noqa: BLE001  the border of the process: the run's folder must tell why nothing runs
             traceback.print_exc()
             self._is_spent = True
-            if (conductor := self._conductor) is not None:
-                text = str(e) if isinstance(e, ElasticError) else f"The driver failed: {type(e).__name__}: {e}"
-                conductor.fail(text, reasons=("The run could not be started.",))
+            self._fail(str(e) if isinstance(e, ElasticError) else f"The driver failed: {type(e).__name__}: {e}")
 
     def on_stop(self, message: Mapping[str, Any]) -> None:
         """Somebody wants the run's end."""
@@ -220,6 +218,11 @@ class Serving:
             on_grow_failed=lambda text: self._note(f"No more nodes can be had: {text}", is_warning=True),
             grow_s=self._pace.grow,
         )
+
+    def _fail(self, text: str) -> None:
+        if self._conductor is not None:
+            self._conductor.fail(text, reasons=("The run could not be started.",))
+            self._wake()
 
     def _on_hire_failed(self, text: str) -> None:
         log.write(f"no nodes: {text}")

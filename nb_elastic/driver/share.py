@@ -20,7 +20,17 @@ TRAVELLING = (
 )  # fmt: skip
 """Variables of the notebook that say how to compute, not where things lie."""
 
-STAYING = ("*_SOCKET_IFNAME", "*_HOME", "*_DIR", "*_CACHE", "*_PATH", "*_FILE", "*_ROOT", "TORCHELASTIC_RUN_ID", "TORCH_LIB*")
+STAYING = (
+    "*_SOCKET_IFNAME",
+    "*_HOME",
+    "*_DIR",
+    "*_CACHE",
+    "*_PATH",
+    "*_FILE",
+    "*_ROOT",
+    "TORCHELASTIC_RUN_ID",
+    "TORCH_LIB*",
+)
 """Those among them that name what only this machine has."""
 
 

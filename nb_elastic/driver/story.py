@@ -176,7 +176,11 @@ class Story:
             if number > ranks.round:
                 ranks.round = number
                 ranks.living.clear()
-            ranks.living[local_rank] = (number, untrusted.integer(data.get("rank"), -1), untrusted.integer(data.get("pid")))
+            ranks.living[local_rank] = (
+                number,
+                untrusted.integer(data.get("rank"), -1),
+                untrusted.integer(data.get("pid")),
+            )
         elif kind == "worker_exited":
             ranks.living.pop(local_rank, None)
         elif kind == "worker_failed" and number == self.round and isinstance(failure := data.get("failure"), Mapping):

@@ -79,9 +79,7 @@ def of_failure(members: Sequence[Member], root: Failed | None) -> Verdict:
     told = own.done or {}
     text = untrusted.text(told.get("text"))
     if root is not None:
-        return Verdict(
-            state="failed", text=text, root_rank=root.rank, category=root.category, reasons=root.reasons
-        )
+        return Verdict(state="failed", text=text, root_rank=root.rank, category=root.category, reasons=root.reasons)
     where = "" if len(members) == 1 else f"{own.name[0].upper()}{own.name[1:]}: "
     return Verdict(
         state="failed",

@@ -56,8 +56,15 @@ class Plan:
     def text(self) -> str:
         """Where, in one line."""
         wanted = self.wanted
-        nodes = f"{wanted.min_nodes}" if wanted.min_nodes == wanted.max_nodes else f"{wanted.min_nodes} to {wanted.max_nodes}"
-        gpus = {-1: ", with all its GPUs", 0: ", with a GPU for each rank where there are some" if wanted.prefers_gpus else ""}
+        nodes = (
+            f"{wanted.min_nodes}"
+            if wanted.min_nodes == wanted.max_nodes
+            else f"{wanted.min_nodes} to {wanted.max_nodes}"
+        )
+        gpus = {
+            -1: ", with all its GPUs",
+            0: ", with a GPU for each rank where there are some" if wanted.prefers_gpus else "",
+        }
         reserved = gpus.get(wanted.gpus, f", with {wanted.gpus} GPU(s)")
         return f"{nodes} node(s) of {self.settled.label} (engine {self.engine}){reserved}"
 
