@@ -210,10 +210,9 @@ class Member:
     def _start(self, stream: SealedStream, data: bytes) -> Program:
         order = json.loads(data)
         env = {str(name): str(value) for name, value in order["env"].items()}
-        env["NB_ELASTIC_NODE_ADDRESS"] = self._terms.local_addr or stream.own_address
-        self._tell(
-            f"Joined the notebook at {self._where} as {env['NB_ELASTIC_NODE_ADDRESS']} (host {socket.gethostname()})."
-        )
+        env["NB_ELASTIC_NODE_ADDRESS"] = address = self._terms.local_addr or stream.own_address
+        env["NB_ELASTIC_NODE_PLACE"] = place = _place(stream.own_address)
+        self._tell(f"Joined the notebook at {self._where} as {address} ({place}).")
         return Program([str(word) for word in order["arguments"]], env, stream, tell=self._tell)
 
     def _judged(self, program: Program | None, end: End) -> End:

@@ -5,7 +5,6 @@ A user would lose: a group of machines without any cluster software.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 import pytest
