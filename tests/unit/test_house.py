@@ -50,6 +50,7 @@ KERNEL_SIDE = (
 # The doors of foreign packages: package -> the only modules that may import it.
 DOORS = {
     "cloudpickle": {"nb_elastic.payload_pickler"},
+    "distributed": {"nb_elastic.engines.dask"},
     "rich": {"nb_elastic.render.terminal"},
     "ipywidgets": set(),
     "anywidget": {"nb_elastic.render.widget"},
