@@ -281,7 +281,7 @@ class Run(debugging.Looks):
         renderer.append(chunks)  # without chunks it tells that time passes: lines that wait to be folded must come out
         if outputs := self._follower.outputs():
             renderer.show(outputs)
-        return now.state.is_final and not chunks and not outputs
+        return now.state.is_final and not chunks and not outputs and self._follower.is_all_shown()
 
 
 def _wake(now: RunSnapshot, *signals: int) -> None:
