@@ -206,6 +206,8 @@ def _error(now: RunSnapshot, record: Record) -> Iterator[str]:
         if record.error == "KeyboardInterrupt" and not is_known:
             yield "the interrupted launch left a detached run that nobody was told of"
         return
+    if record.error == "DescriptorsError" and _was(record, "limit files"):
+        return  # it says that it can't see how its run ended
     root = now.root_rank
     if now.state is RunState.FAILED and root is not None and f"rank {root}" not in record.text:
         yield f"rank {root} failed first, but nobody told whoever launched"
