@@ -9,6 +9,7 @@ import inspect
 import os
 import signal
 import socket
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,9 @@ from nb_elastic.supervisor.stopping import Stopper
 
 TICK_S = 0.001
 """torch's own sleep between two looks; we wait for exits instead, and are told at once."""
+
+LOSS_POLL_S = 0.05
+"""How often the group is looked at while something depends on it."""
 
 READY_POLL_S = 0.02
 """How often a rank that is starting is looked at."""
@@ -117,16 +121,23 @@ class Agent(LocalElasticAgent):
     # -- the life of a round -----------------------------------------------------------------
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
-        self._round += 1
+        group = self._bundle.group
+        with self._stopper.interruptible():
+            # All nodes call a round by the same number, also one that came late.
+            self._round = max(self._round + 1, group.coming_round() if group else 0)
         self._attempt = worker_group.spec.max_restarts - self._remaining_restarts
         self._is_round_open = True
-        where = {"round": self._round, "attempt": self._attempt}
-        self._log.tell("rendezvous_started", **where, backend=self._bundle.backend)
+        started = {"round": self._round, "attempt": self._attempt}
+        self._log.tell("rendezvous_started", **started, backend=self._bundle.backend)
         with self._stopper.interruptible():
             super()._rendezvous(worker_group)
+            if group:
+                self._round, self._attempt = group.group_round, group.agree(self._attempt)
+        self._remaining_restarts = max(0, worker_group.spec.max_restarts - self._attempt)
         self._log.tell(
             "rendezvous_finished",
-            **where,
+            round=self._round,
+            attempt=self._attempt,
             group_rank=worker_group.group_rank,
             group_world_size=worker_group.group_world_size,
             world_size=worker_group.workers[0].world_size,
@@ -171,7 +182,22 @@ class Agent(LocalElasticAgent):
             one.pump()
         self._log.flush()
         result: RunResult = super()._monitor_workers(worker_group)
+        if result.state in {WorkerState.FAILED, WorkerState.UNHEALTHY} and self._lost_a_node():
+            return RunResult(state=WorkerState.HEALTHY)  # torch then sees that the group has changed, at no restart's cost
         return result
+
+    def _lost_a_node(self) -> bool:
+        """True if ranks failed because a node is gone, and the rest is enough: its keep-alives stop some seconds later."""
+        group = self._bundle.group
+        if group is None or not group.can_lose or not self._context.watch.has_lost_peers_only:
+            return False
+        deadline = time.monotonic() + group.loss_s
+        while time.monotonic() < deadline:
+            if change := group.change():
+                return change == "changed"
+            with self._stopper.interruptible():
+                time.sleep(LOSS_POLL_S)
+        return False
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:  # noqa: ARG002  torch's signature
         self._shutdown()
@@ -191,8 +217,15 @@ class Agent(LocalElasticAgent):
         super()._restart_workers(worker_group)
 
     def _exit_barrier(self) -> None:
+        """Wait for the other nodes' ranks; torch's own way takes five minutes to miss a node that is lost."""
+        group = self._bundle.group
         with self._stopper.interruptible():
-            super()._exit_barrier()  # type: ignore[no-untyped-call]
+            if group is None:
+                super()._exit_barrier()  # type: ignore[no-untyped-call]
+                return
+            has_ended = group.end_barrier()
+            while not has_ended() and not group.change():
+                time.sleep(LOSS_POLL_S)
 
     def end_round(self, cause: str, *, text: str = "") -> None:
         """Tell the journal why the round ended, with the whole story of a failure; once a round.

@@ -93,6 +93,11 @@ class Watch:
         return [r for r in self.ranks if r.state is WorkerState.FAILED]
 
     @property
+    def has_lost_peers_only(self) -> bool:
+        """True if all failures that were judged tell of a lost peer, so that their cause may be on another node."""
+        return bool(self._told) and all(map(failures_judge.is_lost_peer, self._told.values()))
+
+    @property
     def is_holding(self) -> bool:
         """True while failed ranks wait to be looked at. Once one of them has gone on, the group ends as any failed one."""
         has_held = any(r.held and r.held[0] == "failure" for r in self.alive)

@@ -24,11 +24,11 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 # Which floor a module stands on; it may use modules of its own floor and of those below.
 FLOORS = {
-    0: "ambient errors knell lifeline machine model nvml opening private seals spans sysfs",
+    0: "ambient errors knell lifeline machine model nvml opening private sealed seals spans sysfs tokens",
     1: "birth debugwire events installed logreader reap rundir sight snapshot stacks topology untrusted wakes wire",
     2: "payload cell frames binding report pools outputs rankstacks rankflight",
     3: "worker holding entry afresh rankshell supervisor launcher",
-    4: "options option config export doctor notebook engines dashboard render report_text report_words report_failure",
+    4: "options option config export doctor notebook engines driver node dashboard render report_text report_words report_failure",
     5: "debugging follower run request completion",
     6: "launching",
     7: "magics cli",
@@ -43,7 +43,8 @@ RANK_SIDE = ("nb_elastic.supervisor.__main__", "nb_elastic.launcher", "nb_elasti
 KERNEL_SIDE = (
     "nb_elastic", "nb_elastic.magics", "nb_elastic.cli", "nb_elastic.launching", "nb_elastic.run", "nb_elastic.doctor", "nb_elastic.export",
     "nb_elastic.render.choose", "nb_elastic.render.plain", "nb_elastic.render.terminal", "nb_elastic.render.widget", "nb_elastic.render.html",
-    "nb_elastic.engines.local", "nb_elastic.dashboard.panel", "nb_elastic.dashboard.monitor",
+    "nb_elastic.engines.local", "nb_elastic.engines.driven", "nb_elastic.dashboard.panel", "nb_elastic.dashboard.monitor",
+    "nb_elastic.driver.__main__",
 )  # fmt: skip
 
 # The doors of foreign packages: package -> the only modules that may import it.
