@@ -27,6 +27,8 @@ PATIENCE_S = 4.0
 """How much longer an answer may take before it is asked for over a new connection: one that was cut off for a while may stay
 silent for as long again."""
 AGAIN_S = 0.2
+ANSWER_S = 3.0
+"""What isn't heard of for so long isn't waited for when it is closed."""
 
 
 class DaskLink:
@@ -101,6 +103,13 @@ class DaskLink:
     async def end(self, timeout_s: float) -> None:
         """What ``close`` does, for many at once."""
         end = self._loop.time() + timeout_s
+        try:
+            await asyncio.wait_for(self._ask(within=0.0), ANSWER_S)
+        except (
+            asyncio.TimeoutError
+        ):  # cut off: its own lease ends it, and so does Dask, when it hears that nobody wants it
+            self.finish("")
+            return
         with contextlib.suppress(asyncio.TimeoutError):
             if self._sender:
                 await asyncio.wait_for(asyncio.shield(self._sender), timeout_s / 2)

@@ -124,7 +124,9 @@ class Outbox:
 def line_of(token: str, kind: str, **data: Any) -> bytes:
     """One line for the driver."""
     record = {"from": token, "type": kind, **data}
-    return events.fit(record, MAX_WORD_BYTES) or events.fit({"from": token, "type": "note", "text": f"{kind} is too long"})
+    return events.fit(record, MAX_WORD_BYTES) or events.fit(
+        {"from": token, "type": "note", "text": f"{kind} is too long"}
+    )
 
 
 def _write(fd: int, line: bytes) -> None:

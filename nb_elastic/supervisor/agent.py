@@ -183,7 +183,9 @@ class Agent(LocalElasticAgent):
         self._log.flush()
         result: RunResult = super()._monitor_workers(worker_group)
         if result.state in {WorkerState.FAILED, WorkerState.UNHEALTHY} and self._lost_a_node():
-            return RunResult(state=WorkerState.HEALTHY)  # torch then sees that the group has changed, at no restart's cost
+            return RunResult(
+                state=WorkerState.HEALTHY
+            )  # torch then sees that the group has changed, at no restart's cost
         return result
 
     def _lost_a_node(self) -> bool:
