@@ -127,7 +127,8 @@ def carry_out(request: Request, *, started: Callable[[Run], None] | None = None)
         if started is not None:
             started(run)
         if not request.options.detach:
-            _watch(run, request.options, held)
+            with opening.wants_told(f"Run {run.id} could not be watched, and was stopped if it was not over,"):
+                _watch(run, request.options, held)
         elif held.count:
             run.stop(0.0, by="interrupt")  # its id will not be told, so nobody would know of it
     return run

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -65,6 +66,15 @@ class ProcessId:
     def is_alive(self) -> bool:
         """True while this very process, not another with its pid, runs."""
         return ProcessId.of(self.pid) == self
+
+    @property
+    def may_live(self) -> bool:
+        """False only where it was seen that the process is gone: who has no descriptor left can't look."""
+        try:
+            fields = _read_stat(self.pid)
+        except OSError as e:
+            return e.errno in {errno.EMFILE, errno.ENFILE} or self.is_alive
+        return fields[0] != "Z" and int(fields[19]) == self.start_ticks
 
     def signal(self, number: int) -> bool:
         """Send a signal to this very process; False if it is gone.
@@ -154,10 +164,14 @@ class HeldInterrupts:
 def stat_fields(pid: int) -> list[str]:
     """Fields of /proc/<pid>/stat from the state on (index 0 is field 3); empty if it is gone."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as f:
-            text = f.read()
+        return _read_stat(pid)
     except OSError:
         return []
+
+
+def _read_stat(pid: int) -> list[str]:
+    with open(f"/proc/{pid}/stat", "rb") as f:
+        text = f.read()
     return text[text.rindex(b")") + 2 :].decode("ascii", "replace").split()
 
 

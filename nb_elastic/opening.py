@@ -6,12 +6,16 @@ folder. What is checked is what was opened, so nothing can be exchanged in betwe
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+from nb_elastic.errors import DescriptorsError
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -40,6 +44,26 @@ def to_append(path: Path) -> int:
         OSError: as ``to_read``; or if it can't be made.
     """
     return _checked(path, APPEND)
+
+
+def is_for_want(error: OSError) -> bool:
+    """True if something could not be opened because this process, or the machine, has too many files open."""
+    return error.errno in {errno.EMFILE, errno.ENFILE}
+
+
+@contextlib.contextmanager
+def wants_told(what: str) -> Iterator[None]:
+    """Raise a DescriptorsError in place of an OSError for want of descriptors: what can't be looked at is not absent.
+
+    Args:
+        what: as ``DescriptorsError.of`` takes it.
+    """
+    try:
+        yield
+    except OSError as e:
+        if is_for_want(e):
+            raise DescriptorsError.of(what) from e
+        raise
 
 
 def is_there(path: Path) -> bool:
