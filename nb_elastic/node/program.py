@@ -52,7 +52,7 @@ def main() -> int:
     try:
         home = folder.make(token := secrets.token_hex(4))
     except ElasticError as e:
-        print(e, file=sys.stderr)
+        sys.stderr.write(f"{e}\n")
         return 3
     program = Program(stdin, stdout, token=token, home=home, told=told)
     try:
@@ -117,6 +117,16 @@ class Program:
         self._reader = threading.Thread(target=self._read, name="nb_elastic-node-in", daemon=True)
         self._keeper = Keeper(os.environ, lambda told: self._out.say("hosting", **told))
         self._runs: dict[str, Hosted] = {}
+        self._words: dict[str, Callable[[dict[str, Any], bytes], None]] = {
+            "refuse": self._refuse,
+            "reach": self._reach,
+            "host": self._host,
+            "file": self._file,
+            "run": self._run,
+            "stop": self._stop,
+            "stacks": self._stacks,
+            "end": self._end,
+        }
 
     def run(self) -> int:
         """Serve the driver until the end; returns the exit code."""
@@ -166,16 +176,17 @@ class Program:
     def _heed(self, message: dict[str, Any], blob: bytes) -> None:
         if self._token not in message.get("to", (self._token,)):
             return
-        heed = _WORDS.get(str(message.get("type")))
+        heed = self._words.get(str(message.get("type")))
         if heed is None:
             return
         try:
-            heed(self, message, blob)
+            heed(message, blob)
         except (KeyError, TypeError, ValueError, OSError) as e:
             self._out.say("note", level="warning", text=f"The word {message.get('type')!r} can't be heeded: {e!r}")
 
     def _refuse(self, message: dict[str, Any], _blob: bytes) -> None:
-        print(str(message.get("text", "")), file=sys.stderr, flush=True)
+        sys.stderr.write(f"{message.get('text', '')}\n")
+        sys.stderr.flush()
         self.end("the driver refused it", 2)
 
     def _reach(self, message: dict[str, Any], _blob: bytes) -> None:
@@ -243,15 +254,3 @@ class Program:
         reap.end_below()
         self._out.say("bye", why=self._why)
         self._out.close(LAST_WORD_S)
-
-
-_WORDS: dict[str, Callable[[Program, dict[str, Any], bytes], None]] = {
-    "refuse": Program._refuse,
-    "reach": Program._reach,
-    "host": Program._host,
-    "file": Program._file,
-    "run": Program._run,
-    "stop": Program._stop,
-    "stacks": Program._stacks,
-    "end": Program._end,
-}

@@ -9,7 +9,6 @@ import inspect
 import os
 import signal
 import socket
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,15 +28,12 @@ from nb_elastic.supervisor.crew import ForkServer
 from nb_elastic.supervisor.logs import FilteredLog, RunLogs, open_filtered
 from nb_elastic.supervisor.placement import Placement
 from nb_elastic.supervisor.pulse import Pulse, Subject
-from nb_elastic.supervisor.rank_env import Place
+from nb_elastic.supervisor.regrouping import misses_a_node, wait_for_ends
 from nb_elastic.supervisor.rendezvous import HandlerBundle
 from nb_elastic.supervisor.stopping import Stopper
 
 TICK_S = 0.001
 """torch's own sleep between two looks; we wait for exits instead, and are told at once."""
-
-LOSS_POLL_S = 0.05
-"""How often the group is looked at while something depends on it."""
 
 READY_POLL_S = 0.02
 """How often a rank that is starting is looked at."""
@@ -127,23 +123,13 @@ class Agent(LocalElasticAgent):
             self._round = max(self._round + 1, group.coming_round() if group else 0)
         self._attempt = worker_group.spec.max_restarts - self._remaining_restarts
         self._is_round_open = True
-        started = {"round": self._round, "attempt": self._attempt}
-        self._log.tell("rendezvous_started", **started, backend=self._bundle.backend)
+        self._log.tell("rendezvous_started", **self._number, backend=self._bundle.backend)
         with self._stopper.interruptible():
             super()._rendezvous(worker_group)
             if group:
                 self._round, self._attempt = group.group_round, group.agree(self._attempt)
         self._remaining_restarts = max(0, worker_group.spec.max_restarts - self._attempt)
-        self._log.tell(
-            "rendezvous_finished",
-            round=self._round,
-            attempt=self._attempt,
-            group_rank=worker_group.group_rank,
-            group_world_size=worker_group.group_world_size,
-            world_size=worker_group.workers[0].world_size,
-            master_addr=worker_group.master_addr,
-            master_port=worker_group.master_port,
-        )
+        self._log.tell("rendezvous_finished", **self._number, **_meeting_of(worker_group))
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._stopper.check()
@@ -182,24 +168,10 @@ class Agent(LocalElasticAgent):
             one.pump()
         self._log.flush()
         result: RunResult = super()._monitor_workers(worker_group)
-        if result.state in {WorkerState.FAILED, WorkerState.UNHEALTHY} and self._lost_a_node():
-            return RunResult(
-                state=WorkerState.HEALTHY
-            )  # torch then sees that the group has changed, at no restart's cost
+        has_failed = result.state in {WorkerState.FAILED, WorkerState.UNHEALTHY}
+        if has_failed and misses_a_node(self._bundle.group, self._context.watch.told.values(), self._stopper):
+            return RunResult(state=WorkerState.HEALTHY)  # torch then sees that the group has changed
         return result
-
-    def _lost_a_node(self) -> bool:
-        """True if ranks failed because a node is gone, and the rest is enough: its keep-alives stop some seconds later."""
-        group = self._bundle.group
-        if group is None or not group.can_lose or not self._context.watch.has_lost_peers_only:
-            return False
-        deadline = time.monotonic() + group.loss_s
-        while time.monotonic() < deadline:
-            if change := group.change():
-                return change == "changed"
-            with self._stopper.interruptible():
-                time.sleep(LOSS_POLL_S)
-        return False
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:  # noqa: ARG002  torch's signature
         self._shutdown()
@@ -219,15 +191,11 @@ class Agent(LocalElasticAgent):
         super()._restart_workers(worker_group)
 
     def _exit_barrier(self) -> None:
-        """Wait for the other nodes' ranks; torch's own way takes five minutes to miss a node that is lost."""
-        group = self._bundle.group
         with self._stopper.interruptible():
-            if group is None:
+            if self._bundle.group:
+                wait_for_ends(self._bundle.group)
+            else:
                 super()._exit_barrier()  # type: ignore[no-untyped-call]
-                return
-            has_ended = group.end_barrier()
-            while not has_ended() and not group.change():
-                time.sleep(LOSS_POLL_S)
 
     def end_round(self, cause: str, *, text: str = "") -> None:
         """Tell the journal why the round ended, with the whole story of a failure; once a round.
@@ -245,7 +213,11 @@ class Agent(LocalElasticAgent):
         if not text and (cause == "failure" or (self.failures and cause != "success")):
             others = self._context.watch.others() if cause == "failure" and self._pcontext else []
             self.text = failures_words.text_of(self.failures, others=others, run_dir=self._launch.run_dir)
-        self._log.tell("round_ended", round=self._round, attempt=self._attempt, cause=cause, text=self.text)
+        self._log.tell("round_ended", **self._number, cause=cause, text=self.text)
+
+    @property
+    def _number(self) -> dict[str, int]:
+        return {"round": self._round, "attempt": self._attempt}
 
     @property
     def has_begun(self) -> bool:
@@ -291,21 +263,7 @@ class Agent(LocalElasticAgent):
         return super()._construct_event(state, source, *args, **kwargs)
 
     def _env_of(self, group: WorkerGroup, worker: Any) -> dict[str, str]:
-        spec = group.spec
-        place = Place(
-            rank=worker.global_rank,
-            local_rank=worker.local_rank,
-            role_rank=worker.role_rank,
-            world_size=worker.world_size,
-            role_world_size=worker.role_world_size,
-            local_world_size=spec.local_world_size,
-            group_rank=group.group_rank or 0,
-            group_world_size=group.group_world_size or 1,
-            master_addr=group.master_addr or "",
-            master_port=group.master_port or 0,
-            restart_count=self._attempt,
-            uses_agent_store=bool(spec.rdzv_handler.use_agent_store),
-        )
+        place = rank_env.place_of(group, worker, restart_count=self._attempt)
         return rank_env.build(
             self._launch,
             place,
@@ -330,6 +288,17 @@ class Agent(LocalElasticAgent):
             stderr=stderr,
             is_exec=self._is_exec,
         )
+
+
+def _meeting_of(group: WorkerGroup) -> dict[str, Any]:
+    """What the rendezvous settled for this node."""
+    return {
+        "group_rank": group.group_rank,
+        "group_world_size": group.group_world_size,
+        "world_size": group.workers[0].world_size,
+        "master_addr": group.master_addr,
+        "master_port": group.master_port,
+    }
 
 
 def _subjects(pids: Mapping[int, int], ranks: Mapping[int, int], logs: RunLogs, placement: Placement) -> list[Subject]:

@@ -111,7 +111,7 @@ class FreshStoreRendezvous(DynamicRendezvousHandler):
         self._bootstrap_store_info = None
         self._shared_tcp_store_server = None
         try:
-            with quick(self):
+            with quick(getattr(self, "_state_holder", None), nodes=self.settings.max_nodes):
                 info = super().next_rendezvous()
         except RendezvousTimeoutError as e:
             wanted, patience_s = self.settings.min_nodes, self.settings.timeout.join.total_seconds()

@@ -125,10 +125,14 @@ class NodeProgram:
                 raise RuntimeError(f"it ended without {kind}: {self.lines[-5:]}\n{self.err.decode()}")
             return found()
 
-        result: dict[str, Any] = until(there, timeout_s, f"{kind}; last lines: {self.lines[-3:]} {self.err.decode()}")[0]
+        result: dict[str, Any] = until(there, timeout_s, f"{kind}; last lines: {self.lines[-3:]} {self.err.decode()}")[
+            0
+        ]
         return result
 
-    def run(self, entrypoint: str, *argv: str, run_id: str = "a-run", node: int = 0, nproc: int = 2, **more: Any) -> None:
+    def run(
+        self, entrypoint: str, *argv: str, run_id: str = "a-run", node: int = 0, nproc: int = 2, **more: Any
+    ) -> None:
         """Have it run an entry (see ``supervise.entry``); ``more`` goes into the frame or, what is none of it, the options."""
         self.send("run", **run_frame(supervise.entry(entrypoint, *argv), run_id=run_id, node=node, nproc=nproc, **more))
 
@@ -163,7 +167,9 @@ class NodeProgram:
 FRAME = {"endpoint": "", "address": "127.0.0.1", "key_hex": "5a" * 32, "min_nodes": 1, "max_nodes": 1, "env": {}}
 
 
-def run_frame(entrypoint: Entrypoint, *, run_id: str, node: int, nproc: int, payload: str = "", **more: Any) -> dict[str, Any]:
+def run_frame(
+    entrypoint: Entrypoint, *, run_id: str, node: int, nproc: int, payload: str = "", **more: Any
+) -> dict[str, Any]:
     """The words of a ``run``."""
     frame = {key: more.pop(key, value) for key, value in FRAME.items()}
     options = LaunchOptions(nproc_per_node=nproc, **{"numa_binding": "none", **more})

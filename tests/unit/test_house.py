@@ -187,6 +187,17 @@ def test_the_kernel_side_never_imports_torch():
     assert guilty == set()
 
 
+def test_a_node_program_never_imports_torch():
+    """It is started on each node, and must be heard of in a moment; what it starts imports torch."""
+    guilty = {
+        f"{name} line {line}"
+        for name in reachable(("nb_elastic.node.__main__",))
+        for target, line in imports(name)
+        if target.split(".")[0] == "torch"
+    }
+    assert guilty == set()
+
+
 def test_supervisor_and_workers_never_import_the_front_end():
     """rankshell alone may: it is loaded late, in a rank whose cell uses magics."""
     loaded = reachable(RANK_SIDE, but_not=("nb_elastic.rankshell",))
@@ -266,7 +277,7 @@ def test_results_are_loaded_only_where_the_user_asked_for_them():
 
 def test_processes_name_each_other_by_text_not_by_import():
     """Importing another process's entry would load its world into this one."""
-    entries = {"nb_elastic.supervisor.__main__", "nb_elastic.__main__"}
+    entries = {"nb_elastic.supervisor.__main__", "nb_elastic.__main__", "nb_elastic.node.__main__"}
     guilty = {f"{name} line {line}" for name in FILES for target, line in imports(name) if target in entries}
     assert guilty == set()
 
