@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import signal
 import sys
 import threading
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from nb_elastic import tokens
-from nb_elastic.engines.join_member import Member, Terms
+from nb_elastic.engines.join_member import LINGER_S, Member, Terms
 from nb_elastic.errors import OptionError
 
 TEXT = "join this machine to a run that waits for nodes; Ctrl-C leaves"
@@ -27,8 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--wait", type=float, default=0.0, metavar="S", help="keep trying for S seconds to reach it (default 0)"
     )
     parser.add_argument(
-        "--stay", action="store_true", help="wait for the notebook's next run when it needs no nodes any more"
+        "--linger",
+        type=float,
+        default=LINGER_S,
+        metavar="S",
+        help=f"when the notebook needs no nodes any more, wait S seconds for its next run (default {LINGER_S:g})",
     )
+    parser.add_argument("--stay", action="store_true", help="the same, until Ctrl-C")
     parser.add_argument(
         "--local-addr",
         default="",
@@ -48,11 +54,14 @@ def join(arguments: argparse.Namespace, *, tell: Callable[[str], None], is_comma
         OptionError: if the token, or an option, makes no sense, or the notebook doesn't know the token.
         EngineError: if the notebook can't be reached.
     """
-    if arguments.wait < 0:
-        raise OptionError(f"--wait {arguments.wait:g}: give a number of seconds, 0 or more.")
+    for name in ("wait", "linger"):
+        seconds: float = getattr(arguments, name)
+        if not seconds >= 0:
+            raise OptionError(f"--{name} {seconds:g}: give a number of seconds, 0 or more.")
     given = str(arguments.token)
     token = tokens.parse(sys.stdin.readline() if given == "-" else given)
-    terms = Terms(wait_s=arguments.wait, is_staying=arguments.stay, local_addr=arguments.local_addr)
+    linger_s = math.inf if arguments.stay else arguments.linger
+    terms = Terms(wait_s=arguments.wait, linger_s=linger_s, local_addr=arguments.local_addr)
     lock = threading.Lock()
 
     def tell_whole(line: str) -> None:

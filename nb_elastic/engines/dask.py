@@ -31,7 +31,7 @@ from nb_elastic.errors import EngineError
 CONNECT_S = 5.0
 WATCH_S = 1.0
 GROW_S = 2.0
-SILENT_S = 10.0
+SILENT_S = 15.0
 """How long the scheduler may be out of reach before its nodes are given up."""
 BUSY_S = 2.0
 """A task that hasn't begun by then waits for the worker's resources: another host is tried, too."""
@@ -226,7 +226,7 @@ class DaskEngine:
             given = [held for held in list(self._held.values()) if held.link is not None]
             try:
                 asked = client.scheduler.ncores(workers=[held.worker.address for held in given])
-                known = await asyncio.wait_for(asked, SILENT_S)
+                known = await asyncio.wait_for(asked, CONNECT_S)
                 heard = time.monotonic()
             except Exception:  # noqa: BLE001  of many kinds: what counts is how long it lasts
                 known = {held.worker.address for held in given}

@@ -21,8 +21,14 @@ Ask = Callable[..., Awaitable[Any]]
 """Asks the relay of a link: keywords of ``Relay.answer``; gives its answer, or None where no such relay is."""
 
 BATCH_BYTES = 1 << 20
-READ_S = 2.0
+WAIT_S = 2.0
+"""How long the relay waits before it answers that there is nothing to read, or no room for more."""
+PATIENCE_S = 4.0
+"""How much longer an answer may take before it is asked for over a new connection: one that was cut off for a while may stay
+silent for as long again."""
 AGAIN_S = 0.2
+ANSWER_S = 3.0
+"""What isn't heard of for so long isn't waited for when it is closed."""
 
 
 class DaskLink:
@@ -97,6 +103,13 @@ class DaskLink:
     async def end(self, timeout_s: float) -> None:
         """What ``close`` does, for many at once."""
         end = self._loop.time() + timeout_s
+        try:
+            await asyncio.wait_for(self._ask(within=0.0), ANSWER_S)
+        except (
+            asyncio.TimeoutError
+        ):  # cut off: its own lease ends it, and so does Dask, when it hears that nobody wants it
+            self.finish("")
+            return
         with contextlib.suppress(asyncio.TimeoutError):
             if self._sender:
                 await asyncio.wait_for(asyncio.shield(self._sender), timeout_s / 2)
@@ -120,12 +133,16 @@ class DaskLink:
             if not batch:
                 return
             self._sent += 1
-            await self._ask(do="send", seq=self._sent, data=b"".join(batch))
+            data = b"".join(batch)
+            while (answer := await self._ask(do="send", seq=self._sent, data=data, within=WAIT_S)) and answer[
+                "is_full"
+            ]:
+                data = b""  # it has these; more only when there is room
 
     async def _read(self) -> bytes:
         """Fetch what comes next; b"" at the end."""
         while not self._over.is_set():
-            answer = await self._ask(do="read", after=self._got, errors=self._got_errors, within=READ_S)
+            answer = await self._ask(do="read", after=self._got, errors=self._got_errors, within=WAIT_S)
             if answer is None:
                 continue
             if answer["errors"]:
@@ -144,11 +161,12 @@ class DaskLink:
         while not self._over.is_set():
             asking = asyncio.ensure_future(self._ask_relay(**question))
             gone = asyncio.ensure_future(self._gone.wait())
-            await asyncio.wait({asking, gone}, return_when=asyncio.FIRST_COMPLETED)
+            patience_s = question["within"] + PATIENCE_S
+            await asyncio.wait({asking, gone}, return_when=asyncio.FIRST_COMPLETED, timeout=patience_s)
             gone.cancel()
             if not asking.done():
                 asking.cancel()
-                return None
+                continue
             try:
                 answer: Answer | None = asking.result()
             except (OSError, asyncio.TimeoutError):  # its connection broke; the engine knows whether its worker is lost

@@ -80,12 +80,12 @@ class Relay:
             data: the frames.
             after: bytes of its stdout that the driver has.
             errors: and of its stderr.
-            within: seconds to wait for something to read, or until it is killed.
+            within: seconds to wait for room, or for something to read, or until it is killed.
         """
         self._heard = time.monotonic()
         if do == "send":
             self._take(seq, data)
-            await self._until(lambda: self._frames_bytes < MAX_BYTES, 10.0)
+            await self._until(lambda: self._frames_bytes < MAX_BYTES, within)
         elif do == "read":
             self._drop(after, errors)
             await self._until(lambda: len(self._out) > 0 or len(self._errors) > 0, within)
@@ -94,7 +94,7 @@ class Relay:
             self._kill_at = min(self._kill_at, time.monotonic() + within)
             self._wake()
             await self._until(lambda: False, within + GRACE_S)
-        return self._state(after) if do == "read" else {"taken": self._taken, "code": self._code}
+        return self._state(after) if do == "read" else self._state_of_stdin()
 
     def run(self) -> None:
         """Relay until the program has ended and the driver has all of it, or is gone."""
@@ -226,6 +226,9 @@ class Relay:
             "errors_end": errors_end,
             "code": self._code if is_all and not is_old else None,
         }
+
+    def _state_of_stdin(self) -> dict[str, Any]:
+        return {"is_full": self._frames_bytes >= MAX_BYTES, "code": self._code}
 
     async def _until(self, is_met: Callable[[], bool], within: float) -> None:
         end = time.monotonic() + within

@@ -171,7 +171,7 @@ class JoinEngine:
             self._door.close()
         deadline = time.monotonic() + CLOSE_S
         for link in self._links:
-            link.part(CLOSE_S - LAST_WORDS_S, is_over=True)
+            link.part(CLOSE_S - LAST_WORDS_S)
         if self._here is not None:
             self._here.close(CLOSE_S)
         for link in self._links:
@@ -180,10 +180,14 @@ class JoinEngine:
     def _start_here(self, order: Order) -> int:
         if self._here is not None:
             self._here.close(0.0)
-        place = {"NB_ELASTIC_NODE_ADDRESS": self._address, "NB_ELASTIC_NODE_PLACE": socket.gethostname()}
-        self._here = CommandLink(
-            (sys.executable, *order.arguments), env={**with_package(os.environ), **place, **order.env}, log=order.log
-        )
+        env = {
+            **with_package(os.environ),
+            **order.env,
+            "NB_ELASTIC_DRIVER_ADDRESS": self._address,
+            "NB_ELASTIC_NODE_ADDRESS": self._address,
+            "NB_ELASTIC_NODE_PLACE": socket.gethostname(),
+        }
+        self._here = CommandLink((sys.executable, *order.arguments), env=env, log=order.log)
         order.on_link(self._here)
         return 1
 
@@ -193,7 +197,7 @@ class JoinEngine:
         if guest is None:
             return 0
         link = JoinLink(guest.stream, name=guest.address)
-        env = {"NB_ELASTIC_DRIVER_ADDRESS": self._address, **order.env}
+        env = {**order.env, "NB_ELASTIC_DRIVER_ADDRESS": self._address}
         link.start(order.arguments, env)
         self._links.append(link)
         order.on_link(link)

@@ -86,22 +86,17 @@ class JoinLink:
                 self._changed.notify_all()
             yield line
 
-    def part(self, timeout_s: float, *, is_over: bool) -> None:
-        """Have the node program end, and don't wait for that.
-
-        Args:
-            timeout_s: it is killed if it takes longer.
-            is_over: the machine isn't wanted any more, also not as another node.
-        """
+    def part(self, timeout_s: float) -> None:
+        """Have the node program end, and killed if that takes longer, and don't wait for that."""
         with self._changed:
             is_first, self._is_parting = not self._is_parting, True
             self._changed.notify_all()
         if is_first:
-            self._put(END, json.dumps({"timeout_s": timeout_s, "is_over": is_over}).encode())
+            self._put(END, json.dumps({"timeout_s": timeout_s}).encode())
 
     def close(self, timeout_s: float = 10.0) -> None:
         """End the node program, and wait for that."""
-        self.part(timeout_s, is_over=False)
+        self.part(timeout_s)
         self.wait(timeout_s + LAST_WORDS_S)
 
     def wait(self, timeout_s: float) -> None:
@@ -161,7 +156,7 @@ class JoinLink:
 def turn_away(stream: SealedStream) -> None:
     """Tell a machine that waits that it isn't wanted any more, and hang up."""
     try:
-        stream.send(sealed_stream.END, json.dumps({"timeout_s": 0, "is_over": True}).encode())
+        stream.send(sealed_stream.END, json.dumps({"timeout_s": 0}).encode())
     except OSError:
         pass  # it is gone already
     stream.cut()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import socket
 import time
@@ -26,8 +27,8 @@ SILENCE_S = 15.0
 """The lease of a node: one that heard nothing for so long is on its own."""
 CONNECT_S = 5.0
 AGAIN_S = 0.3
-LINGER_S = 10.0
-"""The notebook's next run may have another driver, which listens a moment later."""
+LINGER_S = 60.0
+"""The notebook's next run may have another driver, after somebody has read why the last one failed."""
 RETURN_S = 60.0
 """So long a network may be cut."""
 LEAVE_S = 10.0
@@ -40,8 +41,8 @@ UNFIT_CODE = 2
 class End(Enum):
     """How a connection ended."""
 
-    OVER = "the notebook has no more use for this machine"
-    FREE = "this machine is a node no more, and may be one again"
+    FREE = "this machine was a node, and may be one again"
+    UNUSED = "it was not needed"
     LOST = "nothing was heard any more"
     UNFIT = "this machine can't be a node"
 
@@ -52,12 +53,12 @@ class Terms:
 
     Attributes:
         wait_s: keep trying so long for the first time.
-        is_staying: keep trying for ever after it.
+        linger_s: when the notebook has no use for this machine any more, wait so long for its next run.
         local_addr: IP of this machine by which the other nodes reach it; "" for that of the connection.
     """
 
     wait_s: float = 0.0
-    is_staying: bool = False
+    linger_s: float = LINGER_S
     local_addr: str = ""
 
 
@@ -82,11 +83,9 @@ class Member:
         if self._terms.local_addr and not addresses.is_ours(self._terms.local_addr):
             raise OptionError(f"--local-addr {self._terms.local_addr} is no IP address of this machine.")
         stream = self._find(self._terms.wait_s, self._terms.wait_s)
+        self._tell(f"Connected to the notebook at {self._where}; it says when it needs this machine. Ctrl-C leaves.")
         try:
             while True:
-                self._tell(
-                    f"Connected to the notebook at {self._where}; it says when it needs this machine. Ctrl-C leaves."
-                )
                 end = self._attend(stream)
                 if end is End.UNFIT:
                     return 1
@@ -104,11 +103,12 @@ class Member:
         Raises:
             _GoneError: if it is not there any more.
         """
-        if self._terms.is_staying:
-            self._tell("Waiting for the notebook's next run; Ctrl-C leaves.")
-            return self._find(float("inf"), float("inf"))
+        linger_s = self._terms.linger_s
+        if end is End.FREE and linger_s:
+            for_s = f" for {linger_s:g} s" if linger_s < math.inf else ""
+            self._tell(f"The notebook doesn't need this machine now. Waiting{for_s} for its next run; Ctrl-C leaves.")
         try:
-            return self._find(RETURN_S if end is End.LOST else LINGER_S, LINGER_S)
+            return self._find(max(RETURN_S, linger_s) if end is End.LOST else linger_s, linger_s)
         except ElasticError as e:
             if end is End.LOST:
                 raise _GoneError(f"The notebook at {self._where} is gone: it was ended, or the network is cut.") from e
@@ -189,7 +189,7 @@ class Member:
                     word = json.loads(data)
                     if program is not None:
                         program.end(min(max(0.0, float(word["timeout_s"])), LEAVE_S))
-                    return End.OVER if word["is_over"] else self._judged(program, End.FREE)
+                    return self._judged(program, End.FREE)
         except (StreamError, ValueError, KeyError, TypeError):
             if program is not None:
                 program.end(LOST_S)
@@ -222,9 +222,11 @@ class Member:
             return End.UNFIT
         if program is not None and program.own_code:
             self._tell(f"The node program on this machine ended with {program.own_end}.")
+        elif program is not None and program.has_left:
+            return End.FREE
         elif end is End.LOST:
-            self._tell(f"The connection to {self._where} is lost.")
-        return end
+            self._tell(f"The connection to {self._where} is lost. Looking for the notebook; Ctrl-C leaves.")
+        return End.UNUSED if program is None and end is End.FREE else end
 
 
 class _GoneError(Exception):

@@ -43,6 +43,7 @@ class Program:
         self._stream, self._tell = stream, tell
         self._why = ""
         self._own_code: int | None = None
+        self._is_ended = False
         self._began = time.monotonic()
         try:
             self._process = subprocess.Popen(
@@ -67,6 +68,11 @@ class Program:
     def own_code(self) -> int:
         """Its exit status, where it ended by itself; else 0."""
         return self._own_code or 0
+
+    @property
+    def has_left(self) -> bool:
+        """True if it ended by itself, in order: it was told to, or heard nothing for too long."""
+        return self._own_code == 0
 
     @property
     def own_end(self) -> str:
@@ -96,8 +102,8 @@ class Program:
 
     def end(self, timeout_s: float) -> None:
         """Close its stdin, wait for its end, and by then kill it."""
-        if self._own_code is None:
-            self._own_code = self._process.poll() or 0
+        if not self._is_ended:
+            self._is_ended, self._own_code = True, self._process.poll()
         with contextlib.suppress(OSError):
             _pipe(self._process.stdin).close()
         try:

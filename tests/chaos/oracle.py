@@ -325,8 +325,9 @@ def _ranks(world: World, folder: RunDir, plan: Plan, record: Record) -> Iterator
     look = f"{{str(r): {plan.program.look} for r, v in nb_elastic.attach({folder.run_id!r}).results.items()}}"
     results = world.ask(look)
     wanted = {str(r): plan.program.value(r, plan.nproc) for r in done}
-    full = ("disk", "No space left")
-    told = {str(w.rank) for w in now.workers if any(word in w.result_error for word in full)} if is_disk else set()
+    full = ("disk", "No space left", "File too large")
+    may_miss = is_disk or _was(record, "limit size")
+    told = {str(w.rank) for w in now.workers if any(word in w.result_error for word in full)} if may_miss else set()
     wanted = {r: value for r, value in wanted.items() if r not in told or r in results}
     if {r: v for r, v in results.items() if r in wanted} != wanted:
         yield f"the results are {json.dumps(results)[:300]}, not {json.dumps(wanted)[:300]}"

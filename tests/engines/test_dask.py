@@ -33,18 +33,11 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """Two hosts: one worker with a nanny, as `dask worker` has it, and one without."""
+    """Two hosts: one worker with a nanny, as `dask worker` has it, and one without, which the last tests kill."""
     with dask_cluster(tmp_path_factory.mktemp("dask")) as it:
-        it.work("one", "127.0.0.1", "--nanny")
-        it.work("two", "127.0.0.2")
+        it.work("one", "127.0.0.1", "--nanny", "--resources=NODE=1,GPU=2")
+        it.work("two", "127.0.0.2", "--resources=NODE=1")
         it.wait("one", "two")
-        yield it
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory):
-    """A cluster whose workers may be killed."""
-    with dask_cluster(tmp_path_factory.mktemp("own")) as it:
         yield it
 
 
@@ -127,69 +120,6 @@ def test_a_driver_that_is_stopped_lets_its_nodes_go(place, tmp_path):
     with Contract().driver(place, tmp_path) as (process, mark):
         os.kill(process.pid, signal.SIGSTOP)
         until(lambda: not marked(mark), 25, "nodes to be gone")
-
-
-def test_a_lost_worker_ends_its_link_and_new_ones_join(own, tmp_path):
-    own.work("a", "127.0.0.1")
-    own.work("b", "127.0.0.2")
-    own.wait("a", "b")
-    place = Place(name="dask", settings=own.address, names=("a", "b", "c", "d"))
-    with opened(place, tmp_path) as it:
-        of = {line["place"]: line["from"] for line in it.hellos()}
-        lost = it.link_of(of["b"])
-        own.end("b", is_kill=True)
-        until(lambda: not lost.is_alive, 10, "the link to be over")
-        assert lost.why == "its Dask worker b left the cluster"
-        until(lambda: len(it.left()) == 1, 10, "its program to be gone")
-        assert it.link_of(of["a"]).is_alive
-        it.grow()
-        assert len(it.heard) == 2, "a second node on one host"
-        own.work("c", "127.0.0.2")
-        own.work("d", "127.0.0.3")
-        own.wait("c", "d")
-        it.grow(nodes=2)
-        assert {line["place"] for line in it.hellos(4)} == {"a", "b", "c", "d"}
-    own.end("a", "c", "d")
-
-
-def test_a_worker_that_its_nanny_made_anew_carries_a_node_again(own, tmp_path):
-    own.work("a", "127.0.0.1", "--nanny")
-    own.wait("a")
-    with opened(Place(name="dask", settings=own.address), tmp_path, nodes=1) as it:
-        it.hellos()
-        with distributed.Client(own.address, set_as_default=False) as client:
-            [pid] = client.run(os.getpid).values()
-        os.kill(pid, signal.SIGKILL)
-        until(lambda: not it.heard[0].link.is_alive, 10)
-        until(lambda: it.grow() or len(it.heard) == 2, 30, "a worker")
-        it.hellos(2)
-    own.end("a")
-
-
-def test_one_node_at_a_time_where_workers_say_so(own, tmp_path):
-    """Two notebooks would meet on one GPU: Dask itself knows of neither."""
-    own.work("a", "127.0.0.1", "--resources=NODE=1,GPU=2")
-    own.work("b", "127.0.0.2")
-    own.wait("a", "b")
-    place = Place(name="dask", settings=own.address)
-    (tmp_path / "second").mkdir()
-    with opened(place, tmp_path, nodes=1, wanted={"gpus": 2}) as first:
-        assert [line["place"] for line in first.hellos()] == ["a"]
-        second = Opened(place, tmp_path / "second", nodes=1)
-        thread = threading.Thread(target=second.open)
-        thread.start()
-        try:
-            until(lambda: second.told, 30)
-            assert second.told[0].startswith(
-                f"Dask cluster at {own.address}: waiting for 1 hosts with a worker; 0 found, 1 busy, of 2 workers."
-            )
-            first.close()
-            assert [line["place"] for line in second.hellos()] == ["a"]
-        finally:
-            second.order.is_over.set()
-            thread.join(30)
-            second.close()
-    own.end("a", "b")
 
 
 def test_the_notebooks_own_client_with_certificates_in_memory(tmp_path):
@@ -325,3 +255,51 @@ def test_workers_are_chosen_by_what_they_announce(wanted, resources, chosen, tak
     found = list(choose(workers(*resources), asked, busy=()))
     assert [worker.name for worker in found] == chosen
     assert needs(asked, found[0]) == taken
+
+
+def test_one_node_at_a_time_where_workers_say_so(cluster, place, tmp_path):
+    """Two notebooks would meet on one GPU: Dask itself knows of neither."""
+    (tmp_path / "second").mkdir()
+    with opened(place, tmp_path, nodes=1, wanted={"gpus": 2}) as first:
+        assert [line["place"] for line in first.hellos()] == ["one"]
+        second = Opened(place, tmp_path / "second", nodes=1, wanted={"gpus": 1})
+        thread = threading.Thread(target=second.open)
+        thread.start()
+        try:
+            until(lambda: second.told, 30)
+            assert second.told[0].startswith(
+                f"Dask cluster at {cluster.address}: waiting for 1 hosts with a worker and 1 GPUs free; 0 found, 1 busy, of 2"
+            )
+            first.close()
+            assert [line["place"] for line in second.hellos()] == ["one"]
+        finally:
+            second.order.is_over.set()
+            thread.join(30)
+            second.close()
+
+
+def test_a_lost_worker_ends_its_link_and_others_join(cluster, place, tmp_path):
+    """Killed; made anew by its nanny; started on a host that had none."""
+    with opened(place, tmp_path) as it:
+        of = {line["place"]: line["from"] for line in it.hellos()}
+        lost = it.link_of(of["two"])
+        cluster.end("two", is_kill=True)
+        until(lambda: not lost.is_alive, 10, "the link to be over")
+        assert lost.why == "its Dask worker two left the cluster"
+        until(lambda: len(it.left()) == 1, 10, "its program to be gone")
+        assert it.link_of(of["one"]).is_alive
+        it.grow()
+        assert len(it.heard) == 2, "a second node on one host"
+        cluster.work("three", "127.0.0.2", "--resources=NODE=1")
+        cluster.work("four", "127.0.0.3", "--resources=NODE=1")
+        cluster.wait("three", "four")
+        it.grow(nodes=2)
+        assert {line["place"] for line in it.hellos(4)} == {"one", "two", "three", "four"}
+        with distributed.Client(cluster.address, set_as_default=False) as client:
+            workers = client.scheduler_info(n_workers=-1)["workers"]
+            [pid] = client.run(os.getpid, workers=[a for a, said in workers.items() if said["name"] == "one"]).values()
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not it.link_of(of["one"]).is_alive, 10)
+        until(lambda: it.grow() or len(it.heard) == 5, 30, "its nanny's next one")
+        assert it.hellos(5)[4]["place"] == "one"
+    cluster.end("one", "three", "four")

@@ -10,9 +10,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from tests.support.cluster_hosts import Host
 from tests.support.until import until
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +31,7 @@ class DaskCluster:
         folder: where each process writes ``NAME.log``.
         host: address at which the scheduler listens.
         options: of the scheduler and of every worker.
-        prefix: words before the scheduler's command, which start it elsewhere.
+        on: the pretended machine of the scheduler (``cluster_hosts.Host``); this one where None.
 
     Attributes:
         address: of the scheduler.
@@ -37,14 +39,12 @@ class DaskCluster:
         processes: by name.
     """
 
-    def __init__(
-        self, folder: Path, *options: str, host: str = "127.0.0.1", prefix: Sequence[str] = (), protocol: str = "tcp"
-    ) -> None:
-        self.folder, self.options = folder, (*options, f"--protocol={protocol}")
+    def __init__(self, folder: Path, *options: str, host: str = "127.0.0.1", on: Host | None = None) -> None:
+        self.folder, self.options = folder, options
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.scheduler_file = folder / "scheduler.json"
         self._start(
-            "scheduler", prefix, "scheduler", f"--host={host}", "--port=0", f"--scheduler-file={self.scheduler_file}"
+            "scheduler", on, "scheduler", f"--host={host}", "--port=0", f"--scheduler-file={self.scheduler_file}"
         )
         try:
             until(self.scheduler_file.exists, 60, "a scheduler")
@@ -53,11 +53,11 @@ class DaskCluster:
             self.close()
             raise
 
-    def work(self, name: str, host: str, *options: str, prefix: Sequence[str] = ()) -> None:
-        """Start a worker of this name, at this address; it has one thread."""
+    def work(self, name: str, host: str, *options: str, on: Host | None = None) -> None:
+        """Start a worker of this name, at this address (and on this machine); it has one thread."""
         options = ("--no-nanny", *options) if "--nanny" not in options else options
         self._start(
-            name, prefix, "worker", self.address, f"--host={host}", f"--name={name}", "--nthreads=1", "--memory-limit=0", *options
+            name, on, "worker", self.address, f"--host={host}", f"--name={name}", "--nthreads=1", "--memory-limit=0", *options
         )  # fmt: skip
 
     def wait(self, *names: str) -> None:
@@ -69,13 +69,15 @@ class DaskCluster:
     def end(self, *names: str, is_kill: bool = False) -> None:
         """End processes."""
         for name in names:
-            process = self.processes[name]
-            process.kill() if is_kill else process.terminate()
+            with contextlib.suppress(ProcessLookupError):  # its machine has crashed
+                process = self.processes[name]
+                process.kill() if is_kill else process.terminate()
         for name in names:
             process = self.processes.pop(name)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
             process.wait()
 
     def close(self) -> None:
@@ -88,17 +90,21 @@ class DaskCluster:
             return dict(json.loads(self.scheduler_file.read_text()))
         return {}
 
-    def _start(self, name: str, prefix: Sequence[str], role: str, *words: str) -> None:
+    def _start(self, name: str, on: Host | None, role: str, *words: str) -> None:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{role}", *words, "--no-dashboard", *self.options]
+        env = {**QUIET, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
         with (self.folder / f"{name}.log").open("wb") as log:
+            if on is not None:
+                self.processes[name] = on.popen(*command, env=env, stdout=log, stderr=log)
+                return
             self.processes[name] = subprocess.Popen(
-                [*prefix, sys.executable, "-m", f"distributed.cli.dask_{role}", *words, "--no-dashboard", *self.options],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, start_new_session=True,
-                env={**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, start_new_session=True,
+                env={**os.environ, **env},
             )  # fmt: skip
 
 
 @contextlib.contextmanager
-def dask_cluster(folder: Path, *options: str, **more: str) -> Iterator[DaskCluster]:
+def dask_cluster(folder: Path, *options: str, **more: Any) -> Iterator[DaskCluster]:
     """A cluster that ends with the block."""
     cluster = DaskCluster(folder, *options, **more)
     try:
