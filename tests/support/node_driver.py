@@ -142,9 +142,10 @@ class NodeProgram:
                 raise RuntimeError(f"it ended without {kind}: {self.lines[-5:]}\n{self.err.decode()}")
             return found()
 
-        result: dict[str, Any] = until(there, timeout_s, f"{kind}; last lines: {self.lines[-3:]} {self.err.decode()}")[
-            0
-        ]
+        try:
+            result: dict[str, Any] = until(there, timeout_s, kind)[0]
+        except AssertionError as e:
+            raise AssertionError(f"{e}\nits last lines: {self.lines[-3:]}\n{self.err.decode()}") from None
         return result
 
     def run(
