@@ -115,7 +115,7 @@ class Conductor:
         elif kind == "event":
             self._story.retell(member.index, message.get("event"))
         elif kind == "done" and member.done is None:
-            member.done = message
+            member.done, member.done_at = message, now
             text = untrusted.word(message.get("text"), limit=300)
             log.write(f"{member.name} is done: {member.state} {text}")
             if self._can_leave(member):
