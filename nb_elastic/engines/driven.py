@@ -173,6 +173,7 @@ class Drivers:
 
     def __init__(self) -> None:
         self._idle: list[_Driver] = []
+        self._leaving: list[_Driver] = []
         self._lock = threading.Lock()
         self._owner = os.getpid()
 
@@ -190,6 +191,7 @@ class Drivers:
             # Nodes that wait for another kind of run may hold what this one needs.
             spent = [d for d in self._idle if d is not found]
             self._idle = []
+            self._leaving = [one for one in self._leaving if one.process.poll() is None]
         for driver in spent:
             driver.end(10.0)
         return (found, False) if found is not None else (_Driver.start(seat, key), True)
@@ -200,10 +202,16 @@ class Drivers:
         with self._lock:
             self._idle.append(driver)
 
+    def leave(self, driver: _Driver) -> None:
+        """A detached run's driver ends by itself; it stays a zombie until this process has seen that."""
+        with self._lock:
+            self._leaving = [one for one in (*self._leaving, driver) if one.process.poll() is None]
+
     def close(self) -> None:
         """End all that stand by."""
         with self._lock:
             idle, self._idle = self._idle, []
+            self._leaving = [one for one in self._leaving if one.process.poll() is None]
         for driver in idle:
             driver.end(10.0)
 
@@ -272,7 +280,7 @@ class DrivenChannel:
         if self._seat.is_detached:
             driver.hang_up()
             driver.stdout.close()
-            driver.process.poll()
+            drivers.leave(driver)
             return
         if self._is_over.wait(0.0 if self._is_heard.is_set() else 2.0):
             drivers.give_back(driver)
