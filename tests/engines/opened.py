@@ -102,7 +102,7 @@ class Opened:
             folder=folder,
             log=folder / "engine.log",
             on_link=self._take,
-            tell=self.told.append,
+            tell=self._hear,
             is_over=threading.Event(),
         )
         self.engine = base.load(place.name)
@@ -170,6 +170,11 @@ class Opened:
     def left(self) -> list[int]:
         """Pids of echo programs, wherever on this machine; namespaces below ours are seen, too."""
         return marked(self.mark)
+
+    def _hear(self, text: str) -> None:
+        self.told.append(text)
+        with (self.folder / "told.txt").open("a", encoding="utf-8") as file:  # for who attends a driver elsewhere
+            file.write(text + "\n")
 
     def _take(self, link: base.Link) -> None:
         heard = Heard(link=link)
