@@ -27,6 +27,8 @@ LOOKS_S = (0.5, 1.0, 2.0, 4.0, 10.0)
 """Pauses between looks into the queue: slurmctld answers everybody on the cluster."""
 PATIENCE_S = 5.0
 """A step in an allocation that takes longer to start is told of."""
+END_S = 5.0
+"""The node programs may take so long to end."""
 AGAIN_S = 5.0
 """Before nodes are asked for once more that were not to be had."""
 
@@ -58,24 +60,25 @@ class SlurmEngine:
         return _new(slurm, settings, wanted)
 
     def open(self, order: Order) -> None:
-        """Start the node programs, and wait until Slurm has let the first one start.
+        """Start node programs, up to the most that are wanted, and wait until Slurm has let the first one start.
 
         Raises:
             EngineError: if Slurm refuses.
         """
-        value = order.settled.value
-        low = min(order.wanted.min_nodes, order.nodes)
+        value, low = order.settled.value, order.nodes
+        # All that can be had at once: a group that grows right after its start would begin twice.
+        high = max(low, order.wanted.max_nodes)
         if value["job"]:
             free = [name for name in value["nodes"] if name not in self._used()]
-            if len(free) > order.nodes:  # one that is down would keep srun from starting
+            if len(free) > low:  # one that is down would keep srun from starting
                 free = Slurm(os.environ).are_up(free)
             if len(free) < low:
                 raise EngineError(
                     f"{order.settled.label} has {len(free)} nodes that are up and free; {low} are needed."
                 )
-            self._wait(self._start(order, _in_job(value["job"], free[: order.nodes], value["per_node"])), order)
+            self._wait(self._start(order, _in_job(value["job"], free[:high], value["per_node"])), order)
         else:
-            self._wait(self._start(order, [*_count(low, order.nodes), *value["ask"]], is_own=True), order)
+            self._wait(self._start(order, [*_count(low, high), *value["ask"]], is_own=True), order)
 
     def grow(self, order: Order) -> None:
         """Use nodes of the allocation that are free again; for an allocation of our own, queue for others.
@@ -111,8 +114,9 @@ class SlurmEngine:
             steps, self._steps = self._steps, []
         for step in steps:
             step.end()
+        deadline = time.monotonic() + END_S
         for step in steps:
-            _end(step)
+            _end(step, deadline - time.monotonic())
 
     def _used(self) -> set[str]:
         """Nodes on which a node program runs."""
@@ -227,6 +231,7 @@ def _new(slurm: Slurm, settings: Settings, wanted: Wanted) -> Settled:
     per_node = [word for word in ask if word.startswith("--gpus-per-node=")]
     return Settled(
         label=where,
+        has_queue=True,
         value={"job": "", "nodes": [], "per_node": per_node, "ask": ask, "python": settings.python},
         notes=(f"Slurm is asked for {' '.join([*_count(wanted.min_nodes, wanted.max_nodes), *ask])}.",),
     )
@@ -263,9 +268,9 @@ def _waits_for(step: Step, order: Order, waited_s: float) -> str:
     return ""
 
 
-def _end(step: Step) -> None:
+def _end(step: Step, timeout_s: float = 0.0) -> None:
     """End a step, and the job that it made."""
-    step.close()
+    step.close(timeout_s)
     if step.was_killed and step.mark:
         slurm = Slurm(os.environ)
         with contextlib.suppress(EngineError):

@@ -22,8 +22,10 @@ WIDTH = 40_000
 
 SCRIPT = f"""
 export NB_ELASTIC_NODE_PLACE="$SLURMD_NODENAME"
-: "${{NB_ELASTIC_DRIVER_ADDRESS:=$SLURM_LAUNCH_NODE_IPADDR}}"
-export NB_ELASTIC_DRIVER_ADDRESS
+case "$SLURM_LAUNCH_NODE_IPADDR" in
+  127.*|::1|"") ;;
+  *) export NB_ELASTIC_DRIVER_ADDRESS="$SLURM_LAUNCH_NODE_IPADDR" ;;
+esac
 unset SLURM_PTY_PORT
 printf '{GREETING.decode()}%s %s %s %{WIDTH}s{GREETING_END.decode()}\\n' "$SLURMD_NODENAME" "$SLURM_JOB_ID" "$SLURM_NNODES" ''
 "$0" "$@"
@@ -31,7 +33,10 @@ code=$?
 printf '\\n{LAST_WORD.decode()}%s\\n' "$code"
 exit "$code"
 """
-"""Run by sh on each node, with the node program's command as its arguments."""
+"""Run by sh on each node, with the node program's command as its arguments.
+
+From where srun came is the best way back to it, unless that is this very machine: others don't come that way.
+"""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import socket
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nb_elastic.lifeline import descendants, die_with_parent
@@ -59,8 +59,9 @@ InactiveLimit=0
 MinJobAge=60
 {gres}
 {nodes}
-PartitionName=main Nodes={names} Default=YES MaxTime=INFINITE State=UP
+PartitionName=main Nodes={main} Default=YES MaxTime=INFINITE State=UP
 PartitionName=small Nodes={first} MaxTime=10 State=UP
+{pair}
 """
 
 
@@ -70,19 +71,20 @@ class SlurmCluster:
     Args:
         nodes: how many; they are called n1, n2, ...
         cpus: of each node.
+        pair: nodes that make a partition of that name instead of being in partition main.
         gpus: of each node; devices that only look like it, or plain files.
 
     Attributes:
         has_gpus: Slurm gives them out, as CUDA_VISIBLE_DEVICES; it does so with devices only.
     """
 
-    def __init__(self, folder: Path, *, nodes: int = 3, cpus: int = 2, gpus: int = 0) -> None:
+    def __init__(self, folder: Path, *, nodes: int = 3, cpus: int = 2, gpus: int = 0, pair: Sequence[str] = ()) -> None:
         self.folder = folder
         self.names = tuple(f"n{i + 1}" for i in range(nodes))
         self.conf = folder / "slurm.conf"
         self.env = {**os.environ, "SLURM_CONF": str(self.conf)}
         self.env["PATH"] = f"{self.env.get('PATH', '')}:/usr/sbin:/sbin"
-        self._cpus, self._gpus = cpus, gpus
+        self._cpus, self._gpus, self._pair = cpus, gpus, tuple(pair)
         self.has_gpus = False
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -128,7 +130,9 @@ class SlurmCluster:
 
     def states(self) -> dict[str, str]:
         """State of each node, as sinfo says it."""
-        return dict(line.split() for line in self.ask("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T").splitlines())
+        return dict(
+            line.split() for line in self.ask("sinfo", "-h", "-N", "-p", "main,pair", "-o", "%N %T").splitlines()
+        )
 
     def jobs(self) -> list[str]:
         """Ids of jobs that run or wait."""
@@ -199,7 +203,8 @@ class SlurmCluster:
                 host=own,
                 port=ports[0],
                 folder=self.folder,
-                names=",".join(self.names),
+                main=",".join(name for name in self.names if name not in self._pair),
+                pair=f"PartitionName=pair Nodes={','.join(self._pair)} State=UP" if self._pair else "",
                 first=self.names[0],
                 gres="GresTypes=gpu" if gres else "",
                 nodes="\n".join(
@@ -226,16 +231,11 @@ def _bound() -> socket.socket:
 
 
 @contextlib.contextmanager
-def slurm_cluster(*, nodes: int = 3, cpus: int = 2, gpus: int = 0) -> Iterator[SlurmCluster]:
+def slurm_cluster(*, nodes: int = 3, cpus: int = 2, gpus: int = 0, pair: Sequence[str] = ()) -> Iterator[SlurmCluster]:
     """A cluster that is up, and gone at the end."""
     with tempfile.TemporaryDirectory(prefix="nbs-", ignore_cleanup_errors=True) as folder:
-        cluster = SlurmCluster(Path(folder), nodes=nodes, cpus=cpus, gpus=gpus)
+        cluster = SlurmCluster(Path(folder), nodes=nodes, cpus=cpus, gpus=gpus, pair=pair)
         try:
             yield cluster.start()
         finally:
             cluster.stop()
-
-
-def inside(environ: Mapping[str, str], job: str) -> dict[str, str]:
-    """Variables that salloc sets in the shell of an allocation, as far as anybody looks at them."""
-    return {**environ, "SLURM_JOB_ID": job, "SLURM_JOBID": job}
