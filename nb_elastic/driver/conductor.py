@@ -68,6 +68,10 @@ class Conductor:
 
     # -- what happens -------------------------------------------------------------------------
 
+    def put_off(self, now: float) -> None:
+        """The nodes wait in a queue, whose time doesn't count."""
+        self._gathering.put_off(now)
+
     def tick(self, now: float) -> None:
         """See what the time brings."""
         if self._timeout_at is not None and now >= self._timeout_at:
