@@ -84,11 +84,8 @@ def _lost_lines(snapshot: RunSnapshot, folder: RunDir | None) -> list[str]:
     """The report of a run that ended because nodes were lost: what is known of them, and what became of the ranks."""
     told = lost_lines(snapshot)
     words = clean_text(snapshot.text)
-    lines = [
-        f"Run {snapshot.run_id} failed: {verdict_words(snapshot.category, words) if words else told[0]}",
-        "",
-        *told,
-    ]
+    lines = [f"Run {snapshot.run_id} failed: {words or told[0]}"]
+    lines += ["", *told] if words and len(told) > 1 else []
     lines += ["", "Ranks:", *_other_lines(snapshot, None), *_earlier_lines(snapshot)]
     return lines + _evidence_lines(snapshot, snapshot.root, folder)
 
@@ -144,7 +141,7 @@ def _other_lines(snapshot: RunSnapshot, root: WorkerFailure | None) -> list[str]
     told: list[tuple[int, str]] = []
     for worker in sorted(snapshot.workers, key=lambda w: w.rank):
         failure = failures.pop((worker.node, worker.local_rank), None)
-        if failure is not root:
+        if root is None or failure is not root:
             told.append((worker.rank, worker_words(worker) if failure is None else _failed_words(failure, root)))
     told += [(f.rank, _failed_words(f, root)) for f in failures.values() if f is not root]
     return fold_lines(sorted(told))

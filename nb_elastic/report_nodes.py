@@ -108,26 +108,27 @@ class NodeNews:
 
 def node_columns(snapshot: RunSnapshot) -> dict[str, list[str]]:
     """The table of nodes, column by column; columns that say nothing are left out, of a run without nodes all of them."""
-    nodes = [n for n in snapshot.nodes if n.is_here or any(w.node == n.node for w in snapshot.workers)]
-    gone = [n for n in snapshot.nodes if n not in nodes]
-    nodes += gone[-max(0, NODE_ROWS - len(nodes)) :] if len(nodes) < NODE_ROWS else []
-    nodes.sort(key=lambda n: n.node)
-    members = {n.node: [w for w in snapshot.workers if w.node == n.node] for n in nodes}
+    members: dict[int, list[WorkerSnapshot]] = {}
+    for worker in snapshot.workers:
+        members.setdefault(worker.node, []).append(worker)
+    nodes = [n for n in snapshot.nodes if n.is_here or n.node in members]
+    gone = [n for n in snapshot.nodes if not n.is_here and n.node not in members]
+    nodes = sorted([*nodes, *gone[-max(0, NODE_ROWS - len(nodes)) or len(gone) :]], key=lambda n: n.node)
     columns = {
         "node": [str(n.node) for n in nodes],
         "host": [first_line(n.host, limit=40) for n in nodes],
         "place": ["" if n.place == n.host else first_line(n.place, limit=40) for n in nodes],
-        "is": [state_text(n) for n in nodes],
-        "ranks": [_numbers(members[n.node]) for n in nodes],
-        "they are": [states_text(members[n.node]) for n in nodes],
+        "state": [state_text(n) for n in nodes],
+        "ranks": [_numbers(members.get(n.node, ())) for n in nodes],
+        "they are": [states_text(members.get(n.node, ())) for n in nodes],
         "why": ["" if n.is_here else first_line(n.text, limit=100) for n in nodes],
     }
     return {name: cells for name, cells in columns.items() if any(cells)}
 
 
 def state_text(node: NodeSnapshot) -> str:
-    """``here``, ``back``, ``lost``, ``left``."""
-    return ("back" if node.is_back else "here") if node.is_here else first_line(node.state, limit=20)
+    """``joined``, ``joined again``, ``lost``, ``left``."""
+    return f"{first_line(node.state, limit=20)}{' again' if node.is_here and node.is_back else ''}"
 
 
 def states_text(workers: Sequence[WorkerSnapshot]) -> str:

@@ -128,7 +128,7 @@ class RunDir:
         return self.path if node is None else self.path / f"node_{node}"
 
     def level(self, node: int) -> int | None:
-        """The node's number where the folder has a level for nodes, else None. (It is made before the node is told of.)"""
+        """The node's number where the folder has a level for nodes, else None; it is made before the node is told of."""
         return node if (self.path / f"node_{node}").is_dir() else None
 
     def usage(self, node: int | None = None) -> Path:

@@ -233,11 +233,11 @@ def nodes(snapshot: RunSnapshot) -> str:
     if not snapshot.nodes or not columns:
         return ""
     rows = list(zip(*columns.values(), strict=True))
-    at = list(columns).index("is")
+    at = list(columns).index("state")
     body = ""
     for row in rows[: report_nodes.NODE_ROWS]:
-        shown = [chip(t) if i == at else escape(t) for i, t in enumerate(row)]
-        faded = "" if row[at] in {"here", "back"} else f";{MUTED}"
+        shown = [chip(t.split(" ")[0], text=t) if i == at else escape(t) for i, t in enumerate(row)]
+        faded = "" if row[at].startswith("joined") else f";{MUTED}"
         body += "<tr>" + "".join(f'<td style="{CELL}{faded}">{cell}</td>' for cell in shown) + "</tr>"
     head = "".join(f'<th style="{CELL};font-weight:600">{escape(c)}</th>' for c in columns)
     rest = len(rows) - report_nodes.NODE_ROWS

@@ -241,7 +241,7 @@ def _node_table(snapshot: RunSnapshot, *, width: int, height: int) -> Renderable
     by_need = sorted(range(len(rows)), key=lambda i: (rows[i].get("they are", "") == usual, i))
     chosen = set(by_need if len(rows) <= height else by_need[: max(1, height - 1)])
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, width=width, header_style="dim")
-    kept = [name for name in columns if width >= WIDE_COLUMNS or name in {"node", "is", "they are"}]
+    kept = [name for name in columns if width >= WIDE_COLUMNS or name in {"node", "state", "they are"}]
     for name in kept:
         table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=1 if name == kept[-1] else None)
     for i in sorted(chosen):
