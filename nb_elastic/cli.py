@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nb_elastic import cli_debug, rundir, sight, snapshot
+from nb_elastic import cli_debug, cli_join, rundir, sight, snapshot
 from nb_elastic.errors import ElasticError, OptionError, RunLostError, RunStoppedError
 from nb_elastic.lifeline import HeldInterrupts
 from nb_elastic.model import STREAMS
@@ -118,6 +118,7 @@ def _parser(prog: str) -> _Parser:
     look.usage = f"{prog} {cli_debug.USAGE}"
     prune = add("prune", _prune, "delete old finished runs", takes_run=False)
     prune.add_argument("--keep", type=int, default=20, metavar="N", help="how many of the newest to keep (default 20)")
+    cli_join.add_arguments(add("join", _join, cli_join.TEXT, takes_run=False))
     add("doctor", _doctor, "check this machine", takes_run=False)
     reap = add("reap", _reap, "end what a crashed run left behind, proven by pid and start time", takes_run=False)
     reap.add_argument("--dry-run", action="store_true", help="tell what would be ended; end nothing")
@@ -264,6 +265,10 @@ def _doctor(_: argparse.Namespace) -> int:
     checks = doctor.check()
     print(doctor.text(checks))
     return EXIT_FAILED if any(c.state == "bad" for c in checks) else 0
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    return cli_join.join(arguments, tell=lambda line: print(line, flush=True), is_command=arguments.prog == COMMAND)
 
 
 def _reap(arguments: argparse.Namespace) -> int:

@@ -10,7 +10,8 @@ Runs in: every process.
     │   └── RendezvousError    the nodes did not find each other
     ├── WorkerFailedError      ranks failed; shows the root cause rank's own traceback
     ├── RunStoppedError        somebody stopped the run
-    └── RunLostError           the supervisor vanished without a last word
+    ├── RunLostError           the supervisor vanished without a last word
+    └── DescriptorsError       this process has no file descriptor left to look with; nothing is known of the run
 """
 
 from __future__ import annotations
@@ -84,3 +85,19 @@ class RunLostError(ElasticError):
     def __init__(self, message: str, *, run_id: str = "") -> None:
         super().__init__(message)
         self.run_id = run_id
+
+
+class DescriptorsError(ElasticError):
+    """This process has no file descriptor left to look at a run with. How the run fares is another matter."""
+
+    @classmethod
+    def of(cls, what: str) -> DescriptorsError:
+        """Make one.
+
+        Args:
+            what: what could not be done, as the beginning of a sentence.
+        """
+        return cls(
+            f"{what} for want of file descriptors: too many files are open. "
+            "A higher `ulimit -n`, or fewer open files in this process, would help."
+        )

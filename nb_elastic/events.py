@@ -83,17 +83,21 @@ def make(kind: str, *, node: int = 0, time_ns: int | None = None, **data: Any) -
 
 def encode(event: Event) -> bytes:
     """Encode as one line of at most MAX_LINE_BYTES; the longest texts, lists and dicts are cut to fit."""
-    record = {"event": event.kind, "time_ns": event.time_ns, "node": event.node, **event.data}
-    limit = MAX_LINE_BYTES // 2
+    return fit({"event": event.kind, "time_ns": event.time_ns, "node": event.node, **event.data}) or _dump(_bare(event))
+
+
+def fit(record: Mapping[str, Any], max_bytes: int = MAX_LINE_BYTES) -> bytes:
+    """Encode any record so; b"" where cutting its texts, lists and dicts was not enough."""
+    limit = max_bytes // 2
     try:
         line = _dump(record)
-        while len(line) > MAX_LINE_BYTES and limit > 16:
+        while len(line) > max_bytes and limit > 16:
             record = _cut(record, limit)
             line = _dump(record)
             limit //= 2
     except RecursionError:
-        return _dump(_bare(event))
-    return line if len(line) <= MAX_LINE_BYTES else _dump(_bare(event))
+        return b""
+    return line if len(line) <= max_bytes else b""
 
 
 def decode(line: bytes) -> Event | None:

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nb_elastic import events, reap, rundir, sight, snapshot, untrusted
+from nb_elastic import events, reap, report_words, rundir, sight, snapshot, untrusted
 from nb_elastic.dashboard import plainjson, saved
+from nb_elastic.errors import DescriptorsError
 from nb_elastic.events import Event
 from nb_elastic.lifeline import HeldInterrupts
 from nb_elastic.logreader import LogFollower
@@ -41,11 +42,39 @@ ALIVE_CHECK_S = 1.0
 """Time between two looks for the supervisor of a run that somebody else started."""
 SURVIVORS_S = 3.0
 """So long the ranks of a supervisor that died may take to go before it is said that they did not."""
+BLIND_S = 10.0
+"""So long descriptors may be wanting before it is given up to follow a run that may be over."""
 UNWRITTEN = b'"is_unwritten":true'
+
+
+class _Blindness:
+    """Since when what of a run can't be read, because this process has no descriptor left."""
+
+    def __init__(self, folder: RunDir, clock: Callable[[], float]) -> None:
+        self._folder = folder
+        self._clock = clock
+        self.since_s: dict[str, float] = {}
+
+    def is_short(self, what: str) -> bool:
+        """True if it did not last long yet; notes when it began."""
+        return self._clock() - self.since_s.setdefault(what, self._clock()) < BLIND_S
+
+    def error(self) -> DescriptorsError:
+        """What to tell of a run whose end is not seen."""
+        text = DescriptorsError.of(f"Run {self._folder.run_id} could not be followed to its end")
+        attach = f"{report_words.command()} attach {self._folder.run_id}"
+        return DescriptorsError(f"{text} What became of it stands in {self._folder.path}: `{attach}` shows it.")
+
+    def note(self) -> Event:
+        """What to tell of a run that is over, and whose ranks' words are not all read."""
+        text = DescriptorsError.of(f"The {' and '.join(self.since_s)} could not be read to their end")
+        return events.make("note", level="warning", text=f"{text} They lie in {self._folder.path}.")
 
 
 class Follower:
     """Reads a run's folder as it grows. Safe to use from several threads; an interrupt waits until what was opened is closed.
+
+    A process without a descriptor left can't look. Then nothing is judged: it waits for some, as long as the supervisor lives.
 
     Args:
         channel: pipes to the supervisor, where this process started it; its lines wake the follower
@@ -74,6 +103,7 @@ class Follower:
         self._heard_s = -math.inf
         self._next_s = -math.inf
         self._checked_alive_s = 0.0
+        self._blind = _Blindness(folder, clock)
         self._thread: threading.Thread | None = None
         if channel is not None:
             self._thread = threading.Thread(
@@ -82,23 +112,44 @@ class Follower:
             self._thread.start()
 
     def snapshot(self) -> RunSnapshot:
-        """State of the run now, as its journal tells it; lost where the supervisor is gone, which only ``look`` writes down."""
+        """State of the run now, as its journal tells it; lost where the supervisor is gone, which only ``look`` writes down.
+
+        Raises:
+            DescriptorsError: if nothing is known of the run, for want of descriptors to look.
+        """
         with HeldInterrupts(most=1), self._lock:
-            self._read_journal()
+            try:
+                self._read_journal()
+            except DescriptorsError:
+                if self._snapshot is snapshot.EMPTY:
+                    raise
+                return self._snapshot
             is_all_read = self._channel is None or self._is_channel_read
             if not is_all_read or self._gone() is None:
                 return self._snapshot
-            self._read_journal()  # its last word may have come meanwhile
-            return snapshot.mark_lost(self._snapshot, self._folder, now_ns=time.time_ns())
+            with contextlib.suppress(DescriptorsError):
+                self._read_journal()  # its last word may have come meanwhile
+                return snapshot.mark_lost(self._snapshot, self._folder, now_ns=time.time_ns())
+            return self._snapshot
 
     def look(self) -> RunSnapshot:
-        """State of the run now; one whose supervisor is gone without a last word is written down as lost."""
+        """State of the run now; one whose supervisor is gone without a last word is written down as lost.
+
+        Raises:
+            DescriptorsError: if descriptors were wanting for long, and the run may be over.
+        """
         with HeldInterrupts(most=1), self._lock:
-            self._read_journal()
-            if not self._snapshot.state.is_final and self._is_time_to_look() and self._gone():
-                self._read_journal()  # its last word may have come meanwhile
-                if (found := self._gone()) and self._is_settled(found):
-                    self._end_as_lost(found)
+            try:
+                self._read_journal()
+                if not self._snapshot.state.is_final and self._is_time_to_look() and self._gone():
+                    self._read_journal()  # its last word may have come meanwhile
+                    if (found := self._gone()) and self._is_settled(found):
+                        self._end_as_lost(found)
+                self._blind.since_s.pop("journal", None)
+            except DescriptorsError as e:
+                is_live = self._channel is not None and self._channel.is_alive
+                if not (self._snapshot.state.is_final or self._blind.is_short("journal") or is_live):
+                    raise self._blind.error() from e
             return self._snapshot
 
     def logs(self) -> list[LogChunk]:
@@ -106,7 +157,12 @@ class Follower:
         with HeldInterrupts(most=1), self._lock:
             now_s = self._clock()
             is_due = now_s >= self._next_s or self._snapshot.state.is_final
-            chunks = self._logs.read(is_first=not is_due)
+            try:
+                chunks = self._logs.read(is_first=not is_due)
+                self._blind.since_s.pop("logs", None)
+            except DescriptorsError:
+                self._blind.is_short("logs")
+                return []
             if is_due and chunks:
                 # Far behind: half of the time is for reading, the other half is the kernel's.
                 pause_s = min(BATCH_S, self._logs.took_s) if self._logs.has_more else BATCH_S
@@ -119,11 +175,27 @@ class Follower:
         """What rank 0 displayed since the last call, round after round."""
         found: list[dict[str, Any]] = []
         with HeldInterrupts(most=1), self._lock:
-            for reader in self._outputs:
-                self._watch(reader.path)
-                found += [one for row in reader.rows() if (one := saved.output(row))]
+            try:
+                for reader in self._outputs:
+                    self._watch(reader.path)
+                    for row in reader.rows():
+                        if one := saved.output(row):
+                            found.append(one)  # noqa: PERF401  what was read stays, though the next read fail
+                self._blind.since_s.pop("outputs", None)
+            except DescriptorsError:
+                self._blind.is_short("outputs")
+                return found
             del self._outputs[:-2]  # the last words of an earlier round may still come, those of its forerunners not
         return found
+
+    def is_all_shown(self) -> bool:
+        """False while logs or outputs of a run that is over can't be read for want of descriptors; not for ever."""
+        with self._lock:
+            if any(self._blind.is_short(what) for what in self._blind.since_s):
+                return False
+            if self._blind.since_s:
+                self._snapshot = snapshot.fold(self._snapshot, self._blind.note())
+            return True
 
     def pause(self) -> None:
         """Wait until something may be new, a tick at the longest."""
@@ -134,6 +206,8 @@ class Follower:
                 time.sleep(TICK_S)
             return  # what is watched from now on must be looked at once more
         if self._snapshot.state.is_final:
+            if self._blind.since_s:
+                time.sleep(TICK_S)
             return
         now_s = self._clock()
         if now_s - self._heard_s < MOMENT_S or self._is_channel_over:
@@ -222,7 +296,7 @@ class Follower:
         text = found.text
         if self._channel is not None:  # we launched it: what nobody could sweep goes at once
             reap.end_left(self._folder)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, DescriptorsError):
             tail = rundir.read_tail(self._folder.supervisor_log, 2000).decode("utf-8", "replace").strip()
             text += f". The end of supervisor.log:\n{tail}" if tail else ""
         event = events.make("run_lost", text=text)

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+
+PARENT_SIGNAL = signal.SIGUSR2
+"""Tells a process that its parent, or a thread of it, is gone."""
 
 DEATH_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Those that end a process which has no handler for them; a terminal or a stop button sends them to whole groups."""
@@ -62,6 +66,15 @@ class ProcessId:
     def is_alive(self) -> bool:
         """True while this very process, not another with its pid, runs."""
         return ProcessId.of(self.pid) == self
+
+    @property
+    def may_live(self) -> bool:
+        """False only where it was seen that the process is gone: who has no descriptor left can't look."""
+        try:
+            fields = _read_stat(self.pid)
+        except OSError as e:
+            return e.errno in {errno.EMFILE, errno.ENFILE} or self.is_alive
+        return fields[0] != "Z" and int(fields[19]) == self.start_ticks
 
     def signal(self, number: int) -> bool:
         """Send a signal to this very process; False if it is gone.
@@ -151,10 +164,14 @@ class HeldInterrupts:
 def stat_fields(pid: int) -> list[str]:
     """Fields of /proc/<pid>/stat from the state on (index 0 is field 3); empty if it is gone."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as f:
-            text = f.read()
+        return _read_stat(pid)
     except OSError:
         return []
+
+
+def _read_stat(pid: int) -> list[str]:
+    with open(f"/proc/{pid}/stat", "rb") as f:
+        text = f.read()
     return text[text.rindex(b")") + 2 :].decode("ascii", "replace").split()
 
 
@@ -168,6 +185,25 @@ def die_with_parent(number: int = signal.SIGKILL, *, parent: int) -> None:
     _prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os.kill(os.getpid(), number)
+
+
+def hear_of_parent(parent: int, on_gone: Callable[[], None]) -> None:
+    """Have ``on_gone`` called in the main thread's handler when the parent is gone; at once if it already is. Main thread only.
+
+    The system tells when the parent's *thread* ends that started this process; while the parent itself lives, that is passed over.
+    """
+
+    def heard(_number: int, _frame: object) -> None:
+        if os.getppid() != parent:
+            on_gone()
+
+    if sys.platform != "linux":
+        return
+    signal.signal(PARENT_SIGNAL, heard)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {PARENT_SIGNAL})
+    _prctl(PR_SET_PDEATHSIG, PARENT_SIGNAL)
+    if os.getppid() != parent:
+        on_gone()
 
 
 def die_with_nobody() -> None:

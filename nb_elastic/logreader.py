@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nb_elastic import rundir
+from nb_elastic.errors import DescriptorsError
 from nb_elastic.model import STREAMS, LogChunk, Stream
 from nb_elastic.rundir import RankDir, RunDir
 
@@ -91,6 +92,9 @@ class LogFollower:
 
         Args:
             is_first: only of files of which no line was read so far.
+
+        Raises:
+            DescriptorsError: if this process has too many files open to look.
         """
         began_s = self._clock()
         files = [f for f in self._files if not f.has_begun] if is_first else self._files
@@ -103,7 +107,13 @@ class LogFollower:
                 has_more = True
                 self._turn += n  # the next look begins with the file for which no room was left
                 break
-            if chunk := self._read(files[(self._turn + n) % len(files)], share):
+            try:
+                chunk = self._read(files[(self._turn + n) % len(files)], share)
+            except DescriptorsError:
+                if not chunks:
+                    raise
+                break  # what was read must not be lost
+            if chunk:
                 chunks.append(chunk)
                 room -= len(chunk.data)
                 has_more = has_more or len(chunk.data) + chunk.skipped >= share

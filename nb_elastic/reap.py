@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nb_elastic import events, lifeline, machine, rundir, sight, snapshot, untrusted
+from nb_elastic import events, lifeline, machine, opening, rundir, sight, snapshot, untrusted
 from nb_elastic.events import Event
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.rundir import JournalReader, LineReader, RunDir
@@ -161,7 +161,9 @@ def _proofs(run: RunDir) -> _Proofs:
 
 
 def _rolled(run: RunDir, here: str) -> Iterator[ProcessId]:
-    for path in [run.processes(), *run.path.glob("node_*/processes.jsonl")]:
+    with opening.wants_told(f"{run.path} can't be listed"):
+        paths = [run.processes(), *run.path.glob("node_*/processes.jsonl")]
+    for path in paths:
         for line in LineReader(path).read():
             try:
                 record = json.loads(line)
@@ -204,7 +206,9 @@ def _living(run: RunDir, proofs: _Proofs) -> dict[ProcessId, str]:
 def _table() -> dict[int, tuple[int, int, int]]:
     """Living processes: pid to parent, session and start time."""
     found: dict[int, tuple[int, int, int]] = {}
-    for name in os.listdir("/proc") if sys.platform == "linux" else []:
+    with opening.wants_told("/proc can't be listed"):
+        names = os.listdir("/proc") if sys.platform == "linux" else []
+    for name in names:
         if name.isdecimal() and (fields := lifeline.stat_fields(int(name))) and fields[0] not in "ZX":
             found[int(name)] = int(fields[1]), int(fields[3]), int(fields[19])
     return found

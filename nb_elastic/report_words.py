@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from nb_elastic import notebook, rundir
+from nb_elastic.errors import DescriptorsError
 from nb_elastic.model import FailureCategory, WorkerFailure, WorkerState
 from nb_elastic.render.lines import LineSplitter, clean
 from nb_elastic.rundir import RankDir, RunDir
@@ -115,7 +116,10 @@ def tail(rank: RankDir, stream: str, *, lines: int = TAIL_LINES) -> list[str]:
         size = path.lstat().st_size
     except OSError:
         return []
-    data = rundir.read_at(path, max(0, size - TAIL_BYTES), TAIL_BYTES)
+    try:
+        data = rundir.read_at(path, max(0, size - TAIL_BYTES), TAIL_BYTES)
+    except DescriptorsError as e:
+        return [f"({e})"]
     splitter = LineSplitter()
     found = splitter.feed(data) + splitter.flush()
     return found[1:][-lines:] if size > TAIL_BYTES and len(found) > 1 else found[-lines:]

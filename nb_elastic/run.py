@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from nb_elastic import debugging, payload, run_end, rundir, sight, snapshot, stacks
 from nb_elastic.dashboard import plainjson, saved
-from nb_elastic.errors import ElasticError, OptionError, PayloadError
+from nb_elastic.errors import DescriptorsError, ElasticError, OptionError, PayloadError
 from nb_elastic.follower import Follower
 from nb_elastic.lifeline import HeldInterrupts, ProcessId
 from nb_elastic.model import RunState, StackReport, Stream, WorkerFailure
@@ -145,7 +145,7 @@ class Run(debugging.Looks):
     def results(self) -> dict[int, Any]:
         """Return values by rank, of all ranks of the last round that left one."""
         found: dict[int, Any] = {}
-        for worker in self.snapshot.workers:
+        for worker in sorted(self.snapshot.workers, key=lambda w: w.rank):
             folder = self._rank_dir(worker.rank)
             if os.path.lexists(folder.result):
                 found[worker.rank] = payload.load_result(folder.result)
@@ -281,7 +281,7 @@ class Run(debugging.Looks):
         renderer.append(chunks)  # without chunks it tells that time passes: lines that wait to be folded must come out
         if outputs := self._follower.outputs():
             renderer.show(outputs)
-        return now.state.is_final and not chunks and not outputs
+        return now.state.is_final and not chunks and not outputs and self._follower.is_all_shown()
 
 
 def _wake(now: RunSnapshot, *signals: int) -> None:
@@ -305,6 +305,8 @@ def _close(renderer: Renderer, run: Run) -> None:
         except KeyboardInterrupt:  # it may have come before anything was closed
             renderer.close(run.snapshot)
             raise
+    except DescriptorsError as e:
+        print(f"nb_elastic: the last drawing of run {run.id} failed; {run.dir} has all of it.\n{e}", file=sys.stderr)  # noqa: T201
     except Exception as e:  # noqa: BLE001  a border: the drawing is ours, and the run's error must not be lost with it
         where = "".join(traceback.format_exception(type(e), e, e.__traceback__)[-2:])
         told = f"nb_elastic: the last drawing of run {run.id} failed; {run.dir} has all of it.\n{where}"

@@ -156,10 +156,15 @@ def create(*, wanted_id: str = "", log_dir: str | None = None) -> RunDir:
 
 
 def all_runs() -> list[RunDir]:
-    """Every run on this machine that this user can see, newest first."""
+    """Every run on this machine that this user can see, newest first.
+
+    Raises:
+        DescriptorsError: if this process has too many files open to look.
+    """
     found: list[tuple[float, RunDir]] = []
     try:
-        entries = list(home().iterdir())
+        with opening.wants_told(f"{home()} can't be listed"):
+            entries = list(home().iterdir())
     except OSError:
         return []
     for entry in entries:
@@ -338,9 +343,14 @@ class JournalReader:
 
 
 def read_at(path: Path, offset: int, size: int = READ_BYTES) -> bytes:
-    """Read at most ``size`` bytes; none where the file is absent, a link or a pipe: a rank may have put it there."""
+    """Read at most ``size`` bytes; none where the file is absent, a link or a pipe: a rank may have put it there.
+
+    Raises:
+        DescriptorsError: if this process has too many files open to look.
+    """
     try:
-        fd = opening.to_read(path)
+        with opening.wants_told(f"{path} can't be read"):
+            fd = opening.to_read(path)
     except OSError:
         return b""
     try:

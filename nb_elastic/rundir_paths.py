@@ -5,10 +5,12 @@ Runs in: every process. Nothing here touches the disk, save ``RunDir.level`` and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nb_elastic import opening
 from nb_elastic.model import Stream
 
 
@@ -152,9 +154,14 @@ class RunDir:
         return RankDir(self.round(round_number, node=node) / str(local_rank))
 
     def ranks(self) -> Iterator[tuple[int | None, int, int, RankDir]]:
-        """Yield (node, round, local rank, folder) of every worker there ever was, in order."""
+        """Yield (node, round, local rank, folder) of every worker there ever was, in order.
+
+        Raises:
+            DescriptorsError: if this process has too many files open to look.
+        """
         found: list[tuple[int, int, int, Path]] = []
-        for path in [*self.path.glob("round_*/*"), *self.path.glob("node_*/round_*/*")]:
+        nodes = _below([self.path], "node_")
+        for path in _below(_below([self.path, *nodes], "round_")):
             if not path.name.isdecimal() or path.is_symlink() or not path.is_dir():
                 continue
             number = path.parent.name.removeprefix("round_")
@@ -166,3 +173,15 @@ class RunDir:
                 found.append((int(node), int(number), int(path.name), path))
         for node_number, round_number, local_rank, path in sorted(found):
             yield (None if node_number < 0 else node_number), round_number, local_rank, RankDir(path)
+
+
+def _below(folders: Sequence[Path], prefix: str = "") -> list[Path]:
+    """What lies in these folders under names with this prefix."""
+    found: list[Path] = []
+    for folder in folders:
+        try:
+            with opening.wants_told(f"{folder} can't be listed"):
+                found += [folder / name for name in os.listdir(folder) if name.startswith(prefix)]
+        except OSError:  # no folder, or one that is gone
+            continue
+    return found

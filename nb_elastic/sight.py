@@ -59,7 +59,7 @@ def loss(snapshot: RunSnapshot, folder: RunDir, *, now_ns: int) -> Loss | None:
             if machine.is_held(folder.supervisor_log) is not False:
                 return None
             return Loss(text=f"the container of {who} is gone, and nobody holds its log any more")
-        if ProcessId(snapshot.supervisor_pid, snapshot.supervisor_start_ticks).is_alive:
+        if ProcessId(snapshot.supervisor_pid, snapshot.supervisor_start_ticks).may_live:
             return None
         text = f"{who} vanished without a last word"
         if not folder.path.is_dir():

@@ -18,6 +18,7 @@ from nb_elastic.dashboard.errands import Errands
 from nb_elastic.dashboard.live import LiveRun
 from nb_elastic.dashboard.messages import EVERYBODY, Ask
 from nb_elastic.dashboard.view import Door, View
+from nb_elastic.errors import DescriptorsError
 from nb_elastic.rundir import RunDir, read_at
 from nb_elastic.wakes import Wakes
 
@@ -159,6 +160,8 @@ class Board:
     def _step(view: View) -> bool:
         try:
             return view.step()
+        except DescriptorsError:  # there may be some again later
+            return False
         except Exception:  # noqa: BLE001  a thread's border: as below
             view.is_gone = True
             return False

@@ -16,6 +16,7 @@ from typing import Any
 from nb_elastic import rundir
 from nb_elastic.dashboard import plainjson
 from nb_elastic.dashboard.files import File, RunFiles
+from nb_elastic.errors import DescriptorsError
 
 TAKE_BYTES = 1 << 20
 """Most bytes of one message."""
@@ -112,9 +113,15 @@ class Cursor:
                 skipped, offset = beyond - gap, beyond
             stop = min(end, gap) if gap > offset else end
             size = min(stop - offset, taken.room)
-            data = rundir.read_at(file.path, offset, size) if size > 0 else b""
+            is_blind = False
+            try:
+                data = rundir.read_at(file.path, offset, size) if size > 0 else b""
+            except DescriptorsError:
+                data, is_blind = b"", True
             if not data and skipped:
                 self._jumps[file.key] = (gap, beyond)
+            if is_blind:
+                return False
             if not data:
                 if size > 0:  # it was cut, deleted or replaced since the last look
                     file.size = min(file.size, self._at(file))

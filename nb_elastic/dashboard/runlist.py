@@ -15,6 +15,7 @@ from typing import Any
 from nb_elastic import opening, private, rundir
 from nb_elastic import snapshot as snapshots
 from nb_elastic.dashboard import messages
+from nb_elastic.errors import DescriptorsError
 from nb_elastic.rundir import JournalReader, RunDir
 from nb_elastic.snapshot import RunSnapshot
 
@@ -65,7 +66,12 @@ class RunList:
     def _look(self, folder: RunDir) -> tuple[JournalReader, RunSnapshot]:
         reader, now = self._known.get(folder.path) or (JournalReader(folder.journal), snapshots.EMPTY)
         if not now.state.is_final:
-            now = snapshots.catch_up(now, reader, folder, now_ns=time.time_ns(), limit_bytes=rundir.LOOK_BYTES)
+            try:
+                now = snapshots.catch_up(now, reader, folder, now_ns=time.time_ns(), limit_bytes=rundir.LOOK_BYTES)
+            except DescriptorsError:
+                reader = JournalReader(
+                    folder.journal
+                )  # it may be beyond what was folded; an event told twice does no harm
         return reader, now
 
 

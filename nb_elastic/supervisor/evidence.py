@@ -5,6 +5,7 @@ Runs in: the supervisor.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nb_elastic import lifeline, rundir
+from nb_elastic.errors import DescriptorsError
 from nb_elastic.rundir import RankDir
 from nb_elastic.supervisor import kernel_log
 
@@ -188,7 +190,10 @@ def memory_history(usage: Path, round_number: int) -> dict[int, tuple[tuple[int,
     except OSError:
         return {}
     found: dict[int, list[tuple[int, int]]] = {}
-    for line in rundir.read_at(usage, max(0, size - HISTORY_BYTES), HISTORY_BYTES).splitlines():
+    data = b""
+    with contextlib.suppress(DescriptorsError):
+        data = rundir.read_at(usage, max(0, size - HISTORY_BYTES), HISTORY_BYTES)
+    for line in data.splitlines():
         try:
             record = json.loads(line)
             if record["round"] == round_number:

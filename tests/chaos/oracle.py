@@ -206,6 +206,8 @@ def _error(now: RunSnapshot, record: Record) -> Iterator[str]:
         if record.error == "KeyboardInterrupt" and not is_known:
             yield "the interrupted launch left a detached run that nobody was told of"
         return
+    if record.error == "DescriptorsError" and _was(record, "limit files"):
+        return  # it says that it can't see how its run ended
     root = now.root_rank
     if now.state is RunState.FAILED and root is not None and f"rank {root}" not in record.text:
         yield f"rank {root} failed first, but nobody told whoever launched"
@@ -323,8 +325,9 @@ def _ranks(world: World, folder: RunDir, plan: Plan, record: Record) -> Iterator
     look = f"{{str(r): {plan.program.look} for r, v in nb_elastic.attach({folder.run_id!r}).results.items()}}"
     results = world.ask(look)
     wanted = {str(r): plan.program.value(r, plan.nproc) for r in done}
-    full = ("disk", "No space left")
-    told = {str(w.rank) for w in now.workers if any(word in w.result_error for word in full)} if is_disk else set()
+    full = ("disk", "No space left", "File too large")
+    may_miss = is_disk or _was(record, "limit size")
+    told = {str(w.rank) for w in now.workers if any(word in w.result_error for word in full)} if may_miss else set()
     wanted = {r: value for r, value in wanted.items() if r not in told or r in results}
     if {r: v for r, v in results.items() if r in wanted} != wanted:
         yield f"the results are {json.dumps(results)[:300]}, not {json.dumps(wanted)[:300]}"
