@@ -18,7 +18,7 @@ from typing import Any
 
 from nb_elastic import sight, untrusted
 from nb_elastic.events import Event
-from nb_elastic.model import RunState, WorkerState
+from nb_elastic.model import FailureCategory, RunState, WorkerState
 from nb_elastic.rundir import JournalReader, RunDir
 from nb_elastic.snapshot_nodes import (
     NODE_LOST,
@@ -276,7 +276,8 @@ def _run_finished(s: RunSnapshot, e: Event) -> RunSnapshot:
     elif s.root_rank is None and root_rank >= 0:
         s = replace(s, root_rank=root_rank)
     category, reasons = untrusted.word(e.get("category"), limit=100), untrusted.texts(e.get("reasons"))
-    if root is not None and s.failures[0] is not root and s.failures[0].category:  # another node's rank is the cause
+    cause = s.failures[0].category if root is not None and s.failures[0] is not root else ""
+    if cause not in {"", FailureCategory.LOST_NODE.value}:  # another node's rank is the cause
         category, reasons = s.failures[0].category, s.failures[0].reasons
     s = replace(s, category=category, reasons=reasons)
     return _finish(s, state, text=untrusted.text(e.get("text")), time_ns=e.time_ns)

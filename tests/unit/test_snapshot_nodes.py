@@ -134,7 +134,7 @@ def test_peers_that_failed_for_the_lost_node_only_followed_though_they_said_so_b
     end = {"state": "failed", "root_rank": 0, "text": "too few", "category": "lost a peer", "reasons": ["why"]}
     s = fold_all([*TWO, failed, LOST, events.make("run_finished", time_ns=30 * SECOND, **end)])
     assert [(f.rank, f.message) for f in s.failures] == [(1, "its node was lost"), (0, "closed")]
-    assert (s.root_rank, s.state, s.category) == (1, RunState.FAILED, "lost a node")
+    assert (s.root_rank, s.state, s.category) == (1, RunState.FAILED, "lost a peer")
 
 
 def test_whatever_is_still_told_of_a_lost_nodes_ranks_adds_but_when_they_were_last_heard() -> None:
