@@ -54,8 +54,9 @@ class Roster:
         """
         shares: dict[Route, list[Member]] = {}
         most_open = descriptors.of_each(self._job.spec.options.max_nodes)
+        is_late = bool(self.members)
         for node in nodes:
-            member = Member(len(self.members), node)
+            member = Member(len(self.members), node, is_late=is_late)
             self.members.append(member)
             self._of[node] = member
             node.mirror = Mirror(self._job.folder, member.index, most_open=most_open)
