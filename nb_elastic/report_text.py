@@ -76,7 +76,8 @@ class News:
         if snapshot.workers and not self._has_header:
             self._has_header = True
             now.append(header_text(snapshot, folder=self._folder))
-        if self._has_header or snapshot.state.is_final:
+        # Where other nodes are to come, a note tells how: nobody may wait for ranks to read it.
+        if self._has_header or snapshot.state.is_final or snapshot.max_nodes > 1:
             now += [note_text(*note) for note in snapshot.notes[self._notes :]]
             self._notes = len(snapshot.notes)
             now += self._nodes.of(snapshot, has_header=bool(snapshot.workers))

@@ -27,6 +27,8 @@ TICK_S = 1.0
 UNSURE_S = 0.03
 """The same where the system tells of no growth."""
 NODE_FILES = 4
+FILTERED = ("filtered_stdout.log", "filtered_stderr.log")
+"""Files of a round that torch's ``--duplicate-*-filters`` ask for."""
 
 
 class Shipment:
@@ -119,7 +121,9 @@ class Shipment:
             self._round = number
             self._old += self._files[NODE_FILES:]
             del self._files[NODE_FILES:]
-            self._folders.clear()
+            self._folders = [self._folder.round(number, node=self._node)]
+            for name in FILTERED:
+                self._files.append(GrowingFile(self._folders[0] / name, f"round_{number}/{name}"))
         folder = self._folder.rank(number, local_rank, node=self._node)
         level = f"round_{number}/{local_rank}"
         for path in (folder.stdout, folder.stderr, folder.metrics, folder.outputs, folder.stacks):
@@ -127,7 +131,7 @@ class Shipment:
         for path in (folder.worker_json, folder.failure_json, folder.result, folder.pulled, folder.held_json):
             self._files.append(ReplacedFile(path, f"{level}/{path.name}"))
         self._folders.append(folder.path)
-        for watched in (self._root, folder.path):
+        for watched in (self._root, *self._folders):
             self._wakes.watch_folder(watched)
         self._look_at = 0.0
 
