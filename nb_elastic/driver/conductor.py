@@ -68,6 +68,10 @@ class Conductor:
 
     # -- what happens -------------------------------------------------------------------------
 
+    def put_off(self, now: float) -> None:
+        """The nodes wait in a queue, whose time doesn't count."""
+        self._gathering.put_off(now)
+
     def tick(self, now: float) -> None:
         """See what the time brings."""
         if self._timeout_at is not None and now >= self._timeout_at:
@@ -115,7 +119,7 @@ class Conductor:
         elif kind == "event":
             self._story.retell(member.index, message.get("event"))
         elif kind == "done" and member.done is None:
-            member.done = message
+            member.done, member.done_at = message, now
             text = untrusted.word(message.get("text"), limit=300)
             log.write(f"{member.name} is done: {member.state} {text}")
             if self._can_leave(member):

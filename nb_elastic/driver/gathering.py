@@ -53,6 +53,10 @@ class Gathering:
         """True if every node is needed."""
         return self._options.min_nodes == self._options.max_nodes
 
+    def put_off(self, now: float) -> None:
+        """The nodes wait in a queue, whose time doesn't count."""
+        self._begun_at = now
+
     def take_notes(self) -> list[str]:
         """Sentences for the user since the last call."""
         notes, self._notes = self._notes, []

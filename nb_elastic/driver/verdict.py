@@ -5,6 +5,7 @@ Runs in: the driver.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ class Member:
         lost: why it can't be heard any more, or "".
         is_late: it joined after the run had begun.
         has_left: its share ended, and that is no matter for the run.
+        done_at: when its share ended, by the driver's clock.
     """
 
     index: int
@@ -35,6 +37,7 @@ class Member:
     lost: str = ""
     is_late: bool = False
     has_left: bool = False
+    done_at: float = math.inf
 
     @property
     def is_active(self) -> bool:
@@ -82,7 +85,7 @@ def lost(members: Sequence[Member], min_nodes: int, root: Failed | None) -> Verd
 
 def of_failure(members: Sequence[Member], root: Failed | None) -> Verdict:
     """A node's share failed: the root cause's own verdict, in that node's words."""
-    bad = [m for m in members if m.is_bad and m.state != "stopped"]
+    bad = sorted((m for m in members if m.is_bad and m.state != "stopped"), key=lambda m: m.done_at)
     own = next((m for m in bad if root is not None and m.index == root.node), bad[0])
     told = own.done or {}
     text = untrusted.text(told.get("text"))
@@ -105,5 +108,5 @@ def stopper(member: Member) -> str:
 
 def of_stop(members: Sequence[Member], by: str) -> Verdict:
     """Somebody stopped the run, or, where nobody asked the driver, one of its nodes."""
-    own = next((m for m in members if m.state == "stopped"), None)
+    own = min((m for m in members if m.state == "stopped"), key=lambda m: m.done_at, default=None)
     return Verdict(state="stopped", text=f"stopped by {by or (stopper(own) if own is not None else 'somebody')}")

@@ -60,11 +60,13 @@ class Settled:
         label: what the user calls the place, for sentences: ``Slurm allocation 42``.
         value: JSON-ready; runs with the same value may use the same nodes, one after another.
         notes: what to tell the user once.
+        has_queue: nodes come through a queue, maybe in hours; the time in which they must come counts from ``open``'s end.
     """
 
     label: str
     value: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    has_queue: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
