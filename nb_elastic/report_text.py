@@ -80,6 +80,7 @@ class News:
         if self._has_header or snapshot.state.is_final or snapshot.max_nodes > 1:
             now += [note_text(*note) for note in snapshot.notes[self._notes :]]
             self._notes = len(snapshot.notes)
+        if self._has_header or snapshot.state.is_final:
             now += self._nodes.of(snapshot, has_header=bool(snapshot.workers))
         ended = snapshot.rounds[self._rounds : -1]
         self._rounds += len(ended)

@@ -193,7 +193,8 @@ def _worker_started(s: RunSnapshot, e: Event) -> RunSnapshot:
 
 def _worker_ready(s: RunSnapshot, e: Event) -> RunSnapshot:
     told = untrusted.worker_fields(e.get("worker"))
-    if any((w.node, w.local_rank) == (e.node, e.get("local_rank")) and w.pid for w in s.workers):
+    _, known = _find_worker(s, e)
+    if known is not None and known.pid:
         told = {k: v for k, v in told.items() if k not in {"pid", "start_ticks"}}  # whom to signal no rank decides
     return _change_worker(s, e, state=WorkerState.RUNNING, **told)
 

@@ -53,6 +53,9 @@ def report(folder: RunDir, *, rank: int | None = None) -> StackReport:
     time_ns = time.time_ns()
     if now.state.is_final:
         return StackReport(time_ns=time_ns, cause="asked", headline=f"The run is over: it is {now.state.value}.")
+    if now.nodes:  # a pid of theirs is another process here, or none
+        text = f"The ranks run on other nodes of the run ({len(now.nodes)} joined it): their stacks can't be taken from here."
+        return StackReport(time_ns=time_ns, cause="asked", headline=text)
     asked = [t for t in targets(folder, now) if rank in {None, t.rank}]
     if not asked:
         what = "No rank has started yet." if rank is None else f"There is no rank {rank} now."

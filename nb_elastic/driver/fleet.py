@@ -67,13 +67,25 @@ class Node:
 
 @dataclass(slots=True, eq=False)
 class Route:
-    """A link, what goes out over it, and who was heard there."""
+    """A link, what goes out over it, and who was heard there.
+
+    Attributes:
+        count: lines that were dealt with; ``count_before``: when that was last looked at.
+        is_busy: a line came and is not dealt with.
+    """
 
     link: Link
     post: Post
     nodes: dict[str, Node] = field(default_factory=dict)
+    count: int = 0
+    count_before: int = -1
     is_busy: bool = False
     is_over: bool = False
+
+    def is_stuck(self) -> bool:
+        """True if a line that came is not dealt with since the last call: its disk is slow, or others' turn lasts."""
+        count, self.count_before = self.count_before, self.count
+        return self.is_busy and self.count_before == count
 
 
 class Listener(Protocol):
@@ -105,6 +117,7 @@ class Fleet:
         self._routes: list[Route] = []
         self._ticked_at = self._pinged_at = desk.clock()
         self._count = 0
+        self._turn = threading.Lock()
 
     @property
     def nodes(self) -> list[Node]:
@@ -141,8 +154,9 @@ class Fleet:
         for route in list(self._routes):
             if is_ping and not route.is_over:
                 route.post.ping()
+            is_ours = route.is_stuck() or gap > GAP_S
             for node in list(route.nodes.values()):
-                if gap > GAP_S or route.is_busy:
+                if is_ours:
                     node.heard_at += gap
                 silent_s = now - node.heard_at
                 if not node.is_lost and silent_s > pace.lost:
@@ -186,7 +200,12 @@ class Fleet:
         why = ""
         try:
             for line in route.link.lines():
-                self._hear(route, line)
+                route.is_busy = True
+                # One at a time: where hundreds of threads want the interpreter, pings and decisions don't get it in time.
+                with self._turn:
+                    self._hear(route, line)
+                route.count += 1
+                route.is_busy = False
         except Exception as e:  # noqa: BLE001  border: an engine's link may fail in any way
             why = f"{type(e).__name__}: {e}"
             log.write(f"a link failed: {why}")
@@ -211,9 +230,7 @@ class Fleet:
         if kind in FILES:
             mirror = node.mirror
             if mirror is not None and message.get("run_id") == mirror.run_id:
-                route.is_busy = True
                 mirror.take(message)
-                route.is_busy = False
         elif kind != "alive":
             self._desk.call(self._on_told, node, message)
 

@@ -168,7 +168,7 @@ def test_workers_that_a_job_queue_starts_later(tmp_path, monkeypatch):
     """dask-jobqueue, with a queue that is a shell; PBS, LSF, SGE and HTCondor differ in the command that submits."""
     jobs = pytest.importorskip("dask_jobqueue.local", reason="needs dask-jobqueue")
     monkeypatch.chdir(tmp_path)
-    here = {"host": "127.0.0.1", "dashboard_address": None}
+    here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with jobs.LocalCluster(
         cores=1, memory="1GB", worker_extra_args=["--host=127.0.0.1", "--no-dashboard"], scheduler_options=here
     ) as queue:

@@ -29,7 +29,8 @@ class TestDaskRuns(Scenarios):
             cluster.work("one", "127.0.0.1")
             cluster.work("two", "127.0.0.2")
             cluster.wait("one", "two")
-            yield Place(name="dask", settings=cluster.address, names=("one", "two"))
+            # A worker without a mutex carries nodes of several runs.
+            yield Place(name="dask", settings=cluster.address, nodes=4, names=("one", "two"))
 
     @pytest.fixture(autouse=True)
     def _own(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from nb_elastic.driver.mirror import MAX_OPEN, Mirror
+from nb_elastic.driver.descriptors import FOR_FILES
+from nb_elastic.driver.mirror import Mirror
 from nb_elastic.rundir_paths import RunDir
 
 
@@ -31,7 +32,7 @@ def message(kind: str, path: str, data: bytes = b"", offset: int = 0, **more: An
 def test_pieces_of_many_files_land_at_their_offsets(run: RunDir):
     mirror = Mirror(run, 1)
     for n in range(3):
-        for rank in range(2 * MAX_OPEN):
+        for rank in range(2 * FOR_FILES):
             mirror.take(message("piece", f"round_0/{rank}/stdout.log", b"%02d." % rank, offset=3 * n))
     mirror.take(message("piece", "round_0/0/stdout.log", b"end", offset=20))
     mirror.take(message("piece", "usage.jsonl", b"{}\n"))

@@ -53,7 +53,7 @@ test('a lost node is named with the time and the reason, and with those of its r
   assert.equal(goneText(second!, snapshot), 'Node 1 (host babbage) was lost after 11 s: nothing was heard of it for 8 s');
   assert.deepEqual(badgeOf(second!, snapshot, snapshot.last_ns + 5e9), { kind: 'lost', text: 'lost 5 s ago' });
   assert.equal(lostNodeOf(snapshot, snapshot.failures[0])?.node, 1);
-  assert.equal(rootTitle(snapshot, snapshot.failures[0]!), 'Node 1 (host babbage) was lost, 9.6 s after the start, with ranks 2-3');
+  assert.equal(rootTitle(snapshot, snapshot.failures[0]!), 'Node 1 (host babbage) was lost, 9.6 s after the start, with ranks 2, 3');
   assert.equal(summaryPieces(factsOf(withSnapshot(snapshot)), snapshot).map(piece => piece.text).join(' | '), '2 of 4 running | 2 failed | node 1 lost');
   assert.deepEqual(earlierText(of(alone)), ['Round 0 (attempt 1) after 11 s: node 1 (host babbage) was lost']);
 });
