@@ -229,7 +229,7 @@ class Follower:
 
     def node_of(self, node: int) -> int | None:
         """The node's number where the folder has a level for nodes, else None."""
-        return node if (self._folder.path / f"node_{node}").is_dir() else None
+        return self._folder.level(node)
 
     def _open_wakes(self) -> None:
         with self._lock:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from nb_elastic import untrusted
 from nb_elastic.driver import hello as hellos
 from nb_elastic.driver import log
 from nb_elastic.driver.desk import Desk
@@ -39,6 +40,7 @@ class Node:
         is_lost: it was not heard of for too long, or its link ended.
         is_over: it can't come back.
         mirror: writes its files, while it has a share of a run.
+        bye: why it said that it leaves, or "".
         reached: whether it reaches the meeting place of this endpoint.
     """
 
@@ -50,6 +52,7 @@ class Node:
     is_over: bool = False
     is_refused: bool = False
     mirror: Mirror | None = None
+    bye: str = ""
     reached: dict[str, bool] = field(default_factory=dict)
 
     @property
@@ -217,7 +220,10 @@ class Fleet:
     def _on_told(self, node: Node, message: Mapping[str, Any]) -> None:
         if self.listener is None or node.is_over or node.is_refused:
             return
-        if message.get("type") != "hello":
+        if message.get("type") == "bye":
+            node.bye = untrusted.word(message.get("why"), limit=300)
+            log.write(f"{node.where} leaves: {node.bye}")
+        elif message.get("type") != "hello":
             self.listener.on_line(node, message)
         elif node.hello is None:
             node.hello = hellos.read(message)
@@ -241,6 +247,7 @@ class Fleet:
                 self._lose(node, route.link.why or why or "its link ended")
 
     def _lose(self, node: Node, why: str) -> None:
+        why = f"it left ({node.bye})" if node.bye else why
         log.write(f"{node.where} is lost: {why}")
         node.is_lost = True
         if self.listener is not None and node.hello is not None and not node.is_refused:

@@ -53,8 +53,9 @@ class Roster:
             endpoint: where they meet.
         """
         shares: dict[Route, list[Member]] = {}
+        is_late = bool(self.members)
         for node in nodes:
-            member = Member(len(self.members), node)
+            member = Member(len(self.members), node, is_late=is_late)
             self.members.append(member)
             self._of[node] = member
             node.mirror = Mirror(self._job.folder, member.index)

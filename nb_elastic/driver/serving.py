@@ -250,6 +250,8 @@ class Serving:
     def _tick(self, now: float) -> None:
         self._fleet.tick()
         if self._conductor is not None:
+            if self._job is not None and self._job.settled.has_queue and self._hiring and not self._hiring.is_open:
+                self._conductor.put_off(now)
             self._conductor.tick(now)
             if self._force_at is not None and now >= self._force_at:
                 self._force_at = None

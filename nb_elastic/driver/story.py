@@ -149,6 +149,11 @@ class Story:
         ranks = self._ranks.get(node)
         return ranks is not None and ranks.round == self.round
 
+    def has_ranks(self, node: int) -> bool:
+        """True if any rank of this node was ever started."""
+        ranks = self._ranks.get(node)
+        return ranks is not None and ranks.round >= 0
+
     @property
     def root(self) -> Failed | None:
         """The earliest failure of the last round that did not merely follow another one."""

@@ -318,7 +318,8 @@ class Scenarios:
         )
         assert run.root_cause is not None
         assert run.root_cause.node == index
-        assert f"on node {index} failed first: lost a peer" in str(_error_of(run))
+        assert run.root_cause.message == "its node was lost"
+        assert re.search(rf"failed: Node {index} \(.+\) was lost: ", str(_error_of(run)))
 
     def check_killed(self, place: Place, tmp_path: Path, kill: Any) -> None:
         """Kill something while ranks wait; then nothing is left of what this home's kernel started."""
