@@ -177,6 +177,7 @@ class Conductor:
     # -- its end ------------------------------------------------------------------------------
 
     def _stop_nodes(self, *, by: str, grace_s: float, now: float) -> None:
+        self._story.is_ending = True
         self._roster.stop(by=by, grace_s=grace_s)
         give_up_at = now + grace_s + self._pace.margin
         self._give_up_at = give_up_at if self._give_up_at is None else min(self._give_up_at, give_up_at)
@@ -229,7 +230,7 @@ class Conductor:
             return self._end
         if self._by and not self._is_failing:
             return verdict.of_stop(members, self._by)
-        if self._is_too_small and (root is None or root.category == verdict.LOST_PEER):
+        if self._is_too_small and (root is None or root.category in verdict.LOST):
             return verdict.lost(members, self._options.min_nodes, root)
         if any(m.is_bad and m.state != "stopped" for m in members):
             return verdict.of_failure(members, root)

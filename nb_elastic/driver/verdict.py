@@ -16,6 +16,8 @@ from nb_elastic.driver.story import Failed
 from nb_elastic.model import FailureCategory
 
 LOST_PEER = FailureCategory.LOST_PEER.value
+LOST = (LOST_PEER, FailureCategory.LOST_NODE.value)
+"""What a rank's failure is called that only followed from the loss of a node."""
 
 
 @dataclass(slots=True, eq=False)

@@ -26,7 +26,7 @@ from typing import Any
 from nb_elastic.engines import ray_actor, ray_settings, ray_shape
 from nb_elastic.engines.base import Order, Settled, Wanted
 from nb_elastic.engines.ray_link import Away, Gone, RayLink
-from nb_elastic.engines.ray_local import LocalCluster
+from nb_elastic.engines.ray_local import LocalCluster, serve
 from nb_elastic.errors import EngineError
 
 NAMESPACE = "nb_elastic"
@@ -37,7 +37,7 @@ LOOK_S = 1.0
 GROW_S = 0.5
 AVOID_S = 70.0
 """A machine whose node could not be ended isn't taken again for so long; by then Ray itself knows whether it is dead."""
-TOKEN = (
+OPEN_TO_ALL = (
     "This Ray cluster asks for no token: whoever reaches it can run programs as you. "
     "RAY_AUTH_MODE=token on all its machines closes it."
 )
@@ -149,7 +149,7 @@ class RayEngine:
             except Exception as e:
                 raise EngineError(f"{order.settled.label} can't be joined: {_words(e)}") from e
             if _has_no_token(order.settled.value):
-                order.tell(TOKEN)
+                order.tell(OPEN_TO_ALL)
             return
 
     def _connect(self, order: Order) -> Any:
@@ -159,14 +159,12 @@ class RayEngine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         address = str(value["address"])
         if address == ray_settings.LOCAL:
-            self._cluster = LocalCluster(order.folder, nodes=int(value["nodes"]), nproc=order.wanted.nproc)
-            self._cluster.prepare()
+            command = (sys.executable, "-m", __name__)
+            self._cluster = LocalCluster(
+                command, order.folder, order.log, nodes=int(value["nodes"]), nproc=order.wanted.nproc
+            )
+            address = self._cluster.start()
         import ray
-
-        if self._cluster is not None:
-            import ray.cluster_utils
-
-            address = self._cluster.start(ray)
 
         runtime_env = {"py_modules": [str(Path(ray_actor.__file__).parents[1])]} if value.get("ships") else None
         ray.init(
@@ -330,3 +328,15 @@ def _words(error: BaseException) -> str:
     said = [line for line in lines if "died because" in line or "Error" in line]
     text = (said or lines or [type(error).__name__])[-1 if said else 0]
     return text if len(text) < 400 else text[:400] + "..."
+
+
+def main() -> None:
+    """Have a cluster of this machine, as ``python -m nb_elastic.engines.ray``."""
+    import ray._private.node
+    import ray._private.parameter
+
+    serve(ray)
+
+
+if __name__ == "__main__":
+    main()

@@ -166,7 +166,8 @@ class RayLink:
         return self._under_way[0].is_answered if self._under_way else self._is_closing
 
     def _take_piece(self) -> bytes:
-        pieces, size = [], 0
+        pieces: list[bytes] = []
+        size = 0
         while self._queue and (not pieces or size + len(self._queue[0]) <= PIECE_BYTES):
             pieces.append(self._queue.popleft())
             size += len(pieces[-1])

@@ -190,6 +190,20 @@ def rounds(node):
     return [(e["round"], e["attempt"], e["group_world_size"], e["node"]) for e in node.events("rendezvous_finished")]
 
 
+def test_a_node_that_comes_when_all_is_over_has_nothing_to_do():
+    """Nor does it make the run fail."""
+    options = {"nproc": 1, "min_nodes": 1, "max_nodes": 2, "run_id": "over"}
+    with NodeProgram() as first, NodeProgram() as late:
+        first.send("host", address="127.0.0.1")
+        endpoint = first.wait_for("hosting")["endpoint"]
+        for number, one in enumerate((first, late)):
+            one.run(f"{STEPS}:tell_run_id", node=number, endpoint=endpoint, **options)
+            done = one.wait_for("done")
+            assert done["state"] == "succeeded", done
+        assert done["text"] == "The run was over before this node could take part."
+        assert not late.events("worker_started")
+
+
 def test_a_restart_counts_on_all_nodes(tmp_path):
     """The ranks of a node that was fine are told the same attempt as those that failed, and the next failure is the last."""
     options = {"nproc": 1, "min_nodes": 2, "max_nodes": 2, "run_id": "restarts", "max_restarts": 1}

@@ -57,6 +57,12 @@ def test_words_get_their_nodes_number_and_the_groups_are_told_once(story: Story,
     assert kinds(folder) == [("rendezvous_finished", 0), ("worker_started", 0), ("note", 0), ("worker_started", 1)]
 
 
+def test_a_round_goes_on_when_one_node_leaves_it(story: Story, folder: RunDir):
+    story.retell(1, {"event": "round_ended", "time_ns": 1, "round": 0, "cause": "stopped"})
+    story.retell(0, {"event": "round_ended", "time_ns": 2, "round": 0, "cause": "membership"})
+    assert [(e.node, e["cause"]) for e in JournalReader(folder.journal).read()] == [(0, "membership")]
+
+
 @pytest.mark.parametrize(
     "record",
     [
@@ -84,8 +90,8 @@ def test_ranks_of_a_lost_node_have_failed_and_a_new_round_forgets_them(story: St
     story.lose(1, "its link ended", time_ns=50)
     root = story.root
     assert root is not None
-    assert (root.rank, root.time_ns, root.category) == (3, 50, "lost a peer")
-    assert [k for k, _ in kinds(folder)] == ["worker_started", "worker_exited", "worker_failed"]
+    assert (root.rank, root.time_ns, root.category) == (3, 50, "lost a node")
+    assert kinds(folder) == [("worker_started", 1)]
     assert story.has_lost_ranks(1)
     story.retell(0, {"event": "rendezvous_started", "time_ns": 60, "round": 1})
     assert story.root is None

@@ -51,6 +51,7 @@ KERNEL_SIDE = (
 DOORS = {
     "cloudpickle": {"nb_elastic.payload_pickler"},
     "distributed": {"nb_elastic.engines.dask"},
+    "ray": {"nb_elastic.engines.ray"},
     "rich": {"nb_elastic.render.terminal"},
     "ipywidgets": set(),
     "anywidget": {"nb_elastic.render.widget"},

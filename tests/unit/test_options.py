@@ -167,7 +167,10 @@ WRONG = [
     ("--name ''", "it must be a name, not nothing"),
     ("--log-dir ''", "it must be a path, not nothing"),
     ("--engine slurm --nnodes 2 --rdzv-endpoint a:1", "--rdzv-endpoint a:1 and --engine slurm contradict each other"),
-    ("--engine slurm --nnodes 2 --node-rank 1", "--node-rank 1 is for nodes that are started by hand, and --engine slurm"),
+    (
+        "--engine slurm --nnodes 2 --node-rank 1",
+        "--node-rank 1 is for nodes that are started by hand, and --engine slurm",
+    ),
     ("--engine slurm --nnodes 2 --master-addr a", "--master-addr a and --engine slurm contradict each other"),
     ("--engine slurm --standalone", "--standalone is for this machine alone, and --engine slurm"),
     ("--engine slurm --rdzv-backend static", "--rdzv-backend static and --engine slurm contradict each other"),
