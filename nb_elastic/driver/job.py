@@ -75,7 +75,12 @@ def read(message: Mapping[str, Any], fds: list[int]) -> Job:
     return Job(
         spec=spec,
         engine=message["engine"],
-        settled=Settled(label=settled["label"], value=settled["value"], notes=tuple(settled["notes"])),
+        settled=Settled(
+            label=settled["label"],
+            value=settled["value"],
+            notes=tuple(settled["notes"]),
+            has_queue=bool(settled.get("has_queue")),
+        ),
         wanted=Wanted(**message["wanted"]),
         versions=message["versions"],
         started_at=time.monotonic(),

@@ -28,7 +28,7 @@ FLOORS = {
     1: "birth debugwire events installed logreader reap rundir sight snapshot stacks topology untrusted wakes wire",
     2: "payload cell frames binding report pools outputs rankstacks rankflight",
     3: "worker holding entry afresh rankshell supervisor launcher",
-    4: "options option config export doctor notebook engines driver node dashboard render report_text report_words report_failure",
+    4: "options option config export doctor notebook engines driver node dashboard render report_text report_words report_failure report_nodes",
     5: "debugging follower run request completion",
     6: "launching",
     7: "magics cli",
