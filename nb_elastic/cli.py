@@ -101,6 +101,7 @@ def _parser(prog: str) -> _Parser:
     )
     logs = add("logs", _logs, "print logs")
     logs.add_argument("--rank", type=int)
+    logs.add_argument("--node", type=int, metavar="K", help="only ranks on this node, by its number in `show`")
     logs.add_argument("--stream", choices=STREAMS)
     logs.add_argument("-n", type=int, metavar="N", help="only the last N lines of each file")
     logs.add_argument("--follow", action="store_true")
@@ -170,7 +171,7 @@ def _runs(_: argparse.Namespace) -> int:
     rows = [("RUN", "NAME", "STATE", "RANKS", "AGE", "WHERE")]
     for run in runs():
         now = snapshot.load(rundir.RunDir(run.dir))
-        ranks = str(now.world_size or now.nproc or "?")
+        ranks = f"{now.world_size or now.nproc or '?'}{_nodes(now)}"
         rows.append((run.id, first_line(now.name) or "-", _state(now), ranks, _age(now), str(run.dir)))
     if len(rows) == 1:
         print(f"No runs in {rundir.home()}.")
@@ -216,7 +217,8 @@ def _logs(arguments: argparse.Namespace) -> int:
 
     if arguments.n is not None and arguments.n < 0:
         raise OptionError(f"-n {arguments.n}: give the number of lines, 0 or more.")
-    wanted = Wanted(rank=arguments.rank, stream=arguments.stream, count=arguments.n, pattern=_pattern(arguments.grep))
+    asked = {"rank": arguments.rank, "node": arguments.node, "stream": arguments.stream, "count": arguments.n}
+    wanted = Wanted(**asked, pattern=_pattern(arguments.grep))
     printer = LogPrinter(rundir.RunDir(attach(arguments.run).dir), wanted)
     printer.print_existing()
     if arguments.follow:
@@ -302,6 +304,12 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
         return re.compile(text)
     except re.error as e:
         raise OptionError(f"--grep {text!r} is not a regular expression: {e}.") from e
+
+
+def _nodes(now: RunSnapshot) -> str:
+    """On how many nodes the ranks are, where a run has any to tell apart."""
+    count = len({w.node for w in now.workers} | {n.node for n in now.nodes if n.is_here})
+    return f" on {count} node{'' if count == 1 else 's'}" if now.nodes else ""
 
 
 def _state(now: RunSnapshot) -> str:

@@ -1,6 +1,6 @@
 """The events of the journal and their JSON: one event a line, only ever appended.
 
-Runs in: the kernel or command line (``run_created``, ``run_lost``) and the supervisor (all others).
+Runs in: the kernel or command line (``run_created``, ``run_lost``), the supervisor, and the driver of many nodes (``node_*``).
 
 Every event has ``event``, ``time_ns`` and ``node``, in the journal also ``seal`` (see ``seals``); what else it carries:
 
@@ -12,6 +12,9 @@ supervisor_started   pid, start_ticks, host, boot_id, pid_namespace, torch, pyth
 note                 level (info or warning), text: told once to the user
 rendezvous_started   round, attempt, backend
 rendezvous_finished  round, attempt, group_rank, group_world_size, world_size, master_addr, master_port
+node_joined          host, address, place (what the engine calls it), nproc, gpus, pid, is_back (it was called lost before)
+node_lost            text: why; its ranks that had not ended ended with it
+node_left            text: it went by itself
 worker_started       round, attempt, rank, local_rank, pid, start_ticks, start_method
 worker_ready         round, rank, local_rank, worker (content of worker.json)
 worker_held          round, rank, local_rank, why (failure or breakpoint), text: it waits to be looked at

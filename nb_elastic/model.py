@@ -65,6 +65,7 @@ class FailureCategory(str, Enum):
     KILLED = "killed from outside"
     NATIVE_CRASH = "crashed in native code"
     LOST_PEER = "lost a peer"
+    LOST_NODE = "lost a node"
     RENDEZVOUS = "rendezvous"
     IMPORT = "import or pickle"
     TIMEOUT = "timeout"

@@ -58,13 +58,13 @@ class Conductor:
         if self._is_ending:
             return 0
         there = sum(m.is_active for m in self._members) if self._members else len(self._gathering.fitting())
-        return max(0, self._options.max_nodes - there - self._fleet.coming)
+        return max(0, self._options.max_nodes - there - self._fleet.coming - self._gathering.refused)
 
     @property
     def _is_ending(self) -> bool:
         """True when no node may begin any more."""
         has_end = self.is_over or self._is_failing or bool(self._by)
-        return has_end or any(m.done is not None for m in self._members)
+        return has_end or any(m.done is not None and not m.has_left for m in self._members)
 
     # -- what happens -------------------------------------------------------------------------
 
@@ -119,8 +119,12 @@ class Conductor:
         elif kind == "event":
             self._story.retell(member.index, message.get("event"))
         elif kind == "done" and member.done is None:
-            member.done = message
-            log.write(f"{member.name} is done: {member.state} {untrusted.word(message.get('text'), limit=200)}")
+            member.done, member.done_at = message, now
+            text = untrusted.word(message.get("text"), limit=300)
+            log.write(f"{member.name} is done: {member.state} {text}")
+            if self._can_leave(member):
+                member.has_left = True
+                self._story.tell("node_left", node=member.index, text=text)
             self._judge(now)
 
     def on_hello(self, node: Node) -> None:
@@ -173,6 +177,7 @@ class Conductor:
     # -- its end ------------------------------------------------------------------------------
 
     def _stop_nodes(self, *, by: str, grace_s: float, now: float) -> None:
+        self._story.is_ending = True
         self._roster.stop(by=by, grace_s=grace_s)
         give_up_at = now + grace_s + self._pace.margin
         self._give_up_at = give_up_at if self._give_up_at is None else min(self._give_up_at, give_up_at)
@@ -198,16 +203,26 @@ class Conductor:
             if self._by:
                 self._finish(self._end or verdict.of_stop((), self._by))
             return
-        if not (self._by or self._is_failing) and (self._is_too_small or any(_is_bad(m) for m in self._members)):
+        if not (self._by or self._is_failing) and (self._is_too_small or any(m.is_bad for m in self._members)):
             self._is_failing = True
             self._fail_at = now + self._pace.fail
+            if first := next((m for m in self._members if m.is_bad and m.state == "stopped"), None):
+                self._story.tell("stop_requested", node=first.index, by=verdict.stopper(first), grace_s=0.0)
         if not any(m.is_active for m in self._members):
             self._finish(self._verdict())
+
+    def _can_leave(self, member: Member) -> bool:
+        """True if the run can do without a node whose share has ended, though not well."""
+        others = sum(not (m.lost or m.has_left) for m in self._members if m is not member)
+        if not member.is_bad or self._by or self._is_failing or others < self._options.min_nodes:
+            return False
+        has_missed = member.is_late and not self._story.has_ranks(member.index)  # it came when all was about to be over
+        return has_missed or member.state == "stopped"
 
     @property
     def _is_too_small(self) -> bool:
         """So many nodes were lost that the run can't go on."""
-        return sum(not m.lost for m in self._members) < self._options.min_nodes
+        return sum(not (m.lost or m.has_left) for m in self._members) < self._options.min_nodes
 
     def _verdict(self) -> Verdict:
         members, root = self._members, self._story.root
@@ -215,11 +230,11 @@ class Conductor:
             return self._end
         if self._by and not self._is_failing:
             return verdict.of_stop(members, self._by)
-        if self._is_too_small and (root is None or root.category == verdict.LOST_PEER):
+        if self._is_too_small and (root is None or root.category in verdict.LOST):
             return verdict.lost(members, self._options.min_nodes, root)
-        if any(m.state in {"failed", "lost"} for m in members if m.done is not None):
+        if any(m.is_bad and m.state != "stopped" for m in members):
             return verdict.of_failure(members, root)
-        if any(m.state == "stopped" for m in members):
+        if any(m.is_bad for m in members):
             return verdict.of_stop(members, self._by)
         if any(m.lost and self._story.has_lost_ranks(m.index) for m in members):
             return verdict.lost(members, self._options.min_nodes, root)
@@ -232,7 +247,3 @@ class Conductor:
             self._fleet.drop(node)
         self._story.end(end.state, root_rank=end.root_rank, text=end.text, category=end.category, reasons=end.reasons)
         self._job.close()
-
-
-def _is_bad(member: Member) -> bool:
-    return member.done is not None and member.state != "succeeded"

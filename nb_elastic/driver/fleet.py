@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from nb_elastic import untrusted
 from nb_elastic.driver import hello as hellos
 from nb_elastic.driver import log
 from nb_elastic.driver.desk import Desk
@@ -39,6 +40,7 @@ class Node:
         is_lost: it was not heard of for too long, or its link ended.
         is_over: it can't come back.
         mirror: writes its files, while it has a share of a run.
+        bye: why it said that it leaves, or "".
         reached: whether it reaches the meeting place of this endpoint.
     """
 
@@ -50,6 +52,7 @@ class Node:
     is_over: bool = False
     is_refused: bool = False
     mirror: Mirror | None = None
+    bye: str = ""
     reached: dict[str, bool] = field(default_factory=dict)
 
     @property
@@ -64,13 +67,25 @@ class Node:
 
 @dataclass(slots=True, eq=False)
 class Route:
-    """A link, what goes out over it, and who was heard there."""
+    """A link, what goes out over it, and who was heard there.
+
+    Attributes:
+        count: lines that were dealt with; ``count_before``: when that was last looked at.
+        is_busy: a line came and is not dealt with.
+    """
 
     link: Link
     post: Post
     nodes: dict[str, Node] = field(default_factory=dict)
+    count: int = 0
+    count_before: int = -1
     is_busy: bool = False
     is_over: bool = False
+
+    def is_stuck(self) -> bool:
+        """True if a line that came is not dealt with since the last call: its disk is slow, or others' turn lasts."""
+        count, self.count_before = self.count_before, self.count
+        return self.is_busy and self.count_before == count
 
 
 class Listener(Protocol):
@@ -102,6 +117,7 @@ class Fleet:
         self._routes: list[Route] = []
         self._ticked_at = self._pinged_at = desk.clock()
         self._count = 0
+        self._turn = threading.Lock()
 
     @property
     def nodes(self) -> list[Node]:
@@ -138,8 +154,9 @@ class Fleet:
         for route in list(self._routes):
             if is_ping and not route.is_over:
                 route.post.ping()
+            is_ours = route.is_stuck() or gap > GAP_S
             for node in list(route.nodes.values()):
-                if gap > GAP_S or route.is_busy:
+                if is_ours:
                     node.heard_at += gap
                 silent_s = now - node.heard_at
                 if not node.is_lost and silent_s > pace.lost:
@@ -183,7 +200,12 @@ class Fleet:
         why = ""
         try:
             for line in route.link.lines():
-                self._hear(route, line)
+                route.is_busy = True
+                # One at a time: where hundreds of threads want the interpreter, pings and decisions don't get it in time.
+                with self._turn:
+                    self._hear(route, line)
+                route.count += 1
+                route.is_busy = False
         except Exception as e:  # noqa: BLE001  border: an engine's link may fail in any way
             why = f"{type(e).__name__}: {e}"
             log.write(f"a link failed: {why}")
@@ -208,16 +230,17 @@ class Fleet:
         if kind in FILES:
             mirror = node.mirror
             if mirror is not None and message.get("run_id") == mirror.run_id:
-                route.is_busy = True
                 mirror.take(message)
-                route.is_busy = False
         elif kind != "alive":
             self._desk.call(self._on_told, node, message)
 
     def _on_told(self, node: Node, message: Mapping[str, Any]) -> None:
         if self.listener is None or node.is_over or node.is_refused:
             return
-        if message.get("type") != "hello":
+        if message.get("type") == "bye":
+            node.bye = untrusted.word(message.get("why"), limit=300)
+            log.write(f"{node.where} leaves: {node.bye}")
+        elif message.get("type") != "hello":
             self.listener.on_line(node, message)
         elif node.hello is None:
             node.hello = hellos.read(message)
@@ -241,6 +264,7 @@ class Fleet:
                 self._lose(node, route.link.why or why or "its link ended")
 
     def _lose(self, node: Node, why: str) -> None:
+        why = f"it left ({node.bye})" if node.bye else why
         log.write(f"{node.where} is lost: {why}")
         node.is_lost = True
         if self.listener is not None and node.hello is not None and not node.is_refused:

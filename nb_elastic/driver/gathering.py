@@ -23,10 +23,12 @@ class Gathering:
 
     Attributes:
         failure: why the run can't begin, or "".
+        refused: how many nodes were sent away: others of their machines would be, too.
     """
 
     def __init__(self, job: Job, fleet: Fleet, meeting: Meeting, pace: Pace, *, now: float) -> None:
         self.failure = ""
+        self.refused = 0
         self._job, self._fleet, self._meeting, self._pace = job, fleet, meeting, pace
         self._options = job.spec.options
         self._begun_at = now
@@ -68,9 +70,9 @@ class Gathering:
         """See whether a node fits."""
         if node.hello is None or not (text := hellos.misfit(node.hello, self._job.versions)):
             return
-        self._fleet.refuse(node, text)
+        self._refuse(node, text)
         if self.is_fixed:
-            self.failure = self.failure or f"{text[0].upper()}{text[1:]} No rank was started."
+            self.failure = self.failure or f"{text} No rank was started."
         else:
             self._notes.append(f"A node was refused: {text}")
 
@@ -104,7 +106,7 @@ class Gathering:
             return []
         for node in far:
             text = f"it can't reach the place where the nodes meet ({self.endpoint})"
-            self._fleet.refuse(node, text)
+            self._refuse(node, text)
             self._notes.append(f"Node {node.where} was refused: {text}.")
         return [node for node, does in known.items() if does]
 
@@ -167,7 +169,11 @@ class Gathering:
             )
         else:
             for node in far:
-                self._fleet.refuse(node, f"it can't reach {self.endpoint}, where the nodes of the run meet")
+                self._refuse(node, f"it can't reach {self.endpoint}, where the nodes of the run meet")
+
+    def _refuse(self, node: Node, text: str) -> None:
+        self.refused += 1
+        self._fleet.refuse(node, text)
 
     def _reaches(self, node: Node, now: float) -> bool | None:
         """Whether a node reaches the meeting place; None while it was not heard."""

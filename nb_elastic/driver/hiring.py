@@ -74,14 +74,18 @@ class Hiring:
             log.write(f"the engine can't be closed: {_words(e)}")
 
     def _grow(self) -> None:
+        has_told = False
         while not self._order.is_over.is_set():
             self._changed.wait(self._grow_s if self._missing > 0 else None)
             self._changed.clear()
             if self._missing > 0 and not self._order.is_over.is_set():
                 try:
                     self._engine.grow(replace(self._order, nodes=self._missing))
+                    has_told = False
                 except Exception as e:  # noqa: BLE001  border, as above
-                    self._desk.call(self._on_grow_failed, _words(e))
+                    if not has_told:
+                        self._desk.call(self._on_grow_failed, _words(e))
+                    has_told = True
 
 
 def _words(error: Exception) -> str:

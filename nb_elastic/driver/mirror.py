@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nb_elastic import opening
-from nb_elastic.driver import log
+from nb_elastic.driver import descriptors, log
 from nb_elastic.rundir_paths import RunDir
 
 RANK_LINES = ("stdout.log", "stderr.log", "metrics.jsonl", "outputs.jsonl", "stacks.log")
@@ -26,8 +26,6 @@ ROUND_LINES = ("filtered_stdout.log", "filtered_stderr.log")
 NODE_LINES = ("usage.jsonl", "growth.jsonl", "processes.jsonl", "supervisor.log")
 WHOLE = ("worker.json", "failure.json", "result.pkl", "pulled.pkl", "held.json")
 MAX_BYTES = 1 << 42
-MAX_OPEN = 8
-"""Files of a node that are kept open."""
 
 _FOLDER = r"round_[0-9]{1,6}/[0-9]{1,5}"
 
@@ -47,12 +45,17 @@ _RENAMED = re.compile(_pattern(WHOLE, f"{_FOLDER}/"))
 
 
 class Mirror:
-    """The files of one node in one run."""
+    """The files of one node in one run.
 
-    def __init__(self, run: RunDir, node: int) -> None:
+    Args:
+        most_open: so many of them are kept open.
+    """
+
+    def __init__(self, run: RunDir, node: int, *, most_open: int = descriptors.FOR_FILES) -> None:
         self.run_id = run.run_id
         self._path = run.node(node)
         self._open: OrderedDict[str, int] = OrderedDict()
+        self._most_open = most_open
         self._has_failed = self._is_closed = False
         self._lock = threading.Lock()
         self._path.mkdir(mode=0o700, exist_ok=True)
@@ -98,7 +101,7 @@ class Mirror:
             finally:
                 os.close(folder)
             self._open[path] = fd
-            if len(self._open) > MAX_OPEN:
+            if len(self._open) > self._most_open:
                 os.close(self._open.popitem(last=False)[1])
         self._open.move_to_end(path)
         return fd
@@ -138,9 +141,7 @@ class Mirror:
         at = os.open(self._path, opening.FOLDER)
         try:
             for step in steps:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(step, 0o700, dir_fd=at)
-                below = os.open(step, opening.FOLDER, dir_fd=at)
+                below = _open_folder(step, at)
                 os.close(at)
                 at = below
         except BaseException:
@@ -158,6 +159,15 @@ class Mirror:
         while data:
             written = os.pwrite(fd, data, offset)
             data, offset = data[written:], offset + written
+
+
+def _open_folder(name: str, above: int) -> int:
+    """Open a folder, made where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(name, opening.FOLDER, dir_fd=above)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=above)
+    return os.open(name, opening.FOLDER, dir_fd=above)
 
 
 def _make(name: str, folder: int) -> int:

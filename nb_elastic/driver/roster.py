@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from nb_elastic import wire
-from nb_elastic.driver import log, share
+from nb_elastic.driver import descriptors, log, share
 from nb_elastic.driver.fleet import Node, Route
 from nb_elastic.driver.job import Job
 from nb_elastic.driver.mirror import Mirror
@@ -53,11 +53,13 @@ class Roster:
             endpoint: where they meet.
         """
         shares: dict[Route, list[Member]] = {}
+        most_open = descriptors.of_each(self._job.spec.options.max_nodes)
+        is_late = bool(self.members)
         for node in nodes:
-            member = Member(len(self.members), node)
+            member = Member(len(self.members), node, is_late=is_late)
             self.members.append(member)
             self._of[node] = member
-            node.mirror = Mirror(self._job.folder, member.index)
+            node.mirror = Mirror(self._job.folder, member.index, most_open=most_open)
             shares.setdefault(node.route, []).append(member)
             self.tell_joined(member, is_back=False)
         for route, members in shares.items():
@@ -92,11 +94,14 @@ class Roster:
 
     def stop(self, *, by: str, grace_s: float) -> None:
         """Stop all whose share lasts; those that never heard of it are done."""
-        run_id, routes = self._job.spec.run_id, {m.node.route for m in self.active}
-        for route in routes:
+        run_id = self._job.spec.run_id
+        shares: dict[Route, list[Member]] = {}
+        for member in self.active:
+            shares.setdefault(member.node.route, []).append(member)
+        for route, members in shares.items():
             unheard = set(route.post.take_back(run_id))
             tokens = []
-            for member in [m for m in self.active if m.node.route is route]:
+            for member in members:
                 if member.node.token in unheard:
                     member.done = {"state": "stopped", "text": "it had not begun"}
                 else:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import resource
 import select
 import shutil
 import signal
@@ -22,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from nb_elastic import lifeline, machine, seals
+from nb_elastic.driver import descriptors, log
 from nb_elastic.driver import job as jobs
-from nb_elastic.driver import log
 from nb_elastic.driver.conductor import GRACE_S, Conductor
 from nb_elastic.driver.desk import Desk
 from nb_elastic.driver.fleet import Fleet, Node
@@ -40,7 +39,6 @@ from nb_elastic.supervisor import stopping
 from nb_elastic.supervisor.channel import FrameDecoder
 
 IDLE_TICK_S = 0.5
-FDS_A_NODE = 8
 END_S = 10.0
 """An engine that has not ended its nodes by then is left to them: their stdin ends with this process."""
 
@@ -195,7 +193,7 @@ class Serving:
 
     def _hire(self, job: Job) -> None:
         engine: Engine = base.load(job.engine)
-        _allow_descriptors(job.wanted.max_nodes * FDS_A_NODE)
+        descriptors.allow(job.wanted.max_nodes)
         self._scratch = Path(tempfile.mkdtemp(prefix="nb_elastic-driver-"))
         engine_log = self._scratch / "engine.log"
         self._copier = log.Copier(engine_log)
@@ -353,12 +351,3 @@ def _tell_start(story: Story, job: Job) -> None:
         python=platform.python_version(),
         executable=sys.executable,
     )
-
-
-def _allow_descriptors(count: int) -> None:
-    """Many nodes need many pipes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < count + 256:
-        limit = count + 256 if hard == resource.RLIM_INFINITY else min(hard, count + 256)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))

@@ -45,11 +45,11 @@ class Ranks:
 
     Attributes:
         round: the last one that they took part in.
-        living: local rank -> (round, rank, pid) of those that have not ended.
+        living: local rank -> (round, rank) of those that have not ended.
     """
 
     round: int = -1
-    living: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    living: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,10 @@ class Story:
     Args:
         stop: asks for the run's end, from any thread: by whom, and with what grace.
         heed: has a stop in the run folder looked for.
+
+    Attributes:
+        round: the last one that any node told of.
+        is_ending: all nodes are being stopped.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class Story:
         self._ranks: dict[int, Ranks] = {}
         self._failures: dict[tuple[int, int], Failed] = {}
         self.round = -1
+        self.is_ending = False
 
     @property
     def log(self) -> EventLog:
@@ -111,7 +116,8 @@ class Story:
             return
         number = untrusted.integer(data.get("round"), -1)
         if kind in ONCE_A_ROUND:
-            if (kind, number) in self._told:
+            is_own = data.get("cause") == "stopped" and not self.is_ending  # a node leaves; the others' round goes on
+            if is_own or (kind, number) in self._told:
                 return
             self._told.add((kind, number))
         elif kind not in OF_RANKS:
@@ -121,7 +127,7 @@ class Story:
         self._log.tell(kind, node=node, time_ns=time_ns if time_ns >= 0 else None, **clean)
 
     def lose(self, node: int, text: str, *, time_ns: int) -> None:
-        """The ranks of a lost node failed, as far as anybody will ever know.
+        """The ranks of a lost node failed, as far as anybody will ever know; who reads ``node_lost`` knows it, too.
 
         Args:
             time_ns: when it was last heard of.
@@ -129,25 +135,27 @@ class Story:
         ranks = self._ranks.get(node)
         if ranks is None:
             return
-        for local_rank, (number, rank, pid) in sorted(ranks.living.items()):
-            where = {"round": number, "rank": rank, "local_rank": local_rank}
-            self.retell(
-                node,
-                {
-                    "event": "worker_exited", **where, "pid": pid, "exit_code": None, "signal": "", "state": "failed",
-                    "has_result": False, "how": "lost",
-                },
-            )  # fmt: skip
-            failure = {
-                **where, "time_ns": time_ns, "node": node, "pid": pid, "exit_code": None, "message": f"its node was lost: {text}",
-                "category": LOST_PEER, "reasons": [f"Node {node} was lost: {text}."],
-            }  # fmt: skip
-            self.retell(node, {"event": "worker_failed", **where, "failure": failure})
+        for local_rank, (number, rank) in ranks.living.items():
+            if number == self.round:
+                self._failures[node, local_rank] = Failed(
+                    node=node,
+                    rank=rank,
+                    time_ns=time_ns,
+                    is_follower=False,
+                    category=FailureCategory.LOST_NODE.value,
+                    reasons=(f"Node {node} was lost: {text}.",),
+                )
+        ranks.living.clear()
 
     def has_lost_ranks(self, node: int) -> bool:
         """True if this lost node's ranks belong to the last round that was formed."""
         ranks = self._ranks.get(node)
         return ranks is not None and ranks.round == self.round
+
+    def has_ranks(self, node: int) -> bool:
+        """True if any rank of this node was ever started."""
+        ranks = self._ranks.get(node)
+        return ranks is not None and ranks.round >= 0
 
     @property
     def root(self) -> Failed | None:
@@ -176,11 +184,7 @@ class Story:
             if number > ranks.round:
                 ranks.round = number
                 ranks.living.clear()
-            ranks.living[local_rank] = (
-                number,
-                untrusted.integer(data.get("rank"), -1),
-                untrusted.integer(data.get("pid")),
-            )
+            ranks.living[local_rank] = (number, untrusted.integer(data.get("rank"), -1))
         elif kind == "worker_exited":
             ranks.living.pop(local_rank, None)
         elif kind == "worker_failed" and number == self.round and isinstance(failure := data.get("failure"), Mapping):

@@ -5,8 +5,9 @@ Runs in: the driver.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from nb_elastic import untrusted
@@ -15,6 +16,8 @@ from nb_elastic.driver.story import Failed
 from nb_elastic.model import FailureCategory
 
 LOST_PEER = FailureCategory.LOST_PEER.value
+LOST = (LOST_PEER, FailureCategory.LOST_NODE.value)
+"""What a rank's failure is called that only followed from the loss of a node."""
 
 
 @dataclass(slots=True, eq=False)
@@ -25,13 +28,18 @@ class Member:
         index: names its folder; never used again in a run.
         done: how its share ended, or None while it lasts.
         lost: why it can't be heard any more, or "".
+        is_late: it joined after the run had begun.
+        has_left: its share ended, and that is no matter for the run.
+        done_at: when its share ended, by the driver's clock.
     """
 
     index: int
     node: Node
     done: Mapping[str, Any] | None = None
     lost: str = ""
-    nproc: int = field(default=0)
+    is_late: bool = False
+    has_left: bool = False
+    done_at: float = math.inf
 
     @property
     def is_active(self) -> bool:
@@ -42,6 +50,11 @@ class Member:
     def state(self) -> str:
         """How its share ended."""
         return str(self.done.get("state") or "failed") if self.done is not None else "lost" if self.lost else ""
+
+    @property
+    def is_bad(self) -> bool:
+        """True if its share ended in a way that ends the run."""
+        return self.done is not None and not self.has_left and self.state != "succeeded"
 
     @property
     def name(self) -> str:
@@ -74,7 +87,7 @@ def lost(members: Sequence[Member], min_nodes: int, root: Failed | None) -> Verd
 
 def of_failure(members: Sequence[Member], root: Failed | None) -> Verdict:
     """A node's share failed: the root cause's own verdict, in that node's words."""
-    bad = [m for m in members if m.state in {"failed", "lost"} and m.done is not None]
+    bad = sorted((m for m in members if m.is_bad and m.state != "stopped"), key=lambda m: m.done_at)
     own = next((m for m in bad if root is not None and m.index == root.node), bad[0])
     told = own.done or {}
     text = untrusted.text(told.get("text"))
@@ -89,9 +102,13 @@ def of_failure(members: Sequence[Member], root: Failed | None) -> Verdict:
     )
 
 
+def stopper(member: Member) -> str:
+    """Who stopped a node's share, though the driver did not ask."""
+    told = untrusted.word((member.done or {}).get("text"), limit=300).removeprefix("stopped by ")
+    return f"{told or 'somebody'} on {member.name}"
+
+
 def of_stop(members: Sequence[Member], by: str) -> Verdict:
-    """Somebody stopped the run; where nobody asked the driver, in a node's words."""
-    own = next((m for m in members if m.state == "stopped"), None)
-    told = untrusted.text((own.done or {}).get("text")) if own is not None else ""
-    where = f" on {own.name}" if own is not None and not by else ""
-    return Verdict(state="stopped", text=f"stopped by {by}" if by else f"{told or 'stopped'}{where}")
+    """Somebody stopped the run, or, where nobody asked the driver, one of its nodes."""
+    own = min((m for m in members if m.state == "stopped"), key=lambda m: m.done_at, default=None)
+    return Verdict(state="stopped", text=f"stopped by {by or (stopper(own) if own is not None else 'somebody')}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -168,6 +168,8 @@ def split(text: str) -> tuple[str, str]:
 
 def names() -> list[str]:
     """Names of all engines that are installed, ``local`` first."""
+    from importlib import metadata  # which takes its time
+
     return [LOCAL, *BUILT_IN, *sorted({entry.name for entry in metadata.entry_points(group=GROUP)} - set(BUILT_IN))]
 
 
@@ -182,6 +184,8 @@ def load(name: str) -> Engine:
         module, _, attribute = BUILT_IN[name].partition(":")
         built_in: Engine = getattr(import_module(module), attribute)()
         return built_in
+    from importlib import metadata
+
     for entry in metadata.entry_points(group=GROUP, name=name):
         try:
             engine: Engine = entry.load()()

@@ -4,13 +4,15 @@ Runs in: the kernel or the command line (``settle``) and the driver (all else).
 
 Settings, as in ``--engine join=address=10.0.0.5,port=25000,here=no,wait=600``: the address of this machine at which nodes
 come in, the port there, whether this machine is a node itself, and how many seconds to wait for those that are needed.
-The token stays the same for all runs of a kernel with the same address and port.
+The token stays the same for all runs of a kernel with the same address and port; with a secret in ``NB_ELASTIC_JOIN_KEY``
+and a port, for all kernels that have both, so that machines may join once and for all.
 """
 
 from __future__ import annotations
 
 import errno
 import functools
+import hashlib
 import math
 import os
 import random
@@ -32,6 +34,8 @@ from nb_elastic.supervisor import addresses
 _YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 _PORTS = range(20_000, 30_000)
 """Below those that systems give to outgoing connections, so that a port is free again when the next run wants it."""
+KEY_VARIABLE = "NB_ELASTIC_JOIN_KEY"
+SHORTEST = 20
 LOOK_S = 0.2
 CLOSE_S = 8.0
 
@@ -98,7 +102,7 @@ class JoinEngine:
         self._here: CommandLink | None = None
         self._links: list[JoinLink] = []
 
-    def settle(self, wanted: Wanted, environ: Mapping[str, str]) -> Settled:  # noqa: ARG002  the seam's
+    def settle(self, wanted: Wanted, environ: Mapping[str, str]) -> Settled:
         """Choose address, port and key. See the protocol.
 
         Raises:
@@ -113,9 +117,12 @@ class JoinEngine:
             )
         address = _address(settings.address)
         port, key = _own(address, settings.port)
+        if secret := environ.get(KEY_VARIABLE, ""):
+            key = _derived(secret)
         value = {
             "address": address,
             "port": port,
+            "is_port_given": settings.port > 0,
             "key": key.hex(),
             "here": settings.is_here,
             "wait_s": settings.wait_s,
@@ -130,11 +137,9 @@ class JoinEngine:
             EngineError: if nobody can be let in, or too few came within ``wait``.
         """
         value = order.settled.value
-        self._address, port = str(value["address"]), int(value["port"])
-        key = bytes.fromhex(str(value["key"]))
-        self._token = tokens.Token(key=key, addresses=(self._address,), port=port).text
-        self._door = door = Door(self._address, port, key)
-        door.open()
+        self._address, key = str(value["address"]), bytes.fromhex(str(value["key"]))
+        self._door = _door(self._address, int(value["port"]), key, is_port_given=bool(value["is_port_given"]))
+        self._token = tokens.Token(key=key, addresses=(self._address,), port=self._door.port).text
         needed = min(order.wanted.min_nodes, order.nodes)
         count = 0
         if value["here"] and order.nodes:
@@ -249,6 +254,20 @@ def _notes(address: str) -> tuple[str, ...]:
     return (text,)
 
 
+def _derived(secret: str) -> bytes:
+    """The key that a user's own secret stands for.
+
+    Raises:
+        OptionError: if it is too short to be hard to guess.
+    """
+    if len(secret) < SHORTEST:
+        raise OptionError(
+            f"{KEY_VARIABLE} has {len(secret)} characters: whoever guesses it runs code as you, so give it at least {SHORTEST} "
+            "random ones (`openssl rand -hex 16`). Nothing was started."
+        )
+    return hashlib.sha256(b"nb_elastic join " + secret.encode()).digest()[: tokens.KEY_BYTES]
+
+
 @functools.cache
 def _own(address: str, port: int) -> tuple[int, bytes]:
     """Port and key for an address, for as long as this kernel lives: its later runs are joined with the same token.
@@ -260,13 +279,37 @@ def _own(address: str, port: int) -> tuple[int, bytes]:
         if (problem := _problem(address, port)) and problem.errno != errno.EADDRINUSE:
             raise EngineError(f"--engine join=port={port}: {problem.strerror}. Nothing was started.")
         return port, tokens.new_key()
-    for _ in range(50):
-        port = random.SystemRandom().choice(_PORTS)
-        if _problem(address, port) is None:
-            return port, tokens.new_key()
+    if port := _free_port(address):
+        return port, tokens.new_key()
     raise EngineError(
         f"No port was found on which {address} can listen. Say --engine join=address=IP,port=N. Nothing was started."
     )
+
+
+def _door(address: str, port: int, key: bytes, *, is_port_given: bool) -> Door:
+    """Listen at the kernel's port; where another run of it, a detached one, waits there still, at another.
+
+    Raises:
+        EngineError: if that can't be.
+    """
+    door = Door(address, port, key)
+    try:
+        door.open()
+    except EngineError as e:
+        if is_port_given or not (port := _free_port(address)):
+            raise EngineError(f"{e} Another run may wait there; --engine join=port=N chooses another port.") from e
+        door = Door(address, port, key)
+        door.open()
+    return door
+
+
+def _free_port(address: str) -> int:
+    """A port on which nobody listens; 0 if none was found."""
+    for _ in range(50):
+        port = random.SystemRandom().choice(_PORTS)
+        if _problem(address, port) is None:
+            return port
+    return 0
 
 
 def _problem(address: str, port: int) -> OSError | None:

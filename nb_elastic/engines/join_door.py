@@ -9,6 +9,7 @@ are taken has the longest held one. So strangers can't keep a machine of the use
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 import socket
 import threading
@@ -25,7 +26,7 @@ MAX_STRANGERS = 32
 MAX_WAITING = 1024
 UNANSWERED_MS = 20_000
 """A connection whose other end acknowledges nothing for so long is given up: longer than a node's lease, which is 15 s."""
-BIND_S = 10.0
+BIND_S = 5.0
 """A driver that just ends may hold the port for a moment."""
 
 
@@ -45,10 +46,13 @@ class Door:
         port: there.
         key: of the token.
         most_waiting: so many machines may wait.
+
+    Attributes:
+        port: where it listens.
     """
 
     def __init__(self, address: str, port: int, key: bytes, *, most_waiting: int = MAX_WAITING) -> None:
-        self._address, self._port, self._key = address, port, key
+        self._address, self.port, self._key = address, port, key
         self._most_waiting = most_waiting
         self._listener: socket.socket | None = None
         self._changed = threading.Condition()
@@ -62,21 +66,18 @@ class Door:
         """Start to listen.
 
         Raises:
-            EngineError: if the address can't be listened on.
+            EngineError: if the address can't be listened on within ``patience_s``; it may be tried again, with another port.
         """
         deadline = time.monotonic() + patience_s
-        where = addresses.join_endpoint(self._address, self._port)
         while self._listener is None:
             try:
-                self._listener = addresses.listen(self._address, self._port)
+                self._listener = addresses.listen(self._address, self.port)
             except OSError as e:
-                if time.monotonic() < deadline:
+                if e.errno == errno.EADDRINUSE and time.monotonic() < deadline:
                     time.sleep(0.1)
                     continue
-                raise EngineError(
-                    f"Nodes can't join at {where}: {e.strerror or e}. Another run of this notebook, a detached one, may wait "
-                    "there; --engine join=port=N gives this one a port of its own."
-                ) from e
+                where = addresses.join_endpoint(self._address, self.port)
+                raise EngineError(f"Nodes can't join at {where}: {e.strerror or e}.") from e
         self._thread.start()
 
     def take(self, timeout_s: float) -> Guest | None:

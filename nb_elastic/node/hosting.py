@@ -113,15 +113,19 @@ class Hosted:
         fd = os.open(buffers, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW) if buffers.exists() else -1
         env = {**os.environ, **LAUNCHER_ENV}
         rundir.Journal(self.home.journal).close()
-        channel = LocalEngine().open(
-            Seat(
-                log=self.home.supervisor_log,
-                pass_fds=(fd,) if fd >= 0 else (),
-                env=env,
-                nproc=_nproc(spec.options, spec.env),
-                rank_env=spec.env,
-            )
+        seat = Seat(
+            log=self.home.supervisor_log,
+            pass_fds=(fd,) if fd >= 0 else (),
+            env=env,
+            nproc=_nproc(spec.options, spec.env),
+            rank_env=spec.env,
         )
+        try:
+            channel = LocalEngine().open(seat)
+        except BaseException:
+            if fd >= 0:
+                os.close(fd)
+            raise
         try:
             channel.send({"type": "launch", "spec": to_json(replace(spec, buffers_fd=fd)), "env": env})
         except BaseException:

@@ -132,6 +132,7 @@ class Program:
         """Serve the driver until the end; returns the exit code."""
         for number in lifeline.DEATH_SIGNALS:
             signal.signal(number, lambda n, _f: self.end(f"signal {signal.Signals(n).name}"))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, lifeline.DEATH_SIGNALS)  # whoever started it may have blocked them
         lifeline.hear_of_parent(os.getppid(), lambda: self.end("its parent is gone"))
         warm.start()
         self._out.start()

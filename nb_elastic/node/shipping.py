@@ -23,10 +23,19 @@ from nb_elastic.wakes import Wakes
 
 PAUSE_S = 0.01
 """Least time between two looks at all files: a look takes up to a millisecond for each eight ranks."""
+PAUSE_A_RANK_S = 0.0002
+"""Of a run with many ranks each node looks less often, so that the driver gets 5,000 pieces of logs a second at most."""
 TICK_S = 1.0
 UNSURE_S = 0.03
 """The same where the system tells of no growth."""
 NODE_FILES = 4
+FILTERED = ("filtered_stdout.log", "filtered_stderr.log")
+"""Files of a round that torch's ``--duplicate-*-filters`` ask for."""
+
+
+def pause_s(ranks: int) -> float:
+    """Least time between two looks at all files, in a run of so many ranks."""
+    return max(PAUSE_S, PAUSE_A_RANK_S * ranks)
 
 
 class Shipment:
@@ -57,6 +66,7 @@ class Shipment:
         self._old: list[ShippedFile] = []
         self._busy: deque[ShippedFile] = deque()
         self._round = -1
+        self._pause_s = PAUSE_S
         self._look_at = self._tick_at = 0.0
         self._is_dirty = True
         for path in (folder.supervisor_log, folder.usage(node), folder.growth(node), folder.processes(node)):
@@ -104,12 +114,16 @@ class Shipment:
             if has_ended and not self._events:
                 self.is_over = True
                 return self._done()
+        else:
+            self._is_dirty = True  # what woke us is seen by the next look
         return None
 
     def _event(self, line: bytes) -> bytes:
         event = events.decode(line)
         if event is not None and event.kind == "worker_started":
             self._begin_rank(event.get("round"), event.get("local_rank"))
+        elif event is not None and event.kind == "rendezvous_finished" and isinstance(event.get("world_size"), int):
+            self._pause_s = pause_s(event["world_size"])
         return b"%s%s}\n" % (self._head, line.rstrip(b"\n"))
 
     def _begin_rank(self, number: Any, local_rank: Any) -> None:
@@ -119,7 +133,9 @@ class Shipment:
             self._round = number
             self._old += self._files[NODE_FILES:]
             del self._files[NODE_FILES:]
-            self._folders.clear()
+            self._folders = [self._folder.round(number, node=self._node)]
+            for name in FILTERED:
+                self._files.append(GrowingFile(self._folders[0] / name, f"round_{number}/{name}"))
         folder = self._folder.rank(number, local_rank, node=self._node)
         level = f"round_{number}/{local_rank}"
         for path in (folder.stdout, folder.stderr, folder.metrics, folder.outputs, folder.stacks):
@@ -127,7 +143,7 @@ class Shipment:
         for path in (folder.worker_json, folder.failure_json, folder.result, folder.pulled, folder.held_json):
             self._files.append(ReplacedFile(path, f"{level}/{path.name}"))
         self._folders.append(folder.path)
-        for watched in (self._root, folder.path):
+        for watched in (self._root, *self._folders):
             self._wakes.watch_folder(watched)
         self._look_at = 0.0
 
@@ -148,7 +164,7 @@ class Shipment:
                 if not one.is_busy:
                     one.is_busy = True
                     self._busy.append(one)
-        self._look_at = now + (PAUSE_S if self._wakes.is_sure else UNSURE_S)
+        self._look_at = now + (self._pause_s if self._wakes.is_sure else max(UNSURE_S, self._pause_s))
 
     def _piece(self) -> bytes | None:
         while self._busy:

@@ -92,6 +92,7 @@ class GrowingFile(_Opened):
     def __init__(self, path: Path, name: str) -> None:
         super().__init__(path, name)
         self._size = -1
+        self._is_told = False
 
     def look(self) -> bool:
         """See ``ShippedFile``."""
@@ -104,6 +105,9 @@ class GrowingFile(_Opened):
 
     def next_piece(self, token: str, run_id: str) -> bytes | None:
         """See ``ShippedFile``. What grows all the while is sent to the size of the last look, so that others get their turn."""
+        if self._size == 0 and not self._is_told:  # a log that stays empty is there all the same
+            self._is_told = True
+            return self._line(b"piece", token, run_id, b"")
         if self._offset >= self._size or not self._open():
             self.close()
             return None

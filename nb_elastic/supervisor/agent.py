@@ -19,7 +19,6 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.utils.api import macros
 
 from nb_elastic import model
-from nb_elastic.errors import RendezvousError
 from nb_elastic.model import LaunchSpec, WorkerFailure
 from nb_elastic.supervisor import failures_words, rank_env
 from nb_elastic.supervisor.channel import EventLog
@@ -30,6 +29,7 @@ from nb_elastic.supervisor.placement import Placement
 from nb_elastic.supervisor.pulse import Pulse, Subject
 from nb_elastic.supervisor.regrouping import misses_a_node, wait_for_ends
 from nb_elastic.supervisor.rendezvous import HandlerBundle
+from nb_elastic.supervisor.rendezvous_c10d import GroupIsOverError
 from nb_elastic.supervisor.stopping import Stopper
 
 TICK_S = 0.001
@@ -233,11 +233,11 @@ class Agent(LocalElasticAgent):
 
         Raises:
             SignalException: when the run is to be stopped.
-            RendezvousError: if the rendezvous was closed before this node could take part.
+            GroupIsOverError: if the rendezvous was closed before this node could take part.
         """
         result: RunResult | None = self.run()
         if result is None:  # torch's way to tell a graceful exit
-            raise RendezvousError("The rendezvous was closed: the run was already over when this node came.")
+            raise GroupIsOverError("The rendezvous was closed: the run was already over when this node came.")
         has_failed = isinstance(self._pcontext, RankContext) and bool(self._pcontext.watch.failed)
         return result.state == WorkerState.SUCCEEDED and not has_failed
 

@@ -23,7 +23,7 @@ from nb_elastic.supervisor.channel import FrameDecoder
 from nb_elastic.supervisor.exit_order import ExitOrder
 from nb_elastic.supervisor.spares import Spares
 
-CLEAN_S = 1.0
+CLEAN_S = 3.0
 """Most time for freeing what killed processes held; it takes some milliseconds, and longer on a machine that is overrun."""
 
 SWEEPS = 20
@@ -340,8 +340,7 @@ def kill_all(pids: list[int], number: int) -> None:
     found = [identity for identity in map(ProcessId.of, pids) if identity]
     cleaners = [one for one in found if number == signal.SIGKILL and _cleans_up(one.pid)]
     for one in found:
-        if one not in cleaners:
-            one.signal(number)
+        one.signal(signal.SIGCONT if one in cleaners else number)
     deadline = time.monotonic() + CLEAN_S
     while (cleaners := [one for one in cleaners if one.is_alive]) and time.monotonic() < deadline:
         time.sleep(0.001)

@@ -28,7 +28,7 @@ def misses_a_node(group: FreshStoreRendezvous | None, failures: Iterable[WorkerF
     deadline = time.monotonic() + group.loss_s
     while time.monotonic() < deadline:
         if change := group.change():
-            return change == "changed"
+            return change != "closed"
         with stopper.interruptible():
             time.sleep(POLL_S)
     return False
@@ -37,5 +37,5 @@ def misses_a_node(group: FreshStoreRendezvous | None, failures: Iterable[WorkerF
 def wait_for_ends(group: FreshStoreRendezvous) -> None:
     """Wait until the ranks of all nodes are done, or a node is gone; torch's own way takes five minutes to miss it."""
     has_ended = group.end_barrier()
-    while not has_ended() and not group.change():
+    while not has_ended() and group.change() in {"", "waiting"}:
         time.sleep(POLL_S)

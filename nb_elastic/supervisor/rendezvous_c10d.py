@@ -77,6 +77,9 @@ PRIVATE_NAMES = (
 )
 """Names of torch's handler that the cures touch; a test tells when torch moves them."""
 
+ENDED = "ended"
+"""Key of the round's store, there once the ranks of a node are done."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -86,6 +89,10 @@ class Meeting:
 
     store: Store
     local_addr: str
+
+
+class GroupIsOverError(RendezvousError):
+    """The rendezvous is closed: no group is formed there any more."""
 
 
 class FreshStoreRendezvous(DynamicRendezvousHandler):
@@ -120,16 +127,19 @@ class FreshStoreRendezvous(DynamicRendezvousHandler):
                 f"{patience_s:g} s. Start every node with the same endpoint and id; --rdzv-conf join_timeout=... waits longer."
             ) from e
         except RendezvousClosedError as e:
-            raise RendezvousError(
+            raise GroupIsOverError(
                 f"The rendezvous {self.rdzv_id!r} is closed: a node of this run ended it, by failing or because all was done."
             ) from e
         self._members = info.world_size if is_curable(self) else 0
         return info
 
     def num_nodes_waiting(self) -> int:
-        """Nodes that want to join; also 1 if a node of this round is lost and enough are left to go on."""
+        """Nodes that want to join; also 1 if a node of this round is lost and enough are left to go on.
+
+        Where ranks of a node are done already nobody joins any more: that node would not be in a new round.
+        """
         waiting = int(super().num_nodes_waiting())
-        if waiting or not self._members:
+        if not self._members or (waiting and not self._get_store().check([ENDED])):
             return waiting
         with self._heartbeat_lock:
             state = self._state_holder.state
@@ -160,6 +170,7 @@ class FreshStoreRendezvous(DynamicRendezvousHandler):
         rank, world_size = self._get_world()
         store = self._get_store()
         store.set(f"ended/{rank}", "")
+        store.set(ENDED, "")
         keys = [f"ended/{other}" for other in range(world_size)]
         return lambda: bool(store.check(keys))
 
@@ -169,12 +180,12 @@ class FreshStoreRendezvous(DynamicRendezvousHandler):
         return int(self._state_holder.state.round)
 
     def change(self) -> str:
-        """What became of the round's group: ``closed``, ``changed`` where it re-forms (a node is lost, or others wait), or ""."""
+        """What became of the round's group: ``closed`` or too small, a node is ``lost`` or leaves, others are ``waiting``, or ""."""
         state = self._fresh_state()
-        if state.closed:
+        alive = len(state.participants)
+        if state.closed or alive < self.settings.min_nodes:
             return "closed"
-        is_less = self.settings.min_nodes <= len(state.participants) < self._members
-        return "changed" if is_less or state.wait_list else ""
+        return "lost" if alive < self._members else "waiting" if state.wait_list else ""
 
     @property
     def can_lose(self) -> bool:

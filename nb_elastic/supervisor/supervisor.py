@@ -35,6 +35,7 @@ from nb_elastic.supervisor.crew import ForkServer, ForkServerLostError
 from nb_elastic.supervisor.hangs import BY_HANG, HANG_AFTER_S, HangWatch, hang_text
 from nb_elastic.supervisor.logs import RunLogs, load_specs
 from nb_elastic.supervisor.pulse import Pulse
+from nb_elastic.supervisor.rendezvous_c10d import GroupIsOverError
 from nb_elastic.supervisor.run_verdict import Verdict
 from nb_elastic.supervisor.stopping import LOST_GRACE_S, Stopper, timeout_text
 from nb_elastic.supervisor.upkeep import Upkeep
@@ -162,6 +163,8 @@ def _run_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog
             agent.end_round("failure", text=text)
         return _End(code=FAILED, state="failed", text=text, verdict=run_verdict.of_lost_server(ground.server.pid))
     except ElasticError as e:
+        if spec.driven_by and isinstance(e, GroupIsOverError) and not (agent and agent.has_begun):
+            return _End(code=SUCCEEDED, state="succeeded", text="The run was over before this node could take part.")
         return _End(code=NOT_STARTED, state="failed", text=str(e), verdict=run_verdict.of_error(e))
     except TorchRendezvousError as e:
         return _lost_group(spec, agent, e)

@@ -238,13 +238,18 @@ class Episode:
         return True
 
     def _wait(self, record: Record, threads: list[threading.Thread]) -> None:
-        plan, pace = self.plan, self.world.pace
-        patience_s = (plan.program.seconds * 4 + 40) * pace
+        plan = self.plan
+        paced = self.world.pace
+        patience_s = (plan.program.seconds * 4 + 40) * paced
         calm_since: float | None = None
         asked = 0
         deadline = time.monotonic() + patience_s
         while not self._has_ended(0.1):
-            now = time.monotonic()
+            now, pace = time.monotonic(), self.world.pace
+            if pace > paced:  # meanwhile others need the machine, too
+                deadline += patience_s * (pace / paced - 1)
+                patience_s *= pace / paced
+                paced = pace
             if any(t.is_alive() for t in threads):
                 deadline = now + patience_s
                 continue

@@ -162,6 +162,30 @@ def test_the_notebooks_own_client_with_certificates_in_memory(tmp_path):
             assert "\n" not in str(e.value)
 
 
+# Its own: what it submits with is never closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_workers_that_a_job_queue_starts_later(tmp_path, monkeypatch):
+    """dask-jobqueue, with a queue that is a shell; PBS, LSF, SGE and HTCondor differ in the command that submits."""
+    jobs = pytest.importorskip("dask_jobqueue.local", reason="needs dask-jobqueue")
+    monkeypatch.chdir(tmp_path)
+    here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with jobs.LocalCluster(
+        cores=1, memory="1GB", worker_extra_args=["--host=127.0.0.1", "--no-dashboard"], scheduler_options=here
+    ) as queue:
+        it = Opened(Place(name="dask", settings=queue.scheduler_address), tmp_path, nodes=1)
+        thread = threading.Thread(target=it.open)
+        thread.start()
+        try:
+            until(lambda: it.told, 30)
+            assert it.told[0].endswith("0 found, of 0 workers. Scale the cluster up, or ask for fewer nodes.")
+            queue.scale(1)
+            assert it.hellos()[0]["place"].startswith("LocalCluster-0")
+        finally:
+            it.order.is_over.set()
+            thread.join(30)
+            it.close()
+
+
 SETTLE = """
 import json, os, sys
 from nb_elastic.engines import base

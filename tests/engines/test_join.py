@@ -37,21 +37,3 @@ class TestJoin(Contract):
 
     def attend_driver(self, process, mark):
         self.join(token_in(self.folder / "told.txt"), "--wait", "30")
-
-
-class TestJoinElsewhere(TestJoin):
-    """Two machines, and the notebook's computes nothing."""
-
-    @pytest.fixture
-    def place(self):
-        return Place(name="join", settings="address=127.0.0.1,here=no")
-
-    def attend(self, order):
-        token = token_in(order.folder / "told.txt")
-        for _ in range(order.nodes):
-            self.join(token, "--wait", "30")
-
-    def attend_driver(self, process, mark):
-        token = token_in(self.folder / "told.txt")
-        for _ in range(2):
-            self.join(token, "--wait", "30")

@@ -278,7 +278,7 @@ def test_strangers_keep_no_machine_out(tmp_path):
     """Who opens connections and says nothing has each for a few seconds; who knows the key comes in beside them."""
     door = Door("127.0.0.1", join_engine._own("127.0.0.1", 0)[0], KEY)
     door.open()
-    port = door._port
+    port = door.port
     strangers = []
     try:
         for _ in range(3 * MAX_STRANGERS):
@@ -330,6 +330,18 @@ def test_odd_settings_are_told(settings, told):
     assert told in str(caught.value)
 
 
+def test_an_own_secret_makes_the_same_token_in_every_kernel():
+    """For machines that join once and for all, as a service."""
+    wanted = Wanted(run_id="r", settings="address=127.0.0.1,port=25000", min_nodes=2, max_nodes=2)
+    keys = {
+        secret: join_engine.JoinEngine().settle(wanted, {"NB_ELASTIC_JOIN_KEY": secret}).value["key"]
+        for secret in ("a" * 20, "b" * 20, "a" * 20)
+    }
+    assert keys == {"a" * 20: "b79fb9a58db2f49026116b23f89cfcb4", "b" * 20: keys["b" * 20]}
+    with pytest.raises(OptionError, match="has 19 characters"):
+        join_engine.JoinEngine().settle(wanted, {"NB_ELASTIC_JOIN_KEY": "a" * 19})
+
+
 def test_one_node_can_not_be_joined():
     with pytest.raises(OptionError, match="say --nnodes 2, or 1:4"):
         join_engine.JoinEngine().settle(Wanted(run_id="r", settings="address=127.0.0.1"), os.environ)
@@ -346,13 +358,20 @@ def test_giving_up_is_told(tmp_path):
         it.close()
 
 
-def test_a_port_that_another_run_of_the_kernel_holds_is_told(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        door = Door("127.0.0.1", port, KEY)
-        with pytest.raises(EngineError, match="port=N gives this one a port of its own"):
-            door.open(patience_s=0.2)
-        door.close()
+def test_two_runs_of_one_kernel_wait_at_two_ports(join, tmp_path):
+    """The second one's token says where; a port that the user gave is not exchanged for another."""
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    with notebook(folders[0]) as (one, token), notebook(folders[1]) as (other, another):
+        assert one.settled.value == other.settled.value
+        assert token != another
+        join(another)
+        other.hellos(1)
+        assert one.said("hello") == []
+        value = {**one.settled.value, "is_port_given": True}
+        with pytest.raises(EngineError, match=r"in use. Another run may wait there; --engine join=port=N"):
+            join_engine._door(value["address"], value["port"], KEY, is_port_given=True)
 
 
 def test_who_listens_to_others_is_warned_once():

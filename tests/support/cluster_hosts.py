@@ -65,10 +65,12 @@ class Host:
         name: host name, ``node0`` ...
         address: ``10.77.0.1`` ...; the network device is ``eth0``.
         prefix: words that start a command on it.
+        programs: what was started on it.
     """
 
     def __init__(self, number: int, yard: int, etc_hosts: str, folder: Path) -> None:
         self.name, self.address = f"node{number}", f"10.77.0.{number + 1}"
+        self.programs: list[Process] = []
         self._port, self._yard = f"port{number}", yard
         there = ("nsenter", f"--target={yard}", "--net", "--mount", "--pid", "--")
         flags = ("--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -110,7 +112,8 @@ class Host:
             env: beyond the test's own environment.
         """
         more.setdefault("stdin", subprocess.DEVNULL)
-        return Process([*self.prefix, *command], env={**os.environ, **(env or {})}, **more)
+        self.programs.append(Process([*self.prefix, *command], env={**os.environ, **(env or {})}, **more))
+        return self.programs[-1]
 
     def unplug(self) -> None:
         """Pull its cable."""
@@ -169,6 +172,8 @@ def hosts(count: int, *, style: str = "proper") -> Iterator[list[Host]]:
                 holder.wait(30)
                 assert holder.stdin is not None
                 holder.stdin.close()
+            for program in [program for host in made for program in host.programs]:
+                program.wait(30)
 
 
 def _hold(command: Sequence[str]) -> tuple[subprocess.Popen[bytes], int]:

@@ -11,14 +11,15 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import rundir, wire
+from nb_elastic import wire
 from nb_elastic.lifeline import ProcessId, descendants
 from nb_elastic.model import Entrypoint, LaunchSpec, to_json
 from nb_elastic.model_options import LaunchOptions
+from nb_elastic.node import folder
 from tests.support import supervise
 from tests.support.until import until
 
@@ -31,14 +32,23 @@ class NodeProgram:
 
     Args:
         has_pings: it is told every half second that the driver lives.
+        is_read: its lines are read; else they are left in the pipe until ``read``.
         env: variables beyond the test's own.
+        prefix: words before its command line.
     """
 
-    def __init__(self, *, has_pings: bool = True, is_read: bool = True, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        has_pings: bool = True,
+        is_read: bool = True,
+        env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.lines: list[dict[str, Any]] = []
         self.sizes: list[int] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "nb_elastic.node"],
+            [*prefix, sys.executable, "-m", "nb_elastic.node"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -46,16 +56,15 @@ class NodeProgram:
             start_new_session=True,
         )
         self.err = b""
-        self.files: dict[str, bytearray] = {}
+        self.files: dict[tuple[str, str], bytearray] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._read_err, name="node-err")]
+        self._threads: list[threading.Thread] = []
+        self._begin(self._read_err)
         if is_read:
-            self._threads.append(threading.Thread(target=self._read, name="node-out"))
+            self.read()
         if has_pings:
-            self._threads.append(threading.Thread(target=self._ping, name="node-ping"))
-        for thread in self._threads:
-            thread.start()
+            self._begin(self._ping)
 
     def __enter__(self) -> NodeProgram:
         return self
@@ -74,6 +83,14 @@ class NodeProgram:
                 thread.join()
             self.process.stdout.close()  # type: ignore[union-attr]
             self.process.stderr.close()  # type: ignore[union-attr]
+
+    def read(self) -> None:
+        """Read its lines from now on."""
+        self._begin(self._read)
+
+    def _begin(self, what: Callable[[], None]) -> None:
+        self._threads.append(threading.Thread(target=what, name="node-driver"))
+        self._threads[-1].start()
 
     def kill(self) -> None:
         """End it and all below it."""
@@ -121,24 +138,26 @@ class NodeProgram:
 
     def _until(self, found: Any, kind: str, timeout_s: float) -> dict[str, Any]:
         def there() -> Any:
-            if not found() and self.process.poll() is not None and not self._threads[1].is_alive():
+            if not found() and self.process.poll() is not None:
                 raise RuntimeError(f"it ended without {kind}: {self.lines[-5:]}\n{self.err.decode()}")
             return found()
 
-        result: dict[str, Any] = until(there, timeout_s, f"{kind}; last lines: {self.lines[-3:]} {self.err.decode()}")[
-            0
-        ]
+        try:
+            result: dict[str, Any] = until(there, timeout_s, kind)[0]
+        except AssertionError as e:
+            raise AssertionError(f"{e}\nits last lines: {self.lines[-3:]}\n{self.err.decode()}") from None
         return result
 
     def run(
-        self, entrypoint: str, *argv: str, run_id: str = "a-run", node: int = 0, nproc: int = 2, **more: Any
+        self, entrypoint: Entrypoint | str, *argv: str, run_id: str, node: int = 0, nproc: int = 2, **more: Any
     ) -> None:
         """Have it run an entry (see ``supervise.entry``); ``more`` goes into the frame or, what is none of it, the options."""
-        self.send("run", **run_frame(supervise.entry(entrypoint, *argv), run_id=run_id, node=node, nproc=nproc, **more))
+        entry = supervise.entry(entrypoint, *argv) if isinstance(entrypoint, str) else entrypoint
+        self.send("run", **run_frame(entry, run_id=run_id, node=node, nproc=nproc, **more))
 
-    def text(self, path: str) -> str:
-        """What was shipped of a file until now."""
-        return bytes(self.files.get(path, b"")).decode(errors="replace")
+    def text(self, run_id: str, path: str) -> str:
+        """What was shipped of a file of a run until now."""
+        return bytes(self.files.get((run_id, path), b"")).decode(errors="replace")
 
     def _read(self) -> None:
         for line in self.process.stdout:  # type: ignore[union-attr]
@@ -146,9 +165,10 @@ class NodeProgram:
             self.sizes.append(len(line))
             if record["type"] in {"piece", "whole"}:
                 data = base64.b64decode(record.pop("data"))
+                key = record["run_id"], record["path"]
                 if record["type"] == "whole" and record["offset"] == 0:
-                    self.files[record["path"]] = bytearray()
-                held = self.files.setdefault(record["path"], bytearray())
+                    self.files[key] = bytearray()
+                held = self.files.setdefault(key, bytearray())
                 if len(held) < record["offset"]:
                     held.extend(bytes(record["offset"] - len(held)))
                 held[record["offset"] : record["offset"] + len(data)] = data
@@ -190,9 +210,4 @@ def run_frame(
 
 def folders() -> list[Path]:
     """Folders of node programs of this user now."""
-    from nb_elastic.node import folder
-
     return sorted(folder.base().glob("node-*"))
-
-
-assert rundir  # the package of this checkout

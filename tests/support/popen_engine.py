@@ -3,9 +3,8 @@
 Runs in: the tests' kernels (``settle``) and drivers (all else). ``tests/support/popen_engine_dist`` registers it, for whoever
 has that folder on PYTHONPATH (see ``environment``).
 
-Settings, as in ``--engine popen=nodes=2,slow=1``: ``nodes``: machines there are, each for one node program; a file of that name
-in ``folder`` says another number later. ``folder``: where the pids of the node programs are told, one file ``node-<n>.pid`` each.
-``version``: of torch that the nodes pretend to have.
+Settings, as in ``--engine popen=nodes=2``: ``nodes``: machines there are, each for one node program; a file of that name in
+``folder`` says another number later. ``path``: folder where the second node's interpreter looks for packages first.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from nb_elastic.lifeline import blocked_signals
 
 ROOT = Path(__file__).parents[2]
 DIST = Path(__file__).with_name("popen_engine_dist")
-KNOWN = ("nodes", "folder", "command")
+KNOWN = ("nodes", "folder", "path")
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -71,7 +70,6 @@ class PopenLink:
 
     def close(self, timeout_s: float = 10.0) -> None:
         """See ``base.Link``."""
-        os.close(os.dup(self.process.stdin.fileno())) if not self.process.stdin.closed else None  # type: ignore[union-attr]
         try:
             self.process.stdin.close()  # type: ignore[union-attr]
         except OSError:
@@ -132,13 +130,13 @@ class PopenEngine:
         self._count += 1
         env: dict[str, Any] = with_package(os.environ)
         env |= {**order.env, "NB_ELASTIC_NODE_ADDRESS": "127.0.0.1", "NB_ELASTIC_NODE_PLACE": place}
-        command = [*order.settled.value.get("command", sys.executable).split(), *order.arguments]
+        if (path := order.settled.value.get("path")) and self._count == 2:
+            env["PYTHONPATH"] = os.pathsep.join([path, env["PYTHONPATH"]])
+        command = [sys.executable, *order.arguments]
         with order.log.open("ab") as log, blocked_signals():
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=env, start_new_session=True
             )
         link = PopenLink(process, place)
         self.links.append(link)
-        if folder := order.settled.value.get("folder"):
-            (Path(folder) / f"{place}.pid").write_text(str(process.pid))
         order.on_link(link)

@@ -28,7 +28,7 @@ FLOORS = {
     1: "birth debugwire events installed logreader reap rundir sight snapshot stacks topology untrusted wakes wire",
     2: "payload cell frames binding report pools outputs rankstacks rankflight",
     3: "worker holding entry afresh rankshell supervisor launcher",
-    4: "options option config export doctor notebook engines driver node dashboard render report_text report_words report_failure",
+    4: "options option config export doctor notebook engines driver node dashboard render report_text report_words report_failure report_nodes",
     5: "debugging follower run request completion",
     6: "launching",
     7: "magics cli",
@@ -51,6 +51,7 @@ KERNEL_SIDE = (
 DOORS = {
     "cloudpickle": {"nb_elastic.payload_pickler"},
     "distributed": {"nb_elastic.engines.dask"},
+    "ray": {"nb_elastic.engines.ray"},
     "rich": {"nb_elastic.render.terminal"},
     "ipywidgets": set(),
     "anywidget": {"nb_elastic.render.widget"},
