@@ -28,6 +28,7 @@ from nb_elastic.rundir import JournalReader, RunDir
 from tests.engines.opened import Place
 from tests.programs import on_many_nodes as programs
 from tests.support import detached
+from tests.support.cluster_hosts import seen
 from tests.support.kernel import Cell, Kernel
 from tests.support.until import until
 
@@ -49,8 +50,7 @@ def told(run: Run, kind: str) -> list[Event]:
 
 def node(run: Run, index: int) -> ProcessId:
     """The node program that has this share of the run."""
-    pid = next(e["pid"] for e in told(run, "node_joined") if e.node == index)
-    found = ProcessId.of(pid)
+    found = _node(next(e for e in told(run, "node_joined") if e.node == index))
     assert found is not None
     return found
 
@@ -335,7 +335,8 @@ class Scenarios:
             until(lambda: len(run.snapshot.workers) == 4 and logs_say(run, "waits", ranks=4), WAIT_S, "four ranks")
             now = run.snapshot
             driver = ProcessId(now.supervisor_pid, now.supervisor_start_ticks)
-            ranks = [ProcessId(w.pid, w.start_ticks) for w in now.workers]
+            ranks = [seen(w.pid, start_ticks=w.start_ticks) for w in now.workers]
+            assert None not in ranks
             nodes = _nodes(run)
             assert len(nodes) == 2
             kill(kernel, driver)
@@ -345,8 +346,12 @@ class Scenarios:
 
 
 def _nodes(run: Run) -> list[ProcessId]:
-    pids = [e["pid"] for e in told(run, "node_joined")]
-    return [found for pid in pids if (found := ProcessId.of(pid)) is not None]
+    return [found for e in told(run, "node_joined") if (found := _node(e)) is not None]
+
+
+def _node(joined: Event) -> ProcessId | None:
+    """The node program that said hello so; on a machine with pids of its own, maybe."""
+    return seen(joined["pid"], environ=f"NB_ELASTIC_NODE_PLACE={joined['place']}") or seen(joined["pid"])
 
 
 def _error_of(run: Run) -> Exception | None:
