@@ -22,7 +22,6 @@ from tests.support.ray_cluster import RayCluster
 from tests.support.until import until
 
 pytest.importorskip("ray", reason="needs the extra ray")
-pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 LARGE = 16
@@ -64,6 +63,7 @@ class TestRayRuns(Scenarios):
         else:
             super().crash(run, index)
 
+    @pytest.mark.slow
     def test_a_node_whose_cable_is_pulled_is_lost_and_comes_back(self, place: Place, tmp_path: Path):
         """After the late node's test: its machine is the second large one."""
         go = tmp_path / "go"
@@ -84,6 +84,7 @@ class TestRayRuns(Scenarios):
             run.wait(WAIT_S)
             assert run.results.keys() == {0, 1}
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("style", STYLES)
     def test_ranks_meet_whatever_their_machines_are_called(self, place: Place, tmp_path: Path, style: str):
         restyle(self.net, style)
