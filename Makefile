@@ -8,8 +8,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 LABEXTENSIONS := $(VENV)/share/jupyter/labextensions
 READY := $(VENV)/.ready
+CLUSTERS := $(VENV)/.clusters
 ARGS ?=
 WORKERS ?= 3
+NODES ?= 4
 MINUTES ?= 2
 TRIES ?= 200
 SOURCES := nb_elastic tests labextension/hatch_build.py
@@ -19,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook ui test test-browser test-trust check format bench bench-ui bench-failures orphans chaos screenshots soak matrix build clean
+.PHONY: help setup demo notebook ui test test-browser test-trust test-engines check format bench bench-ui bench-failures orphans chaos screenshots soak matrix build clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -32,6 +34,11 @@ $(READY): pyproject.toml tests/constraints.txt
 	@echo "installing into $(VENV): torch takes a minute or two the first time ..."
 	@$(BIN)/python -m pip install --quiet --constraint tests/constraints.txt --editable '.[test]'
 	@mkdir -p $(LABEXTENSIONS) && ln -sfn $(CURDIR)/nb_elastic/labextension $(LABEXTENSIONS)/nb-elastic
+	@touch $@
+
+$(CLUSTERS): $(READY)
+	@echo "installing Ray and Dask into $(VENV) ..."
+	@NB_ELASTIC_NO_FRONT_END=1 $(BIN)/python -m pip install --quiet --constraint tests/constraints.txt --editable '.[ray,dask,clusters]'
 	@touch $@
 
 $(FRONT): $(FRONT_SOURCES) | $(READY)
@@ -48,14 +55,19 @@ ui: $(READY) $(FRONT) ## open the tour, notebooks/02_watching_a_run.ipynb, in Ju
 	@$(BIN)/jupyter lab notebooks/02_watching_a_run.ipynb $(ARGS)
 
 # Three for two cores: many tests wait most of the time.
-test: $(READY) $(FRONT) ## run all tests but those in a browser, and those of `make test-trust`
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/browser --ignore tests/trust $(ARGS)
+test: $(READY) $(FRONT) ## run all tests but those in a browser, of `make test-trust` and `make test-engines`
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/browser --ignore tests/trust --ignore tests/engines $(ARGS)
 
 test-browser: $(READY) $(FRONT) ## run the dashboard's tests in Chromium, alone and in a real JupyterLab
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/browser $(ARGS)
 
 test-trust: $(READY) $(FRONT) ## run the programs that fail, hang, or are killed at every stage, each with its known answer
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist load tests/trust $(ARGS)
+
+# Most of the time something is waited for that must not come sooner: a lease, a cable that stays pulled.
+#   make test-engines ARGS='-m "not slow or pretended"'    what CI runs: a few scenarios on each cluster, all without one
+test-engines: $(CLUSTERS) $(FRONT) ## run over many nodes, on real Slurm, Ray and Dask clusters of pretended machines
+	@$(BIN)/python -m pytest -n $(NODES) --dist loadfile tests/engines $(ARGS)
 
 chaos: $(READY) $(FRONT) ## random runs, faults and stops for MINUTES; each broken promise is told with its seed
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nb_elastic import cli_debug, rundir, sight, snapshot
+from nb_elastic import cli_debug, cli_join, rundir, sight, snapshot
 from nb_elastic.errors import ElasticError, OptionError, RunLostError, RunStoppedError
 from nb_elastic.lifeline import HeldInterrupts
 from nb_elastic.model import STREAMS
@@ -101,6 +101,7 @@ def _parser(prog: str) -> _Parser:
     )
     logs = add("logs", _logs, "print logs")
     logs.add_argument("--rank", type=int)
+    logs.add_argument("--node", type=int, metavar="K", help="only ranks on this node, by its number in `show`")
     logs.add_argument("--stream", choices=STREAMS)
     logs.add_argument("-n", type=int, metavar="N", help="only the last N lines of each file")
     logs.add_argument("--follow", action="store_true")
@@ -117,6 +118,7 @@ def _parser(prog: str) -> _Parser:
     look.usage = f"{prog} {cli_debug.USAGE}"
     prune = add("prune", _prune, "delete old finished runs", takes_run=False)
     prune.add_argument("--keep", type=int, default=20, metavar="N", help="how many of the newest to keep (default 20)")
+    cli_join.add_arguments(add("join", _join, cli_join.TEXT, takes_run=False))
     add("doctor", _doctor, "check this machine", takes_run=False)
     reap = add("reap", _reap, "end what a crashed run left behind, proven by pid and start time", takes_run=False)
     reap.add_argument("--dry-run", action="store_true", help="tell what would be ended; end nothing")
@@ -169,7 +171,7 @@ def _runs(_: argparse.Namespace) -> int:
     rows = [("RUN", "NAME", "STATE", "RANKS", "AGE", "WHERE")]
     for run in runs():
         now = snapshot.load(rundir.RunDir(run.dir))
-        ranks = str(now.world_size or now.nproc or "?")
+        ranks = f"{now.world_size or now.nproc or '?'}{_nodes(now)}"
         rows.append((run.id, first_line(now.name) or "-", _state(now), ranks, _age(now), str(run.dir)))
     if len(rows) == 1:
         print(f"No runs in {rundir.home()}.")
@@ -215,7 +217,8 @@ def _logs(arguments: argparse.Namespace) -> int:
 
     if arguments.n is not None and arguments.n < 0:
         raise OptionError(f"-n {arguments.n}: give the number of lines, 0 or more.")
-    wanted = Wanted(rank=arguments.rank, stream=arguments.stream, count=arguments.n, pattern=_pattern(arguments.grep))
+    asked = {"rank": arguments.rank, "node": arguments.node, "stream": arguments.stream, "count": arguments.n}
+    wanted = Wanted(**asked, pattern=_pattern(arguments.grep))
     printer = LogPrinter(rundir.RunDir(attach(arguments.run).dir), wanted)
     printer.print_existing()
     if arguments.follow:
@@ -264,6 +267,10 @@ def _doctor(_: argparse.Namespace) -> int:
     return EXIT_FAILED if any(c.state == "bad" for c in checks) else 0
 
 
+def _join(arguments: argparse.Namespace) -> int:
+    return cli_join.join(arguments, tell=lambda line: print(line, flush=True), is_command=arguments.prog == COMMAND)
+
+
 def _reap(arguments: argparse.Namespace) -> int:
     from nb_elastic.cli_reap import reap_all
 
@@ -297,6 +304,12 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
         return re.compile(text)
     except re.error as e:
         raise OptionError(f"--grep {text!r} is not a regular expression: {e}.") from e
+
+
+def _nodes(now: RunSnapshot) -> str:
+    """On how many nodes the ranks are, where a run has any to tell apart."""
+    count = len({w.node for w in now.workers} | {n.node for n in now.nodes if n.is_here})
+    return f" on {count} node{'' if count == 1 else 's'}" if now.nodes else ""
 
 
 def _state(now: RunSnapshot) -> str:

@@ -37,11 +37,13 @@ class Wanted:
 
     Attributes:
         rank: None for all.
+        node: None for all.
         stream: None for both.
         count: only so many last lines of each file; None for all.
     """
 
     rank: int | None = None
+    node: int | None = None
     stream: Stream | None = None
     pattern: re.Pattern[str] | None = None
     count: int | None = None
@@ -90,19 +92,24 @@ class LogPrinter:
         self._snapshot = EMPTY
         self._files: list[_File] = []
         self._ranks: set[int] = set()
+        self._nodes: set[int] = set()
         self._shown_round = -1
 
     def print_existing(self) -> None:
         """Print what is there.
 
         Raises:
-            ElasticError: if the wanted rank never was.
+            ElasticError: if the wanted rank or node never was.
         """
         self._look()
         rank = self._wanted.rank
         if rank is not None and rank not in self._ranks and self._snapshot.state.is_final:
             known = ", ".join(map(str, sorted(self._ranks))) or "none"
             raise ElasticError(f"Run {self._run.run_id} has no rank {rank}; its ranks are: {known}.")
+        node = self._wanted.node
+        if node is not None and node not in self._nodes and self._snapshot.state.is_final:
+            known = ", ".join(map(str, sorted(self._nodes))) or "none"
+            raise ElasticError(f"Run {self._run.run_id} had no rank on node {node}; nodes with ranks were: {known}.")
         for file in self._files:
             last: deque[str] = deque(maxlen=self._wanted.count)
             for line in file.lines():
@@ -153,10 +160,10 @@ class LogPrinter:
         if min(rank, local_rank, number) < 0:
             return
         self._ranks.add(rank)
-        if self._wanted.rank not in {None, rank}:
+        self._nodes.add(event.node)
+        if self._wanted.rank not in {None, rank} or self._wanted.node not in {None, event.node}:
             return
-        node = event.node if (self._run.path / f"node_{event.node}").is_dir() else None
-        folder = self._run.rank(number, local_rank, node=node)
+        folder = self._run.rank(number, local_rank, node=self._run.level(event.node))
         for stream in STREAMS:
             if self._wanted.stream in {None, stream}:
                 self._files.append(_File(rank=rank, round_number=number, stream=stream, folder=folder))

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nb_elastic import doctor_engines
 from nb_elastic import doctor_rules as rules
 from nb_elastic.doctor_rules import Check
 
@@ -53,6 +54,7 @@ def check(*, timeout_s: float = TIMEOUT_S, environ: Mapping[str, str] | None = N
         lambda: rules.limits(facts["machine"]),
         lambda: rules.names(facts["names"]),
         lambda: rules.home(facts["home"]),
+        lambda: doctor_engines.engines(environ),
         lambda: rules.front_end(environ),
         lambda: rules.environment(environ),
     ]

@@ -1,6 +1,6 @@
 """The events of the journal and their JSON: one event a line, only ever appended.
 
-Runs in: the kernel or command line (``run_created``, ``run_lost``) and the supervisor (all others).
+Runs in: the kernel or command line (``run_created``, ``run_lost``), the supervisor, and the driver of many nodes (``node_*``).
 
 Every event has ``event``, ``time_ns`` and ``node``, in the journal also ``seal`` (see ``seals``); what else it carries:
 
@@ -12,6 +12,9 @@ supervisor_started   pid, start_ticks, host, boot_id, pid_namespace, torch, pyth
 note                 level (info or warning), text: told once to the user
 rendezvous_started   round, attempt, backend
 rendezvous_finished  round, attempt, group_rank, group_world_size, world_size, master_addr, master_port
+node_joined          host, address, place (what the engine calls it), nproc, gpus, pid, is_back (it was called lost before)
+node_lost            text: why; its ranks that had not ended ended with it
+node_left            text: it went by itself
 worker_started       round, attempt, rank, local_rank, pid, start_ticks, start_method
 worker_ready         round, rank, local_rank, worker (content of worker.json)
 worker_held          round, rank, local_rank, why (failure or breakpoint), text: it waits to be looked at
@@ -80,17 +83,21 @@ def make(kind: str, *, node: int = 0, time_ns: int | None = None, **data: Any) -
 
 def encode(event: Event) -> bytes:
     """Encode as one line of at most MAX_LINE_BYTES; the longest texts, lists and dicts are cut to fit."""
-    record = {"event": event.kind, "time_ns": event.time_ns, "node": event.node, **event.data}
-    limit = MAX_LINE_BYTES // 2
+    return fit({"event": event.kind, "time_ns": event.time_ns, "node": event.node, **event.data}) or _dump(_bare(event))
+
+
+def fit(record: Mapping[str, Any], max_bytes: int = MAX_LINE_BYTES) -> bytes:
+    """Encode any record so; b"" where cutting its texts, lists and dicts was not enough."""
+    limit = max_bytes // 2
     try:
         line = _dump(record)
-        while len(line) > MAX_LINE_BYTES and limit > 16:
+        while len(line) > max_bytes and limit > 16:
             record = _cut(record, limit)
             line = _dump(record)
             limit //= 2
     except RecursionError:
-        return _dump(_bare(event))
-    return line if len(line) <= MAX_LINE_BYTES else _dump(_bare(event))
+        return b""
+    return line if len(line) <= max_bytes else b""
 
 
 def decode(line: bytes) -> Event | None:

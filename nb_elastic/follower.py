@@ -27,7 +27,7 @@ from nb_elastic.snapshot import RunSnapshot
 from nb_elastic.wakes import Wakes
 
 if TYPE_CHECKING:
-    from nb_elastic.engines.base import Channel
+    from nb_elastic.engines.seat import Channel
 
 BATCH_S = 0.05
 """Time between two looks at logs that grow. What a rank writes first, or after a silence, is read at once."""
@@ -157,15 +157,18 @@ class Follower:
         with HeldInterrupts(most=1), self._lock:
             now_s = self._clock()
             is_due = now_s >= self._next_s or self._snapshot.state.is_final
+            is_long = self._logs.took_s > BATCH_S  # of very many files
+            if is_long and not is_due:
+                return []
             try:
                 chunks = self._logs.read(is_first=not is_due)
                 self._blind.since_s.pop("logs", None)
             except DescriptorsError:
                 self._blind.is_short("logs")
                 return []
-            if is_due and chunks:
-                # Far behind: half of the time is for reading, the other half is the kernel's.
-                pause_s = min(BATCH_S, self._logs.took_s) if self._logs.has_more else BATCH_S
+            if is_due and (chunks or is_long):
+                # Far behind, or many files: half of the time is for reading, the other half is the kernel's.
+                pause_s = min(BATCH_S, self._logs.took_s) if self._logs.has_more else max(BATCH_S, self._logs.took_s)
                 self._next_s = self._clock() + pause_s
             if chunks:
                 self._heard_s = now_s
@@ -229,7 +232,7 @@ class Follower:
 
     def node_of(self, node: int) -> int | None:
         """The node's number where the folder has a level for nodes, else None."""
-        return node if (self._folder.path / f"node_{node}").is_dir() else None
+        return self._folder.level(node)
 
     def _open_wakes(self) -> None:
         with self._lock:
@@ -257,7 +260,8 @@ class Follower:
             self._take(event)
 
     def _take(self, event: Event) -> None:
-        self._next_s = -math.inf  # news of the ranks is told in order with what they wrote
+        if self._logs.took_s <= BATCH_S:
+            self._next_s = -math.inf  # news of the ranks is told in order with what they wrote
         self._snapshot = snapshot.fold(self._snapshot, event)
         if event.kind == "worker_started":
             node = self.node_of(event.node)

@@ -27,8 +27,10 @@ from nb_elastic import (
 )
 from nb_elastic import launching_asked as asked
 from nb_elastic import options as opts
-from nb_elastic.engines import base as engine_base
-from nb_elastic.engines.base import Channel, Engine
+from nb_elastic.engines import driven
+from nb_elastic.engines.driven import DrivenEngine, Plan
+from nb_elastic.engines.local import LocalEngine
+from nb_elastic.engines.seat import Channel, Seat
 from nb_elastic.engines.warm import LAUNCHER_ENV
 from nb_elastic.errors import ElasticError, LaunchError, OptionError, WorkerFailedError
 from nb_elastic.lifeline import HeldInterrupts
@@ -139,11 +141,11 @@ def _descriptors_hint(error: OSError) -> str:
 
 
 def start(request: Request) -> Run:
-    """Make the run folder, start the supervisor and hand it the launch.
+    """Make the run folder, start the supervisor, or the driver of many nodes, and hand it the launch.
 
     Raises:
-        OptionError: if this machine can't do what the options ask.
-        EngineError: if the supervisor can't be started.
+        OptionError: if this machine, or the engine, can't do what the options ask.
+        EngineError: if the supervisor can't be started, or what the engine needs isn't there.
     """
     from nb_elastic.render.choose import resolve
 
@@ -152,12 +154,12 @@ def start(request: Request) -> Run:
         resolve(options.render)
     cwd = asked.working_folder()
     machine = topology.read()
-    nproc = len(place(options, machine=machine).cpus)
-    engine = engine_base.load(options.engine)
+    plan = driven.settle(options) if driven.is_driven(options) else None
+    nproc = options.nproc_per_node if plan is not None else len(place(options, machine=machine).cpus)
     folder = rundir.create(wanted_id=options.rdzv_id, log_dir=options.log_dir)
     seals.know(folder.path, os.urandom(32))
     try:
-        channel = _begin(engine, folder, request, asked.spec_of(folder, request, cwd, -1), machine, nproc=nproc)
+        channel = _begin(folder, request, asked.spec_of(folder, request, cwd, -1), machine, plan, nproc=nproc)
     except OSError as e:
         rundir.remove(folder)
         raise LaunchError(
@@ -175,7 +177,13 @@ def start(request: Request) -> Run:
 
 
 def _begin(
-    engine: Engine, folder: rundir.RunDir, request: Request, spec: LaunchSpec, machine: topology.Topology, *, nproc: int
+    folder: rundir.RunDir,
+    request: Request,
+    spec: LaunchSpec,
+    machine: topology.Topology,
+    plan: Plan | None,
+    *,
+    nproc: int | str,
 ) -> Channel:
     """Fill the run folder and start the supervisor. What can't be done leaves no descriptor: it may be for want of one."""
     buffers_fd = -1
@@ -189,7 +197,7 @@ def _begin(
                 journal.append(event)
             # For the supervisor's words: the disk may be full before it is up.
             opening.reserve(journal.fd, os.fstat(journal.fd).st_size, opening.RESERVE_BYTES)
-            channel = _open(engine, folder, spec, journal, nproc=nproc)
+            channel = _open(folder, spec, journal, plan, nproc=nproc)
         buffers_fd = -1  # the channel's now
         return channel
     finally:
@@ -287,31 +295,31 @@ def stop(folder: rundir.RunDir, grace_s: float) -> None:
     (_own.get(folder.run_id) or Run(folder)).stop(grace_s, by="dashboard")
 
 
-def _open(engine: Engine, folder: rundir.RunDir, spec: LaunchSpec, journal: rundir.Journal, *, nproc: int) -> Channel:
-    """Start the supervisor and hand it the launch; the journal gets the moments, for measuring."""
+def _open(
+    folder: rundir.RunDir, spec: LaunchSpec, journal: rundir.Journal, plan: Plan | None, *, nproc: int | str
+) -> Channel:
+    """Start the supervisor or the driver, and hand it the launch; the journal gets the moments, for measuring."""
     marks = [events.make("mark", name="folder")]
     env = {**os.environ, **LAUNCHER_ENV}
-    channels = engine.open(
-        engine_base.Placement(
-            nodes=1,
-            log=folder.supervisor_log,
-            pass_fds=(spec.buffers_fd,) if spec.buffers_fd >= 0 else (),
-            is_detached=spec.is_detached,
-            env=env,
-            nproc=nproc,
-            rank_env=spec.env,
-        )
+    seat = Seat(
+        log=folder.supervisor_log,
+        pass_fds=(spec.buffers_fd,) if spec.buffers_fd >= 0 else (),
+        is_detached=spec.is_detached,
+        env=env if plan is None else os.environ,
+        nproc=nproc if isinstance(nproc, int) else 0,
+        rank_env=spec.env,
     )
+    channel: Channel = LocalEngine().open(seat) if plan is None else DrivenEngine(plan).open(seat)
     try:
-        channels[0].send({"type": "launch", "spec": to_json(spec), "env": env})
+        channel.send({"type": "launch", "spec": to_json(spec), "env": env})
     except BaseException:
-        channels[0].close()
+        channel.close()
         raise
     with contextlib.suppress(OSError):
         marks.append(events.make("mark", name="sent"))
-        if waits_for := channels[0].waits_for:
+        if waits_for := channel.waits_for:
             first = "" if _own_ids or notebook.shell() is None else " (first launch of this kernel)"
             marks.append(events.make("mark", name="waits", text=f"{waits_for}{first}"))
-        for event in (*marks, *(events.make("note", level="info", text=text) for text in channels[0].notes)):
+        for event in (*marks, *(events.make("note", level="info", text=text) for text in channel.notes)):
             journal.append(event)
-    return channels[0]
+    return channel

@@ -68,7 +68,7 @@ def spec_of(folder: rundir.RunDir, request: Request, cwd: str, buffers_fd: int) 
     )
 
 
-def created(request: Request, spec: LaunchSpec, nproc: int) -> events.Event:
+def created(request: Request, spec: LaunchSpec, nproc: int | str) -> events.Event:
     """The first event of the journal."""
     options = request.options
     return events.make(

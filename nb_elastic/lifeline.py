@@ -13,12 +13,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+
+PARENT_SIGNAL = signal.SIGUSR2
+"""Tells a process that its parent, or a thread of it, is gone."""
 
 DEATH_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Those that end a process which has no handler for them; a terminal or a stop button sends them to whole groups."""
@@ -182,6 +185,25 @@ def die_with_parent(number: int = signal.SIGKILL, *, parent: int) -> None:
     _prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os.kill(os.getpid(), number)
+
+
+def hear_of_parent(parent: int, on_gone: Callable[[], None]) -> None:
+    """Have ``on_gone`` called in the main thread's handler when the parent is gone; at once if it already is. Main thread only.
+
+    The system tells when the parent's *thread* ends that started this process; while the parent itself lives, that is passed over.
+    """
+
+    def heard(_number: int, _frame: object) -> None:
+        if os.getppid() != parent:
+            on_gone()
+
+    if sys.platform != "linux":
+        return
+    signal.signal(PARENT_SIGNAL, heard)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {PARENT_SIGNAL})
+    _prctl(PR_SET_PDEATHSIG, PARENT_SIGNAL)
+    if os.getppid() != parent:
+        on_gone()
 
 
 def die_with_nobody() -> None:

@@ -87,7 +87,7 @@ class ElasticMagics(Magics):
     @no_var_expand
     @line_cell_magic
     def elastic(self, line: str, cell: str | None = None) -> None:
-        """Look after runs: ``%elastic runs``, ``show``, ``logs``, ``attach``, ``stop``, ``stacks``, ``debug``, ``eval``, ``reap``, ``prune``, ``export``, ``doctor``."""
+        """Look after runs: ``%elastic runs``, ``show``, ``logs``, ``attach``, ``stop``, ``stacks``, ``debug``, ``eval``, ``reap``, ``prune``, ``export``, ``doctor``, ``join``."""
         if cell is not None:
             raise OptionError(
                 "%%elastic is reserved for persistent ranks, which this version does not have. Use %%elastic_launch for this cell."

@@ -65,6 +65,7 @@ class FailureCategory(str, Enum):
     KILLED = "killed from outside"
     NATIVE_CRASH = "crashed in native code"
     LOST_PEER = "lost a peer"
+    LOST_NODE = "lost a node"
     RENDEZVOUS = "rendezvous"
     IMPORT = "import or pickle"
     TIMEOUT = "timeout"
@@ -112,6 +113,7 @@ class LaunchSpec:
         affinity: logical CPUs that the notebook itself may use; empty leaves it alone.
         machine: ``machine.here`` of whoever launches, where the owner's pid means something.
         owner_pid: process whose end ends an attached run, with ``owner_start_ticks``; 0 where only stdin's end does.
+        driven_by: ``driver`` where one leads several nodes: their meeting place, key and this node's number are given; else "".
     """
 
     run_id: str
@@ -136,6 +138,12 @@ class LaunchSpec:
     machine: str = ""
     owner_pid: int = 0
     owner_start_ticks: int = 0
+    driven_by: str = ""
+
+    @property
+    def level(self) -> int | None:
+        """Level of this node's folders in the run's own, or None where the run has one node for all its life."""
+        return self.node if self.driven_by or not self.options.is_one_node else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

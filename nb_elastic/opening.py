@@ -17,8 +17,9 @@ from pathlib import Path
 
 from nb_elastic.errors import DescriptorsError
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+WRITE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 FALLOC_FL_KEEP_SIZE = 1
 RESERVE_BYTES = 128 << 10
@@ -81,12 +82,25 @@ def reserve(fd: int, offset: int, size: int) -> bool:
     return bool(ctypes.CDLL(None).fallocate(fd, FALLOC_FL_KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(size)) == 0)
 
 
+def checked(fd: int, name: str) -> int:
+    """The descriptor that was just opened, if it is a regular file's.
+
+    Raises:
+        OSError: if it is none; then it is closed.
+    """
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", name)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 def _checked(path: Path, flags: int) -> int:
-    fd = _open(path, flags)
+    fd = checked(_open(path, flags), str(path))
     try:
         about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
         if flags == APPEND and stat.S_IMODE(about.st_mode) != 0o600 and about.st_uid == os.geteuid():
             os.fchmod(fd, 0o600)  # it was made under an odd umask, or by somebody before us
     except BaseException:
@@ -100,10 +114,10 @@ def _open(path: Path, flags: int) -> int:
     steps = levels(path)
     if not steps:
         return os.open(path, flags, 0o600)
-    at = os.open(path.parents[steps], _FOLDER)
+    at = os.open(path.parents[steps], FOLDER)
     try:
         for n in range(steps - 1, -1, -1):
-            below = os.open(path.parents[n].name, _FOLDER, dir_fd=at)
+            below = os.open(path.parents[n].name, FOLDER, dir_fd=at)
             os.close(at)
             at = below
         return os.open(path.name, flags, 0o600, dir_fd=at)

@@ -21,7 +21,9 @@ def check_together(options: LaunchOptions) -> None:
         OptionError: naming both sides.
     """
     _check_nodes(options)
-    if options.is_one_node:
+    if options.engine != "local":
+        _check_engine(options)
+    elif options.is_one_node:
         _check_one_node(options)
     else:
         _check_several_nodes(options)
@@ -90,6 +92,34 @@ def _check_one_node(options: LaunchOptions) -> None:
     if options.rdzv_endpoint or options.master_addr or options.master_port is not None:
         _refuse(
             "--standalone chooses where the ranks meet by itself, so --rdzv-endpoint, --master-addr and --master-port contradict it"
+        )
+
+
+def _check_engine(options: LaunchOptions) -> None:
+    """An engine places the nodes, and the driver says where they meet."""
+    engine = f"--engine {options.engine.partition('=')[0]}"
+    if options.standalone:
+        _refuse(f"--standalone is for this machine alone, and {engine} places the run on others")
+    meeting = {
+        "--rdzv-endpoint": options.rdzv_endpoint,
+        "--master-addr": options.master_addr,
+        "--master-port": options.master_port,
+        "--local-addr": options.local_addr,
+    }
+    for flag, value in meeting.items():
+        if value:
+            _refuse(
+                f"{flag} {value} and {engine} contradict each other: with an engine the nodes are told where they meet"
+            )
+    if options.node_rank:
+        _refuse(
+            f"--node-rank {options.node_rank} is for nodes that are started by hand, and {engine} starts and numbers them"
+        )
+    if options.rdzv_backend not in {"", "c10d"}:
+        _refuse(f"--rdzv-backend {options.rdzv_backend} and {engine} contradict each other: its nodes meet by c10d")
+    if options.hold:
+        _refuse(
+            f"--hold and {engine} contradict each other: a rank that is held can only be looked at on its own machine"
         )
 
 

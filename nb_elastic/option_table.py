@@ -268,9 +268,10 @@ OURS: tuple[Flag, ...] = (
     _ours(
         "engine",
         values.engine,
-        "Who places the run on nodes; this version has local alone.",
+        "Who places the run on nodes: this machine (local), Ray, Slurm, Dask, machines that join by hand, or an engine that is "
+        "installed beside them. SETTINGS are the engine's own, as in ray=ADDRESS.",
         "NAME[=SETTINGS]",
-        choices=("local",),
+        choices=("local", "ray", "slurm", "dask", "join"),
     ),
 )
 

@@ -326,15 +326,19 @@ def pairs_in_words(reader: Reader) -> Reader:
 
 
 def engine(value: Any) -> str:
-    """Read ``NAME[=SETTINGS]``; this version has the local engine alone."""
-    chosen, sign, _ = value.partition("=") if isinstance(value, str) else ("", "", "")
-    if chosen in {"ray", "slurm", "dask"}:
-        raise ValueError(f"the engine {chosen} is not in this version; it has local alone")
-    if chosen != "local":
-        raise ValueError("this version has the engine local alone")
-    if sign:
-        raise ValueError("the engine local has no settings")
-    return "local"
+    """Read ``NAME[=SETTINGS]``: ``local``, or an engine that is installed."""
+    from nb_elastic.engines import base
+
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError("it must be NAME or NAME=SETTINGS")
+    name, settings = base.split(value.strip())
+    if name == base.LOCAL:
+        if settings or "=" in value:
+            raise ValueError("the engine local has no settings")
+        return name
+    if name not in (known := base.names()):
+        raise ValueError(f"no engine of that name is installed; there are {', '.join(known)}")
+    return f"{name}={settings}" if settings else name
 
 
 def items(value: Any) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from nb_elastic import rundir
 from nb_elastic.model import STREAMS, FailureCategory, WorkerFailure
+from nb_elastic.report_nodes import lost_lines, lost_node, node_text, rank_text
 from nb_elastic.report_words import (
     attempt_text,
     clean_text,
@@ -18,7 +19,6 @@ from nb_elastic.report_words import (
     first_line,
     fold_lines,
     rank_dir,
-    ranks_text,
     tail,
     verdict_words,
     worker_words,
@@ -38,16 +38,17 @@ def failure_text(snapshot: RunSnapshot, *, folder: RunDir | None = None) -> str:
         folder: where the logs and the whole traceback are read; without it the journal must do.
     """
     root = snapshot.root
+    if lost_node(snapshot, root) is not None:
+        return "\n".join(_lost_lines(snapshot, folder))
     if root is None or (root.followed and snapshot.text):  # the time was up, say, and then a rank could not save
         words = verdict_words(snapshot.category, clean_text(snapshot.text) or "no rank said why.")
         why = why_lines(snapshot.reasons)
         lines = [f"Run {snapshot.run_id} failed: {words}", *([""] if why else []), *why]
         return "\n".join(lines + _evidence_lines(snapshot, None, folder))
-    where = f" on node {root.node}" if snapshot.max_nodes > 1 else ""
     again = f" in round {root.round}, {attempt_text(snapshot)}" if snapshot.max_restarts else ""
     is_own = not root.category or (root.category == FailureCategory.USER_ERROR.value and root.error_type)
     words = f" ({failure_words(root)})" if is_own else f": {verdict_words(root.category, failure_words(root))}"
-    lines = [f"Run {snapshot.run_id} failed: {ranks_text([root.rank])}{where} failed first{again}{words}"]
+    lines = [f"Run {snapshot.run_id} failed: {rank_text(snapshot, root)} failed first{again}{words}"]
     if (why := why_lines(root.reasons)) and not (is_own and root.error_type != "SystemExit"):  # the exception says it
         lines += ["", *why]
     lines += ["", *_root_lines(snapshot, root, folder)]
@@ -57,12 +58,7 @@ def failure_text(snapshot: RunSnapshot, *, folder: RunDir | None = None) -> str:
         lines += ["", f"Hint: {clean_text(root.hint)}"]
     if others := _other_lines(snapshot, root):
         lines += ["", "Others:", *others]
-    if earlier := [r for r in snapshot.rounds if r.number < snapshot.round and r.failures]:
-        lines += ["", "Earlier rounds:"]
-        lines += [
-            f"  round {r.number}: {ranks_text([r.failures[0].rank])} failed first ({failure_words(r.failures[0])})"
-            for r in earlier
-        ]
+    lines += _earlier_lines(snapshot)
     return "\n".join(lines + _evidence_lines(snapshot, root, folder))
 
 
@@ -82,6 +78,32 @@ def why_lines(reasons: Sequence[str]) -> list[str]:
     rest = len(told) - MAX_REASONS
     lines = [f"  - {reason}" for reason in told[:MAX_REASONS]]
     return ["Why:", *lines, *([f"  - and {rest} more"] if rest > 0 else [])] if told else []
+
+
+def _lost_lines(snapshot: RunSnapshot, folder: RunDir | None) -> list[str]:
+    """The report of a run that ended because nodes were lost: what is known of them, and what became of the ranks."""
+    told = lost_lines(snapshot)
+    words = clean_text(snapshot.text)
+    lines = [f"Run {snapshot.run_id} failed: {words or told[0]}"]
+    lines += ["", *told] if words and len(told) > 1 else []
+    lines += ["", "Ranks:", *_other_lines(snapshot, None), *_earlier_lines(snapshot)]
+    return lines + _evidence_lines(snapshot, snapshot.root, folder)
+
+
+def _earlier_lines(snapshot: RunSnapshot) -> list[str]:
+    earlier = [r for r in snapshot.rounds if r.number < snapshot.round and r.failures]
+    return (
+        ["", "Earlier rounds:", *(f"  round {r.number}: {_first_words(snapshot, r.failures[0])}" for r in earlier)]
+        if earlier
+        else []
+    )
+
+
+def _first_words(snapshot: RunSnapshot, root: WorkerFailure) -> str:
+    node = lost_node(snapshot, root)
+    return (
+        f"{node_text(node)} was lost" if node else f"{rank_text(snapshot, root)} failed first ({failure_words(root)})"
+    )
 
 
 def _root_lines(snapshot: RunSnapshot, root: WorkerFailure, folder: RunDir | None) -> list[str]:
@@ -114,25 +136,33 @@ def _value_lines(root: WorkerFailure) -> list[str]:
     return lines
 
 
-def _other_lines(snapshot: RunSnapshot, root: WorkerFailure) -> list[str]:
+def _other_lines(snapshot: RunSnapshot, root: WorkerFailure | None) -> list[str]:
     failures = {(f.node, f.local_rank): f for f in snapshot.failures}
     told: list[tuple[int, str]] = []
     for worker in sorted(snapshot.workers, key=lambda w: w.rank):
         failure = failures.pop((worker.node, worker.local_rank), None)
-        if failure is not root:
+        if root is None or failure is not root:
             told.append((worker.rank, worker_words(worker) if failure is None else _failed_words(failure, root)))
     told += [(f.rank, _failed_words(f, root)) for f in failures.values() if f is not root]
     return fold_lines(sorted(told))
 
 
-def _failed_words(failure: WorkerFailure, root: WorkerFailure) -> str:
+def _failed_words(failure: WorkerFailure, root: WorkerFailure | None) -> str:
     words = failure_words(failure)
-    if failure.followed:
-        followed = first_line(failure.followed)
+    if root is None:
+        return f"failed ({words})"
+    if followed := first_line(failure.followed) or _followed_another_node(failure, root):
         return f"followed: {words}" if followed in words else f"followed: {words} ({followed})"
     later_s = (failure.time_ns - root.time_ns) / 1e9
     gap = f"{later_s * 1000:.0f} ms" if later_s < 1 else elapsed_text(later_s)
     return f"failed {gap} later ({words})" if later_s >= 0 else f"failed ({words})"
+
+
+def _followed_another_node(failure: WorkerFailure, root: WorkerFailure) -> str:
+    """What the failure's own node could not know: that it lost a peer which had failed by itself."""
+    lost = FailureCategory.LOST_PEER.value
+    is_one = failure.node != root.node and failure.category == lost and root.category != lost
+    return f"lost its connection after rank {root.rank} failed" if is_one else ""
 
 
 def _evidence_lines(snapshot: RunSnapshot, root: WorkerFailure | None, folder: RunDir | None) -> list[str]:

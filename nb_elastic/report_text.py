@@ -7,6 +7,16 @@ from __future__ import annotations
 
 from nb_elastic.model import RunState
 from nb_elastic.report_failure import failure_text
+from nb_elastic.report_nodes import (
+    NODE_ROWS,
+    NodeNews,
+    lost_lines,
+    lost_node,
+    node_columns,
+    node_text,
+    rank_text,
+    size_text,
+)
 from nb_elastic.report_words import (
     RANK_LINES,
     attempt_text,
@@ -28,8 +38,7 @@ BY_ITSELF = "left by itself"
 def header_text(snapshot: RunSnapshot, *, folder: RunDir | None) -> str:
     """One line when a run starts: its id, its ranks, where its logs lie."""
     name = f" {first_line(snapshot.name, limit=60)!r}" if snapshot.name else ""
-    nodes = len({w.node for w in snapshot.workers})
-    where = f" on {nodes} nodes" if nodes > 1 else ""
+    where = size_text(snapshot) if snapshot.workers else ""
     logs = f"; logs in {folder.path}" if folder is not None else ""
     count = {0: snapshot.state.value, 1: "1 rank"}.get(snapshot.world_size, f"{snapshot.world_size} ranks")
     return f"Run {snapshot.run_id}{name}: {count}{where}{logs}"
@@ -37,10 +46,12 @@ def header_text(snapshot: RunSnapshot, *, folder: RunDir | None) -> str:
 
 def round_text(ended: RoundSnapshot, snapshot: RunSnapshot) -> str:
     """One line about a round that another one follows."""
+    root = ended.failures[0] if ended.failures else None
+    if (node := lost_node(snapshot, root)) is not None:
+        return f"Round {ended.number} ended: {node_text(node)} was lost; forming it again"
     if ended.cause == "failure" or ended.failures:
-        root = ended.failures[0] if ended.failures else None
         why = (
-            f"{ranks_text([root.rank])} failed first ({failure_words(root)})"
+            f"{rank_text(snapshot, root)} failed first ({failure_words(root)})"
             if root
             else first_line(ended.text) or "a rank failed"
         )
@@ -57,6 +68,7 @@ class News:
         self._has_header = False
         self._notes = 0
         self._rounds = 0
+        self._nodes = NodeNews()
 
     def of(self, snapshot: RunSnapshot) -> tuple[list[str], list[str]]:
         """Return what is new, to be told now, and what is to be told after the lines that are on their way."""
@@ -64,9 +76,12 @@ class News:
         if snapshot.workers and not self._has_header:
             self._has_header = True
             now.append(header_text(snapshot, folder=self._folder))
-        if self._has_header or snapshot.state.is_final:
+        # Where other nodes are to come, a note tells how: nobody may wait for ranks to read it.
+        if self._has_header or snapshot.state.is_final or snapshot.max_nodes > 1:
             now += [note_text(*note) for note in snapshot.notes[self._notes :]]
             self._notes = len(snapshot.notes)
+        if self._has_header or snapshot.state.is_final:
+            now += self._nodes.of(snapshot, has_header=bool(snapshot.workers))
         ended = snapshot.rounds[self._rounds : -1]
         self._rounds += len(ended)
         return now, [round_text(r, snapshot) for r in ended]
@@ -86,8 +101,10 @@ def summary_lines(snapshot: RunSnapshot, *, folder: RunDir | None, now_ns: int, 
     if state is RunState.FAILED and has_report:
         return [*failure_text(snapshot, folder=folder).split("\n"), f"Failed after {took}."]
     root = snapshot.root
+    if state is RunState.FAILED and lost_node(snapshot, root) is not None:
+        return [f"Failed after {took}: {first_line(snapshot.text, limit=400) or lost_lines(snapshot)[0]}"]
     if state is RunState.FAILED and root is not None and not root.followed:
-        return [f"Failed after {took}: {ranks_text([root.rank])} failed first ({failure_words(root)})."]
+        return [f"Failed after {took}: {rank_text(snapshot, root)} failed first ({failure_words(root)})."]
     if not state.is_final and snapshot.held:
         return [f"Run {snapshot.run_id} is held ({took}): {held_words(snapshot)}."]
     if not state.is_final:
@@ -99,6 +116,8 @@ def summary_lines(snapshot: RunSnapshot, *, folder: RunDir | None, now_ns: int, 
         lines = [f"Stopped by {first_line(snapshot.stop_by)} after {took}."]
     if state in {RunState.FAILED, RunState.LOST} and snapshot.text:
         lines = [f"{lines[0]} {first_line(snapshot.text)}"]
+    elif snapshot.nodes:
+        lines += lost_lines(snapshot)
     return lines + result_lines(snapshot)
 
 
@@ -124,20 +143,25 @@ def status_lines(
     if has_story:
         lines = [header_text(snapshot, folder=folder), *(note_text(*note) for note in snapshot.notes)]
         lines += [round_text(ended, snapshot) for ended in snapshot.rounds[:-1]]
-    columns = worker_columns(snapshot, now_ns=now_ns)
+    if snapshot.nodes:
+        lines += _table(node_columns(snapshot), rows=NODE_ROWS, noun="nodes")
     if snapshot.workers:
-        widths = [max(len(name), *map(len, cells)) for name, cells in columns.items()]
-        table = [tuple(columns), *zip(*columns.values(), strict=True)]
-        rows = ["  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)).rstrip() for row in table]
-        rest = len(rows) - 1 - TABLE_RANKS
-        lines += rows[: TABLE_RANKS + 1] + ([f"and {rest} more ranks"] if rest > 0 else [])
+        lines += _table(worker_columns(snapshot, now_ns=now_ns), rows=TABLE_RANKS, noun="ranks")
     return lines + summary_lines(snapshot, folder=folder, now_ns=now_ns, has_report=has_report)
+
+
+def _table(columns: dict[str, list[str]], *, rows: int, noun: str) -> list[str]:
+    widths = [max(len(name), *map(len, cells)) for name, cells in columns.items()]
+    table = [tuple(columns), *zip(*columns.values(), strict=True)]
+    lines = ["  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)).rstrip() for row in table]
+    rest = len(lines) - 1 - rows
+    return lines[: rows + 1] + ([f"and {rest} more {noun}"] if rest > 0 else [])
 
 
 def worker_columns(snapshot: RunSnapshot, *, now_ns: int) -> dict[str, list[str]]:
     """The table of ranks, column by column; columns that say nothing are left out."""
     workers = snapshot.workers
-    has_nodes = len({w.node for w in workers}) > 1
+    has_nodes = bool(snapshot.nodes) or len({w.node for w in workers}) > 1
     told = {text for _, text in snapshot.notes}
     end_ns = snapshot.finished_ns or now_ns
     times = [max(0, (w.ended_ns or end_ns) - w.started_ns) / 1e9 if w.started_ns else 0.0 for w in workers]

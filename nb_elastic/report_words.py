@@ -106,8 +106,7 @@ def command() -> str:
 
 def rank_dir(folder: RunDir, *, node: int, round_number: int, local_rank: int) -> RankDir:
     """Folder of a worker, with the level for its node where the run has one."""
-    has_level = (folder.path / f"node_{node}").is_dir()
-    return folder.rank(round_number, local_rank, node=node if has_level else None)
+    return folder.rank(round_number, local_rank, node=folder.level(node))
 
 
 def tail(rank: RankDir, stream: str, *, lines: int = TAIL_LINES) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from nb_elastic import binding, notebook, payload
 from nb_elastic.binding import BindingPlan
+from nb_elastic.engines import driven
 from nb_elastic.errors import OptionError
 from nb_elastic.events import Event
 from nb_elastic.model import Entrypoint
@@ -99,9 +100,14 @@ def entrypoint_of(target: str, argv: Sequence[str], options: LaunchOptions) -> E
 def dry_run_text(request: Request) -> str:
     """Tell what would be captured, started and bound; starts nothing."""
     options = request.options
-    placed = place(options)
     entry = f"{request.entrypoint.kind} {request.entrypoint.target}"
-    lines = [f"Would start {len(placed.cpus)} rank(s) on {options.nnodes} node(s): {entry}"]
+    placed = None if driven.is_driven(options) else place(options)
+    if placed is None:
+        count = options.nproc_per_node
+        where = [f"On {driven.settle(options).text}"]
+        lines = [f"Would start {count} rank(s) on each of {options.nnodes} node(s): {entry}", *where]
+    else:
+        lines = [f"Would start {len(placed.cpus)} rank(s) on {options.nnodes} node(s): {entry}"]
     if request.payload is not None:
         lines.append(f"Payload {size_text(request.payload.size_bytes)}; captured from the notebook:")
         lines += [f"  {c.name:24s} {c.type_name:30s} {size_text(c.size_bytes)}" for c in request.payload.captured] or [
@@ -110,8 +116,9 @@ def dry_run_text(request: Request) -> str:
         if request.payload.left_out:
             lines.append("Left behind, for it can't travel and the cell binds it itself, most probably:")
             lines += [f"  {name}" for name in request.payload.left_out]
-    lines += [placed.note] if placed.note else []
-    lines += binding.describe(placed)
+    if placed is not None:
+        lines += [placed.note] if placed.note else []
+        lines += binding.describe(placed)
     plain = LaunchOptions()
     changed = [f.name for f in fields(LaunchOptions) if getattr(options, f.name) != getattr(plain, f.name)]
     lines.append("Options: " + (", ".join(f"{n}={getattr(options, n)!r}" for n in changed) or "all at their defaults"))

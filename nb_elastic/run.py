@@ -29,7 +29,7 @@ from nb_elastic.snapshot import EMPTY, RunSnapshot
 
 if TYPE_CHECKING:
     from nb_elastic.debugging import Attendant
-    from nb_elastic.engines.base import Channel
+    from nb_elastic.engines.seat import Channel
     from nb_elastic.render.base import Renderer
 
 GRACE_S = 5.0
@@ -145,7 +145,7 @@ class Run(debugging.Looks):
     def results(self) -> dict[int, Any]:
         """Return values by rank, of all ranks of the last round that left one."""
         found: dict[int, Any] = {}
-        for worker in self.snapshot.workers:
+        for worker in sorted(self.snapshot.workers, key=lambda w: w.rank):
             folder = self._rank_dir(worker.rank)
             if os.path.lexists(folder.result):
                 found[worker.rank] = payload.load_result(folder.result)

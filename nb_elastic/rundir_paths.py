@@ -1,6 +1,6 @@
 """Where every file of a run lies: one folder a run, in it one for each round and local rank.
 
-Runs in: every process. Nothing here touches the disk, save ``RunDir.ranks``, which lists it.
+Runs in: every process. Nothing here touches the disk, save ``RunDir.level`` and ``RunDir.ranks``, which look at it.
 """
 
 from __future__ import annotations
@@ -128,6 +128,10 @@ class RunDir:
     def node(self, node: int | None = None) -> Path:
         """Folder of what a node writes: the run's own, or, with ``node``, the level that runs of several nodes have."""
         return self.path if node is None else self.path / f"node_{node}"
+
+    def level(self, node: int) -> int | None:
+        """The node's number where the folder has a level for nodes, else None; it is made before the node is told of."""
+        return node if (self.path / f"node_{node}").is_dir() else None
 
     def usage(self, node: int | None = None) -> Path:
         """What each rank of a node used, a JSON line a second."""

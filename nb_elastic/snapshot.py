@@ -18,12 +18,23 @@ from typing import Any
 
 from nb_elastic import sight, untrusted
 from nb_elastic.events import Event
-from nb_elastic.model import FailureCategory, RunState, WorkerFailure, WorkerState
+from nb_elastic.model import FailureCategory, RunState, WorkerState
 from nb_elastic.rundir import JournalReader, RunDir
-from nb_elastic.snapshot_nouns import EMPTY, RoundSnapshot, RunSnapshot, WorkerSnapshot
+from nb_elastic.snapshot_nodes import (
+    NODE_LOST,
+    change_round,
+    is_follower,
+    node_joined,
+    node_left,
+    node_lost,
+    with_failure,
+    with_member,
+)
+from nb_elastic.snapshot_nouns import EMPTY, NodeSnapshot, RoundSnapshot, RunSnapshot, WorkerSnapshot
 
 __all__ = [
     "EMPTY",
+    "NodeSnapshot",
     "RoundSnapshot",
     "RunSnapshot",
     "WorkerSnapshot",
@@ -163,7 +174,7 @@ def _rendezvous_finished(s: RunSnapshot, e: Event) -> RunSnapshot:
         return s
     world_size = untrusted.integer(e.get("world_size"))
     formed_ns = s.rounds[-1].formed_ns or e.time_ns  # of several nodes the first one to tell
-    return _change_round(replace(s, world_size=world_size), s.round, world_size=world_size, formed_ns=formed_ns)
+    return change_round(replace(s, world_size=world_size), s.round, world_size=world_size, formed_ns=formed_ns)
 
 
 def _worker_started(s: RunSnapshot, e: Event) -> RunSnapshot:
@@ -176,13 +187,14 @@ def _worker_started(s: RunSnapshot, e: Event) -> RunSnapshot:
         start_method=untrusted.word(e.get("start_method")),
         started_ns=e.time_ns,
     )
-    s = replace(s, started_ns=s.started_ns or e.time_ns, world_size=max(s.world_size, len(s.workers)))
+    s = with_member(replace(s, started_ns=s.started_ns or e.time_ns, world_size=max(s.world_size, len(s.workers))), e)
     return _towards(s, RunState.RUNNING)
 
 
 def _worker_ready(s: RunSnapshot, e: Event) -> RunSnapshot:
     told = untrusted.worker_fields(e.get("worker"))
-    if any((w.node, w.local_rank) == (e.node, e.get("local_rank")) and w.pid for w in s.workers):
+    _, known = _find_worker(s, e)
+    if known is not None and known.pid:
         told = {k: v for k, v in told.items() if k not in {"pid", "start_ticks"}}  # whom to signal no rank decides
     return _change_worker(s, e, state=WorkerState.RUNNING, **told)
 
@@ -232,17 +244,13 @@ def _worker_failed(s: RunSnapshot, e: Event) -> RunSnapshot:
     failure = untrusted.failure(e)
     if failure is None or failure.round < s.round:
         return s
-    others = tuple(f for f in s.failures if (f.node, f.local_rank) != (failure.node, failure.local_rank))
-    failures = (*others, failure)
-    failures = tuple(sorted(failures, key=lambda f: (_is_follower(f, failures), f.time_ns, f.rank)))
-    s = replace(s, failures=failures, root_rank=failures[0].rank)
-    return _change_round(s, s.round, failures=s.failures)
+    return with_failure(s, failure)
 
 
 def _round_ended(s: RunSnapshot, e: Event) -> RunSnapshot:
     cause, text = untrusted.text(e.get("cause")), untrusted.text(e.get("text"))
     number = untrusted.integer(e.get("round"))
-    s = _change_round(s, number, cause=cause, text=text, ended_ns=e.time_ns)
+    s = change_round(s, number, cause=cause, text=text, ended_ns=e.time_ns)
     if number != s.round:
         return s
     s = replace(s, text=text or s.text) if not s.state.is_final else s
@@ -263,13 +271,14 @@ def _run_finished(s: RunSnapshot, e: Event) -> RunSnapshot:
         return s
     root_rank = untrusted.integer(e.get("root_rank"), -1)
     root = next((f for f in s.failures if f.rank == root_rank), None)
-    if root is not None and not (_is_follower(root, s.failures) and not root.followed):
+    if root is not None and not (is_follower(root, s.failures) and not root.followed):
         failures = tuple(sorted(s.failures, key=lambda f: f.rank != root_rank))
-        s = _change_round(replace(s, failures=failures, root_rank=root_rank), s.round, failures=failures)
+        s = change_round(replace(s, failures=failures, root_rank=root_rank), s.round, failures=failures)
     elif s.root_rank is None and root_rank >= 0:
         s = replace(s, root_rank=root_rank)
     category, reasons = untrusted.word(e.get("category"), limit=100), untrusted.texts(e.get("reasons"))
-    if root is not None and s.failures[0] is not root and s.failures[0].category:  # another node's rank is the cause
+    cause = s.failures[0].category if root is not None and s.failures[0] is not root else ""
+    if cause not in {"", FailureCategory.LOST_NODE.value}:  # another node's rank is the cause
         category, reasons = s.failures[0].category, s.failures[0].reasons
     s = replace(s, category=category, reasons=reasons)
     return _finish(s, state, text=untrusted.text(e.get("text")), time_ns=e.time_ns)
@@ -288,6 +297,9 @@ _REDUCERS: Mapping[str, Callable[[RunSnapshot, Event], RunSnapshot]] = {
     "mark": _mark,
     "rendezvous_started": _rendezvous_started,
     "rendezvous_finished": _rendezvous_finished,
+    "node_joined": node_joined,
+    "node_lost": node_lost,
+    "node_left": node_left,
     "worker_started": _worker_started,
     "worker_ready": _worker_ready,
     "worker_held": _worker_held,
@@ -323,18 +335,6 @@ def _finish(s: RunSnapshot, state: RunState, *, text: str, time_ns: int) -> RunS
     return replace(s, state=state, text=last_words, finished_ns=time_ns, workers=workers)
 
 
-def _is_follower(failure: WorkerFailure, failures: tuple[WorkerFailure, ...]) -> bool:
-    """True if a failure only followed: its node says so, or it lost a peer while another node's rank failed by itself.
-
-    No node can see the ranks of another one.
-    """
-    lost = FailureCategory.LOST_PEER.value
-    is_lost = failure.category == lost
-    return bool(failure.followed) or (
-        is_lost and any(f.node != failure.node and not f.followed and f.category != lost for f in failures)
-    )
-
-
 def _enter_round(s: RunSnapshot, e: Event) -> RunSnapshot:
     """Begin the event's round if it is a new one: its workers and failures replace the last round's."""
     number, attempt = untrusted.integer(e.get("round")), untrusted.integer(e.get("attempt"))
@@ -352,13 +352,6 @@ def _enter_round(s: RunSnapshot, e: Event) -> RunSnapshot:
     )
 
 
-def _change_round(s: RunSnapshot, number: int, **changes: Any) -> RunSnapshot:
-    at = bisect_left(s.rounds, number, key=lambda r: r.number)  # they rise, and a hostile journal may tell of very many
-    if at == len(s.rounds) or s.rounds[at].number != number:
-        return s
-    return replace(s, rounds=(*s.rounds[:at], replace(s.rounds[at], **changes), *s.rounds[at + 1 :]))
-
-
 def _change_worker(s: RunSnapshot, e: Event, **changes: Any) -> RunSnapshot:
     """Change (or add) the event's worker, if it belongs to the current round; a final state stays."""
     number, local_rank = untrusted.integer(e.get("round")), untrusted.integer(e.get("local_rank"), -1)
@@ -369,6 +362,8 @@ def _change_worker(s: RunSnapshot, e: Event, **changes: Any) -> RunSnapshot:
     if known is None and len(s.workers) >= MAX_WORKERS:
         return s
     old = known or WorkerSnapshot(node=e.node, local_rank=local_rank, round=number, started_ns=e.time_ns)
+    if old.how == NODE_LOST:  # whatever is still told of it, nobody saw
+        return s
     if old.state.is_final and "state" in changes:
         changes["state"] = old.state
     changes.setdefault("rank", untrusted.integer(e.get("rank"), old.rank))

@@ -5,6 +5,7 @@ Runs in: the kernel or command line, and tests; ``snapshot`` makes these.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from nb_elastic.model import RunState, StackReport, WorkerFailure, WorkerState
@@ -51,8 +52,52 @@ class WorkerSnapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSnapshot:
+    """One node of a run that an engine placed on machines; runs of this machine alone have none.
+
+    Attributes:
+        node: its index in the order of joining; of a run no two nodes have the same.
+        host: the machine's own name.
+        address: under which the other nodes reach it.
+        place: what the engine calls the machine, or "".
+        state: ``joined``, ``lost`` (nothing was heard of it any more) or ``left`` (it went by itself).
+        joined_ns: when it joined first.
+        lost_ns: when it was last lost, or left; 0 while it is here.
+        text: why it was lost, or left; of one that is back, too.
+        nproc: ranks that it was asked for: a number, or text such as ``gpu``.
+        gpus: how many it has.
+        is_back: it was called lost, and then heard again.
+        spans: when it was here: begin and end of each time, 0 while it lasts.
+    """
+
+    node: int
+    host: str = ""
+    address: str = ""
+    place: str = ""
+    state: str = "joined"
+    joined_ns: int = 0
+    lost_ns: int = 0
+    text: str = ""
+    nproc: int | str = 0
+    gpus: int = 0
+    is_back: bool = False
+    spans: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def is_here(self) -> bool:
+        """True while it takes part."""
+        return self.state == "joined"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundSnapshot:
-    """One forming of the group: ``cause`` is why it ended ("" while it lasts), ``formed_ns`` when the rendezvous did."""
+    """One forming of the group.
+
+    Attributes:
+        cause: why it ended, "" while it lasts.
+        formed_ns: when the rendezvous was over.
+        nodes: whose ranks took part, rising; empty where the run has no nodes to tell apart.
+    """
 
     number: int
     attempt: int = 0
@@ -62,6 +107,7 @@ class RoundSnapshot:
     formed_ns: int = 0
     ended_ns: int = 0
     world_size: int = 0
+    nodes: tuple[int, ...] = ()
     failures: tuple[WorkerFailure, ...] = ()
 
 
@@ -85,6 +131,7 @@ class RunSnapshot:
         reasons: the evidence for the category, a sentence each.
         hang: where the ranks stand while nothing moves, or None.
         waits_for: what the launch waits for before its supervisor speaks, or "".
+        nodes: all that ever joined, by their index; none in a run of this machine alone.
     """
 
     run_id: str = ""
@@ -122,6 +169,12 @@ class RunSnapshot:
     reasons: tuple[str, ...] = ()
     hang: StackReport | None = None
     waits_for: str = ""
+    nodes: tuple[NodeSnapshot, ...] = ()
+
+    @property
+    def has_nodes(self) -> bool:
+        """True where a reader must be told which node a rank is on."""
+        return bool(self.nodes) or self.max_nodes > 1
 
     @property
     def held(self) -> tuple[WorkerSnapshot, ...]:
@@ -136,6 +189,11 @@ class RunSnapshot:
     def worker(self, rank: int) -> WorkerSnapshot | None:
         """The worker with this global rank in the current round, or None."""
         return next((w for w in self.workers if w.rank == rank), None)
+
+    def node(self, index: int) -> NodeSnapshot | None:
+        """The node with this index, or None where nobody told of one."""
+        at = bisect_left(self.nodes, index, key=lambda n: n.node)
+        return self.nodes[at] if at < len(self.nodes) and self.nodes[at].node == index else None
 
     def elapsed_s(self, now_ns: int) -> float:
         """Seconds from the run's making to its end, or to ``now_ns`` while it lasts."""

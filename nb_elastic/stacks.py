@@ -53,6 +53,9 @@ def report(folder: RunDir, *, rank: int | None = None) -> StackReport:
     time_ns = time.time_ns()
     if now.state.is_final:
         return StackReport(time_ns=time_ns, cause="asked", headline=f"The run is over: it is {now.state.value}.")
+    if now.nodes:  # a pid of theirs is another process here, or none
+        text = f"The ranks run on other nodes of the run ({len(now.nodes)} joined it): their stacks can't be taken from here."
+        return StackReport(time_ns=time_ns, cause="asked", headline=text)
     asked = [t for t in targets(folder, now) if rank in {None, t.rank}]
     if not asked:
         what = "No rank has started yet." if rank is None else f"There is no rank {rank} now."
@@ -65,21 +68,19 @@ def report(folder: RunDir, *, rank: int | None = None) -> StackReport:
 
 def targets(folder: RunDir, now: RunSnapshot) -> list[Target]:
     """The ranks of the current round, as the journal tells of them."""
-    found = []
-    for worker in now.workers:
-        level = worker.node if folder.node(worker.node).is_dir() else None
-        found.append(
-            Target(
-                rank=worker.rank,
-                local_rank=worker.local_rank,
-                node=worker.node,
-                pid=worker.pid,
-                start_ticks=worker.start_ticks,
-                folder=folder.rank(worker.round, worker.local_rank, node=level),
-                ended=worker.state.value if worker.state.is_final else "",
-                held=worker.held_text or "held" if worker.state is WorkerState.HELD else "",
-            )
+    found = [
+        Target(
+            rank=worker.rank,
+            local_rank=worker.local_rank,
+            node=worker.node,
+            pid=worker.pid,
+            start_ticks=worker.start_ticks,
+            folder=folder.rank(worker.round, worker.local_rank, node=folder.level(worker.node)),
+            ended=worker.state.value if worker.state.is_final else "",
+            held=worker.held_text or "held" if worker.state is WorkerState.HELD else "",
         )
+        for worker in now.workers
+    ]
     return sorted(found, key=lambda t: t.rank)
 
 

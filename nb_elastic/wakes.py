@@ -1,6 +1,6 @@
 """Waiting until a file grows or another thread calls: what lets a follower sleep long and still see everything at once.
 
-Runs in: the kernel or the command line, and the supervisor.
+Runs in: the kernel or the command line, the supervisor and the node program.
 
 On Linux inotify tells of growth, once for each time that a file was watched: a flood of writes is one wake. Where it can't be had
 (another system, the user's limit of watches), ``is_sure`` says so, and whoever waits must look by itself now and then.
@@ -18,10 +18,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-IN_MODIFY, IN_MOVED_TO, IN_CREATE = 0x2, 0x80, 0x100
-IN_DONT_FOLLOW, IN_ONESHOT = 0x0200_0000, 0x8000_0000
+IN_MODIFY, IN_MOVED_TO, IN_CREATE, IN_DELETE = 0x2, 0x80, 0x100, 0x200
+IN_ONLYDIR, IN_DONT_FOLLOW, IN_ONESHOT = 0x0100_0000, 0x0200_0000, 0x8000_0000
 GROWS = IN_MODIFY | IN_DONT_FOLLOW | IN_ONESHOT
 APPEARS = IN_CREATE | IN_MOVED_TO | IN_DONT_FOLLOW | IN_ONESHOT
+CHANGES = IN_CREATE | IN_MOVED_TO | IN_DELETE | IN_DONT_FOLLOW | IN_ONLYDIR
 DRAIN_BYTES = 1 << 16
 
 
@@ -59,6 +60,12 @@ class Wakes:
                 return
             self._add(path.parent, APPEARS)
             self._add(path, GROWS)  # it may have appeared in between
+
+    def watch_folder(self, folder: Path) -> None:
+        """Have each file that comes into a folder, or goes, end a wait; until ``watch`` asks for a missing one in it."""
+        with self._lock:
+            if self._inotify >= 0 and not self._is_closed:
+                self._add(folder, CHANGES)
 
     def wake(self) -> None:
         """End the wait of another thread, or the next one."""

@@ -76,7 +76,7 @@ class RunFiles:
             return
         self._round = max(self._round, round_number)
         at: dict[str, Any] = {"node": node, "round": round_number, "local_rank": local_rank, "rank": rank}
-        level = self._level(node)
+        level = self._folder.level(node)
         self._add(File(key=f"{node}/usage", kind="usage", path=self._folder.usage(level), node=node))
         place = self._folder.rank(round_number, local_rank, node=level)
         for kind, path in (("metrics", place.metrics), ("outputs", place.outputs)):
@@ -88,7 +88,7 @@ class RunFiles:
     def growth(self) -> list[tuple[int, Path]]:
         """(node, file) of each node's growth.jsonl, which tells when its logs had which size."""
         nodes = sorted({f.node for f in self})
-        return [(n, self._folder.growth(self._level(n))) for n in nodes]
+        return [(n, self._folder.growth(self._folder.level(n))) for n in nodes]
 
     def look(self, watch: Callable[[Path], None] | None = None, *, is_last: bool = False) -> None:
         """See how large each file is now.
@@ -122,6 +122,3 @@ class RunFiles:
         size = seen.st_size if stat.S_ISREG(seen.st_mode) else 0
         if size != file.size or not file.time_ns:
             file.size, file.time_ns, file.is_watched = size, seen.st_mtime_ns, False
-
-    def _level(self, node: int) -> int | None:
-        return node if (self._folder.path / f"node_{node}").is_dir() else None

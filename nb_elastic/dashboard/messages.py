@@ -17,7 +17,7 @@ from nb_elastic.errors import ElasticError
 from nb_elastic.model import Frame, StackGroup, StackReport, WorkerFailure
 from nb_elastic.model import to_json as model_json
 from nb_elastic.rundir import RunDir
-from nb_elastic.snapshot import RunSnapshot, to_json
+from nb_elastic.snapshot import NodeSnapshot, RunSnapshot, to_json
 
 CHARTS = "charts.js"
 VERSION = 1
@@ -34,6 +34,7 @@ TRACEBACK_CHARS = 40_000
 WHOLE_FAILURES = 8
 """So many failures of a round keep traceback and frames in a state."""
 ROUNDS = 50
+GONE_NODES = 200
 MAX_ID_CHARS = 200
 MAX_FILES = 20_000
 STACK_GROUPS, STACK_FRAMES = 64, 60
@@ -146,9 +147,17 @@ def snapshot_json(snapshot: RunSnapshot) -> dict[str, Any]:
     """A snapshot as JSON, without what would make it huge where hundreds of ranks fail in many rounds."""
     rounds = tuple(replace(r, failures=slimmed(r.failures, whole=1)) for r in snapshot.rounds[-ROUNDS:])
     hang = None if snapshot.hang is None else slim_report(snapshot.hang)
+    nodes = slim_nodes(snapshot.nodes)
     failures = slimmed(snapshot.failures, whole=WHOLE_FAILURES)
     reasons = sentences(snapshot.reasons)
-    return to_json(replace(snapshot, rounds=rounds, failures=failures, reasons=reasons, hang=hang))
+    return to_json(replace(snapshot, rounds=rounds, failures=failures, reasons=reasons, hang=hang, nodes=nodes))
+
+
+def slim_nodes(nodes: tuple[NodeSnapshot, ...]) -> tuple[NodeSnapshot, ...]:
+    """The nodes that are here, and of those that went the last ones: machines may come and go for weeks."""
+    gone = sorted((n for n in nodes if not n.is_here), key=lambda n: n.lost_ns)
+    older = {n.node for n in gone[:-GONE_NODES]}
+    return tuple(replace(n, text=n.text[:SENTENCE_CHARS], spans=n.spans[-20:]) for n in nodes if n.node not in older)
 
 
 def slimmed(failures: tuple[WorkerFailure, ...], *, whole: int) -> tuple[WorkerFailure, ...]:
@@ -185,6 +194,9 @@ def run_row(snapshot: RunSnapshot, folder: RunDir, *, is_own: bool, is_here: boo
         "state": snapshot.state.value,
         "entry": snapshot.entry,
         "world_size": snapshot.world_size or len(snapshot.workers),
+        "nodes": len({w.node for w in snapshot.workers} | {n.node for n in snapshot.nodes if n.is_here})
+        if snapshot.nodes
+        else 0,
         "created_ns": snapshot.created_ns,
         "finished_ns": snapshot.finished_ns,
         "dir": os.fspath(folder.path),

@@ -1,4 +1,4 @@
-"""The engine of this machine: one supervisor, forked from the warm launcher or started by itself.
+"""This machine as a place to run: one supervisor, forked from the warm launcher or started by itself.
 
 Runs in: the kernel or the command line.
 
@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from nb_elastic import machine, opening, wire
 from nb_elastic.engines import warm
-from nb_elastic.engines.base import Channel, Placement, with_package
+from nb_elastic.engines.seat import Channel, Seat, with_package
 from nb_elastic.engines.warm import Offer
 from nb_elastic.errors import EngineError
 from nb_elastic.lifeline import blocked_signals
@@ -69,7 +69,7 @@ class LocalChannel:
 
     def __init__(
         self,
-        placement: Placement,
+        seat: Seat,
         *,
         ends: _Ends,
         stdin: BinaryIO,
@@ -79,7 +79,7 @@ class LocalChannel:
         on_leave: Callable[[Offer], None],
         on_silence: Callable[[], None],
     ) -> None:
-        self._placement = placement
+        self._seat = seat
         self._ends: _Ends | None = ends
         self._stdin, self._stdout = stdin, stdout
         self._offer = offer
@@ -90,7 +90,7 @@ class LocalChannel:
         if offer is None:
             self._start_cold()
         else:
-            self._settle(HELLO_S if placement.is_detached else 0.0, is_last=placement.is_detached)
+            self._settle(HELLO_S if seat.is_detached else 0.0, is_last=seat.is_detached)
         is_early = self._ends is not None and offer is not None and offer.is_early
         self.waits_for = "importing torch" if is_early or self.process is not None else ""
 
@@ -130,7 +130,7 @@ class LocalChannel:
                 self._ends = None
         with contextlib.suppress(OSError):
             self._stdin.close()
-        if self._placement.is_detached:
+        if self._seat.is_detached:
             if self.process is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.process.wait(DETACHED_S)
@@ -189,8 +189,8 @@ class LocalChannel:
                 stdin=ends.stdin,
                 stdout=ends.stdout,
                 stderr=ends.log,
-                env=with_package(self._placement.env),
-                cwd=self._placement.log.parent,
+                env=with_package(self._seat.env),
+                cwd=self._seat.log.parent,
                 pass_fds=ends.buffers,
                 start_new_session=True,
             )
@@ -209,7 +209,7 @@ def _end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
 class LocalEngine:
     """Has the supervisor forked from the warm launcher, or starts it with this Python, in a session of its own."""
 
-    def open(self, placement: Placement) -> list[Channel]:
+    def open(self, seat: Seat) -> Channel:
         """Start the one supervisor of this machine.
 
         Raises:
@@ -219,33 +219,33 @@ class LocalEngine:
         with contextlib.ExitStack() as stack:
             try:
                 stdin_r, stdin = _pipe(stack, "wb")
-                log = opening.to_append(placement.log)
+                log = opening.to_append(seat.log)
                 stack.callback(os.close, log)
                 machine.hold(log)  # tells others, while a supervisor has it, that there is one
                 stdout: BinaryIO | None = None
-                if placement.is_detached:
+                if seat.is_detached:
                     stdout_w = os.open(os.devnull, os.O_WRONLY)
                     stack.callback(os.close, stdout_w)
                 else:
                     stdout_w, stdout = _pipe(stack, "rb")
                 channel = LocalChannel(
-                    placement,
-                    ends=_Ends(stdin=stdin_r, stdout=stdout_w, log=log, buffers=placement.pass_fds),
+                    seat,
+                    ends=_Ends(stdin=stdin_r, stdout=stdout_w, log=log, buffers=seat.pass_fds),
                     stdin=stdin,
                     stdout=stdout,
-                    offer=launcher.supervisor(spares=placement.nproc, env=placement.rank_env) if launcher else None,
-                    on_close=lambda: launcher.stand_by(placement.nproc) if launcher else None,
+                    offer=launcher.supervisor(spares=seat.nproc, env=seat.rank_env) if launcher else None,
+                    on_close=lambda: launcher.stand_by(seat.nproc) if launcher else None,
                     on_leave=lambda offer: launcher.leave(offer) if launcher else offer.close(),
                     on_silence=lambda: launcher.renew() if launcher else None,
                 )
             except OSError as e:
                 raise EngineError(
-                    f"The supervisor can't be started: {e.strerror or e}. See {placement.log}. Nothing was started."
+                    f"The supervisor can't be started: {e.strerror or e}. See {seat.log}. Nothing was started."
                 ) from e
             stack.pop_all()  # they are the channel's now
         if launcher is not None:
             channel.notes, launcher.news = tuple(launcher.news), []
-        return [channel]
+        return channel
 
 
 def _pipe(stack: contextlib.ExitStack, mode: str) -> tuple[int, BinaryIO]:

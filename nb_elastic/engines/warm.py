@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nb_elastic import birth, installed
-from nb_elastic.engines.base import with_package
+from nb_elastic.engines.seat import with_package
 from nb_elastic.lifeline import ProcessId, blocked_signals
 
 LAUNCHER_ENV = {

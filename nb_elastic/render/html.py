@@ -12,7 +12,7 @@ from dataclasses import replace
 from html import escape
 from typing import Any
 
-from nb_elastic import report_failure, report_text, report_words
+from nb_elastic import report_failure, report_nodes, report_text, report_words
 from nb_elastic.dashboard import messages, saved
 from nb_elastic.model import STREAMS, RunState, Stream
 from nb_elastic.render import html_extras, html_standstill, standstill
@@ -134,9 +134,9 @@ def page(
     logs = f'<div style="{MUTED};font-size:12px;margin-top:6px">Logs: {code(str(folder.path))}</div>'
     whole = ""
     for ranks in RANKS_SHOWN:
-        parts = [*first, table(snapshot, now_ns=now_ns, ranks=ranks), _results(snapshot, ranks=ranks)]
+        parts = [*first, nodes(snapshot), table(snapshot, now_ns=now_ns, ranks=ranks), _results(snapshot, ranks=ranks)]
         parts.append(html_extras.progress(extras.get("metrics", ()), ranks=ranks))
-        parts += [_details(w, tails.get(w.rank, {})) for w in snapshot.workers[:ranks]]
+        parts += [_details(w, tails.get(w.rank, {}), snapshot) for w in snapshot.workers[:ranks]]
         inner = "\n".join(part for part in [*parts, OUTPUTS, logs] if part)
         style = f"border:{LINE};border-radius:6px;padding:8px 12px;margin:2px 0"
         whole = f'<div class="nb-elastic" style="{style}">\n{inner}\n</div>'
@@ -155,7 +155,7 @@ def live_tail(snapshot: RunSnapshot, folder: RunDir, *, now_ns: int, has: Callab
     room = LIVE_CHARS // max(1, len(shown))
     parts = [header(snapshot, now_ns=now_ns), html_standstill.held(snapshot)]
     parts.append(html_standstill.hang(snapshot, folder=folder, now_ns=now_ns, has_frames=False))
-    parts.append(table(snapshot, now_ns=now_ns, ranks=LIVE_RANKS))
+    parts += [nodes(snapshot), table(snapshot, now_ns=now_ns, ranks=LIVE_RANKS)]
     for worker in shown:
         place = report_words.rank_dir(folder, node=worker.node, round_number=worker.round, local_rank=worker.local_rank)
         streams = [s for s in STREAMS if has(worker.local_rank, s)]
@@ -173,7 +173,8 @@ def header(snapshot: RunSnapshot, *, now_ns: int) -> str:
         words.append(escape(report_words.first_line(snapshot.name, limit=60)))
     count = snapshot.world_size or len(snapshot.workers)
     if count:
-        words.append("1 rank" if count == 1 else f"{count} ranks")
+        where = report_nodes.size_text(snapshot) if snapshot.nodes else ""
+        words.append(escape(("1 rank" if count == 1 else f"{count} ranks") + where))
     words.append(report_words.elapsed_text(snapshot.elapsed_s(now_ns)))
     if snapshot.max_restarts:
         words.append(report_words.attempt_text(snapshot))
@@ -226,6 +227,25 @@ def table(snapshot: RunSnapshot, *, now_ns: int, ranks: int = RANKS_SHOWN[0]) ->
     return f'<table style="{style}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}'
 
 
+def nodes(snapshot: RunSnapshot) -> str:
+    """The table of nodes; "" for a run of this machine alone."""
+    columns = report_nodes.node_columns(snapshot)
+    if not snapshot.nodes or not columns:
+        return ""
+    rows = list(zip(*columns.values(), strict=True))
+    at = list(columns).index("state")
+    body = ""
+    for row in rows[: report_nodes.NODE_ROWS]:
+        shown = [chip(t.split(" ")[0], text=t) if i == at else escape(t) for i, t in enumerate(row)]
+        faded = "" if row[at].startswith("joined") else f";{MUTED}"
+        body += "<tr>" + "".join(f'<td style="{CELL}{faded}">{cell}</td>' for cell in shown) + "</tr>"
+    head = "".join(f'<th style="{CELL};font-weight:600">{escape(c)}</th>' for c in columns)
+    rest = len(rows) - report_nodes.NODE_ROWS
+    more = f'<div style="{MUTED}">and {rest} more nodes</div>' if rest > 0 else ""
+    style = f"{MONO};border-collapse:collapse;margin:4px 0;border:none"
+    return f'<table style="{style}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}'
+
+
 def _state_chip(worker: WorkerSnapshot, snapshot: RunSnapshot) -> str:
     """The worker's state; of those that failed, which did so first and which only followed."""
     failure = next((f for f in snapshot.failures if (f.node, f.local_rank) == (worker.node, worker.local_rank)), None)
@@ -240,7 +260,7 @@ def _results(snapshot: RunSnapshot, *, ranks: int) -> str:
     return f'<div style="font-weight:600;margin-top:4px">Results</div>{pre(text)}' if lines else ""
 
 
-def _details(worker: WorkerSnapshot, streams: Mapping[Stream, Sequence[str]]) -> str:
+def _details(worker: WorkerSnapshot, streams: Mapping[Stream, Sequence[str]], snapshot: RunSnapshot) -> str:
     if not streams:
         return ""
     parts: list[str] = []
@@ -250,7 +270,8 @@ def _details(worker: WorkerSnapshot, streams: Mapping[Stream, Sequence[str]]) ->
         parts.append(label + pre("\n".join(lines)))
     last = next((line for lines in streams.values() for line in reversed(lines) if line.strip()), "")
     hint = f'<span style="{MONO};{MUTED}">{escape(report_words.first_line(last, limit=80))}</span>'
-    summary = f'<summary style="cursor:pointer">rank {worker.rank} {hint}</summary>'
+    name = escape(report_nodes.rank_text(snapshot, worker))
+    summary = f'<summary style="cursor:pointer">{name} {hint}</summary>'
     return f'<details style="margin-top:4px">{summary}{"".join(parts)}</details>'
 
 

@@ -61,7 +61,8 @@ def verdict(snapshot: RunSnapshot, *, told: str) -> str:
     category, reasons = snapshot.category, snapshot.reasons
     if root is not None and root.category and not (root.followed and category):
         is_own = root.category == FailureCategory.USER_ERROR.value and root.error_type not in {"", "SystemExit"}
-        category, reasons = root.category, () if is_own else root.reasons  # its traceback says it all
+        is_own = is_own or root.category == FailureCategory.LOST_NODE.value
+        category, reasons = root.category, () if is_own else root.reasons  # its traceback, or the report, says it all
     if not category:
         return ""
     label = "cause unknown" if category == "unknown" else report_words.first_line(category, limit=80)

@@ -20,6 +20,7 @@ MUTED = "opacity:.7"
 GREEN, RED, AMBER, BLUE, GREY, PURPLE = "#2e7d32", "#c62828", "#a15c00", "#1565c0", "#616161", "#7a3fc4"
 COLOURS: Mapping[str, str] = {
     "running": BLUE,
+    "joined": BLUE,
     "held": PURPLE,
     "succeeded": GREEN,
     "failed": RED,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nb_elastic import report_text, report_words
+from nb_elastic import report_nodes, report_text, report_words
 from nb_elastic.model import LogChunk
 from nb_elastic.render.base import Shown
 from nb_elastic.render.displays import text_lines
@@ -195,11 +196,15 @@ class _View:
 
 
 def table_of(snapshot: RunSnapshot, tails: Tails, *, now_ns: int, width: int, height: int) -> RenderableType:
-    """The table of ranks: at most ``height`` rows; ranks that don't fit are folded by state."""
+    """The table of ranks: at most ``height`` rows; ranks that don't fit are folded by state, or by node where there are any."""
+    if snapshot.nodes and len(snapshot.workers) > height:
+        return _node_table(snapshot, width=width, height=height)
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, width=width, header_style="dim")
     columns = report_text.worker_columns(snapshot, now_ns=now_ns)
     is_wide = width >= WIDE_COLUMNS
-    kept = {name: cells for name, cells in columns.items() if is_wide or name in {"rank", "state", "exit", "time"}}
+    kept = {
+        name: cells for name, cells in columns.items() if is_wide or name in {"rank", "node", "state", "exit", "time"}
+    }
     kept.pop("binding", None)
     for name in kept:
         table.add_column(name, no_wrap=True)
@@ -226,6 +231,28 @@ def _fold(workers: Sequence[WorkerSnapshot], height: int) -> tuple[list[WorkerSn
         if worker not in chosen:
             folded.setdefault(worker.state.value, []).append(worker.rank)
     return [w for w in workers if w in chosen], folded
+
+
+def _node_table(snapshot: RunSnapshot, *, width: int, height: int) -> RenderableType:
+    """A row for each node, those that need a look first; those that don't fit are folded by how their ranks are."""
+    columns = report_nodes.node_columns(snapshot)
+    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    usual = Counter(row.get("they are", "") for row in rows).most_common(1)[0][0]
+    by_need = sorted(range(len(rows)), key=lambda i: (rows[i].get("they are", "") == usual, i))
+    chosen = set(by_need if len(rows) <= height else by_need[: max(1, height - 1)])
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, width=width, header_style="dim")
+    kept = [name for name in columns if width >= WIDE_COLUMNS or name in {"node", "state", "they are"}]
+    for name in kept:
+        table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=1 if name == kept[-1] else None)
+    for i in sorted(chosen):
+        table.add_row(*(Text(rows[i][name], style=_STATE_STYLES.get(rows[i][name], "")) for name in kept))
+    folded: dict[str, list[int]] = {}
+    for i in sorted(set(range(len(rows))) - chosen):
+        folded.setdefault(rows[i].get("they are", ""), []).append(int(rows[i]["node"]))
+    if not folded:
+        return table
+    more = [f"{report_nodes.nodes_text(nodes)}: {states or 'no ranks'}" for states, nodes in folded.items()]
+    return Group(table, Text("; ".join(more), style="dim", overflow="ellipsis", no_wrap=True))
 
 
 def _cell(name: str, text: str) -> Text:

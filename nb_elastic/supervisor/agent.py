@@ -19,7 +19,6 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.utils.api import macros
 
 from nb_elastic import model
-from nb_elastic.errors import RendezvousError
 from nb_elastic.model import LaunchSpec, WorkerFailure
 from nb_elastic.supervisor import failures_words, rank_env
 from nb_elastic.supervisor.channel import EventLog
@@ -28,8 +27,9 @@ from nb_elastic.supervisor.crew import ForkServer
 from nb_elastic.supervisor.logs import FilteredLog, RunLogs, open_filtered
 from nb_elastic.supervisor.placement import Placement
 from nb_elastic.supervisor.pulse import Pulse, Subject
-from nb_elastic.supervisor.rank_env import Place
+from nb_elastic.supervisor.regrouping import misses_a_node, wait_for_ends
 from nb_elastic.supervisor.rendezvous import HandlerBundle
+from nb_elastic.supervisor.rendezvous_c10d import GroupIsOverError
 from nb_elastic.supervisor.stopping import Stopper
 
 TICK_S = 0.001
@@ -117,22 +117,19 @@ class Agent(LocalElasticAgent):
     # -- the life of a round -----------------------------------------------------------------
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
-        self._round += 1
+        group = self._bundle.group
+        with self._stopper.interruptible():
+            # All nodes call a round by the same number, also one that came late.
+            self._round = max(self._round + 1, group.coming_round() if group else 0)
         self._attempt = worker_group.spec.max_restarts - self._remaining_restarts
         self._is_round_open = True
-        where = {"round": self._round, "attempt": self._attempt}
-        self._log.tell("rendezvous_started", **where, backend=self._bundle.backend)
+        self._log.tell("rendezvous_started", **self._number, backend=self._bundle.backend)
         with self._stopper.interruptible():
             super()._rendezvous(worker_group)
-        self._log.tell(
-            "rendezvous_finished",
-            **where,
-            group_rank=worker_group.group_rank,
-            group_world_size=worker_group.group_world_size,
-            world_size=worker_group.workers[0].world_size,
-            master_addr=worker_group.master_addr,
-            master_port=worker_group.master_port,
-        )
+            if group:
+                self._round, self._attempt = group.group_round, group.agree(self._attempt)
+        self._remaining_restarts = max(0, worker_group.spec.max_restarts - self._attempt)
+        self._log.tell("rendezvous_finished", **self._number, **_meeting_of(worker_group))
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._stopper.check()
@@ -171,6 +168,9 @@ class Agent(LocalElasticAgent):
             one.pump()
         self._log.flush()
         result: RunResult = super()._monitor_workers(worker_group)
+        has_failed = result.state in {WorkerState.FAILED, WorkerState.UNHEALTHY}
+        if has_failed and misses_a_node(self._bundle.group, self._context.watch.told.values(), self._stopper):
+            return RunResult(state=WorkerState.HEALTHY)  # torch then sees that the group has changed
         return result
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:  # noqa: ARG002  torch's signature
@@ -192,7 +192,10 @@ class Agent(LocalElasticAgent):
 
     def _exit_barrier(self) -> None:
         with self._stopper.interruptible():
-            super()._exit_barrier()  # type: ignore[no-untyped-call]
+            if self._bundle.group:
+                wait_for_ends(self._bundle.group)
+            else:
+                super()._exit_barrier()  # type: ignore[no-untyped-call]
 
     def end_round(self, cause: str, *, text: str = "") -> None:
         """Tell the journal why the round ended, with the whole story of a failure; once a round.
@@ -210,7 +213,11 @@ class Agent(LocalElasticAgent):
         if not text and (cause == "failure" or (self.failures and cause != "success")):
             others = self._context.watch.others() if cause == "failure" and self._pcontext else []
             self.text = failures_words.text_of(self.failures, others=others, run_dir=self._launch.run_dir)
-        self._log.tell("round_ended", round=self._round, attempt=self._attempt, cause=cause, text=self.text)
+        self._log.tell("round_ended", **self._number, cause=cause, text=self.text)
+
+    @property
+    def _number(self) -> dict[str, int]:
+        return {"round": self._round, "attempt": self._attempt}
 
     @property
     def has_begun(self) -> bool:
@@ -226,11 +233,11 @@ class Agent(LocalElasticAgent):
 
         Raises:
             SignalException: when the run is to be stopped.
-            RendezvousError: if the rendezvous was closed before this node could take part.
+            GroupIsOverError: if the rendezvous was closed before this node could take part.
         """
         result: RunResult | None = self.run()
         if result is None:  # torch's way to tell a graceful exit
-            raise RendezvousError("The rendezvous was closed: the run was already over when this node came.")
+            raise GroupIsOverError("The rendezvous was closed: the run was already over when this node came.")
         has_failed = isinstance(self._pcontext, RankContext) and bool(self._pcontext.watch.failed)
         return result.state == WorkerState.SUCCEEDED and not has_failed
 
@@ -256,21 +263,7 @@ class Agent(LocalElasticAgent):
         return super()._construct_event(state, source, *args, **kwargs)
 
     def _env_of(self, group: WorkerGroup, worker: Any) -> dict[str, str]:
-        spec = group.spec
-        place = Place(
-            rank=worker.global_rank,
-            local_rank=worker.local_rank,
-            role_rank=worker.role_rank,
-            world_size=worker.world_size,
-            role_world_size=worker.role_world_size,
-            local_world_size=spec.local_world_size,
-            group_rank=group.group_rank or 0,
-            group_world_size=group.group_world_size or 1,
-            master_addr=group.master_addr or "",
-            master_port=group.master_port or 0,
-            restart_count=self._attempt,
-            uses_agent_store=bool(spec.rdzv_handler.use_agent_store),
-        )
+        place = rank_env.place_of(group, worker, restart_count=self._attempt)
         return rank_env.build(
             self._launch,
             place,
@@ -295,6 +288,17 @@ class Agent(LocalElasticAgent):
             stderr=stderr,
             is_exec=self._is_exec,
         )
+
+
+def _meeting_of(group: WorkerGroup) -> dict[str, Any]:
+    """What the rendezvous settled for this node."""
+    return {
+        "group_rank": group.group_rank,
+        "group_world_size": group.group_world_size,
+        "world_size": group.workers[0].world_size,
+        "master_addr": group.master_addr,
+        "master_port": group.master_port,
+    }
 
 
 def _subjects(pids: Mapping[int, int], ranks: Mapping[int, int], logs: RunLogs, placement: Placement) -> list[Subject]:

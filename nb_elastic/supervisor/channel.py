@@ -85,9 +85,9 @@ class EventLog:
         """True when the journal was deleted: nobody can ever read it."""
         return os.fstat(self._journal.fd).st_nlink == 0
 
-    def tell(self, kind: str, *, time_ns: int | None = None, **data: Any) -> None:
-        """Tell one event (see ``nb_elastic.events``)."""
-        event = events.make(kind, node=self._node, time_ns=time_ns, **data)
+    def tell(self, kind: str, *, node: int | None = None, time_ns: int | None = None, **data: Any) -> None:
+        """Tell one event (see ``nb_elastic.events``), of this node where no other is named."""
+        event = events.make(kind, node=self._node if node is None else node, time_ns=time_ns, **data)
         with self._lock:
             self._unwritten.append(event)
             if not self._write() or self.is_unlinked:
@@ -149,6 +149,12 @@ class EventLog:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self._stdout_fd)
         os.close(null)
+
+    def close(self) -> None:
+        """Close the journal; stdout stays."""
+        with self._lock:
+            self._pending.clear()
+            self._journal.close()
 
     def _write(self) -> bool:
         """Write all that is not written yet, in order; False if there is no room. The lock is held."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from nb_elastic import holding_patience
 from nb_elastic.model import LaunchSpec, WorkerSpec
@@ -33,6 +34,24 @@ class Place:
     master_port: int
     restart_count: int
     uses_agent_store: bool
+
+
+def place_of(group: Any, worker: Any, *, restart_count: int) -> Place:
+    """Take it from torch's group and worker, after the rendezvous."""
+    return Place(
+        rank=worker.global_rank,
+        local_rank=worker.local_rank,
+        role_rank=worker.role_rank,
+        world_size=worker.world_size,
+        role_world_size=worker.role_world_size,
+        local_world_size=group.spec.local_world_size,
+        group_rank=group.group_rank or 0,
+        group_world_size=group.group_world_size or 1,
+        master_addr=group.master_addr or "",
+        master_port=group.master_port or 0,
+        restart_count=restart_count,
+        uses_agent_store=bool(group.spec.rdzv_handler.use_agent_store),
+    )
 
 
 def build(

@@ -20,8 +20,14 @@ from torch.distributed.elastic.rendezvous import (
 
 from nb_elastic.errors import ElasticError, OptionError, RendezvousError
 from nb_elastic.model_options import LaunchOptions
-from nb_elastic.supervisor import addresses, stores
-from nb_elastic.supervisor.rendezvous_c10d import UNSHARED_VARIABLE, is_started_by_hand, make_c10d, own_address
+from nb_elastic.supervisor import addresses, rendezvous_c10d, stores
+from nb_elastic.supervisor.rendezvous_c10d import (
+    UNSHARED_VARIABLE,
+    FreshStoreRendezvous,
+    is_started_by_hand,
+    make_c10d,
+    own_address,
+)
 from nb_elastic.supervisor.rendezvous_static import StaticRendezvous
 
 Note = Callable[[str], None]
@@ -41,6 +47,7 @@ class HandlerBundle:
         local_addr: this node's IP, for WorkerSpec.local_addr; "" where only the handler knows.
         master_addr: for WorkerSpec.master_addr; None leaves it to the handler.
         master_port: for WorkerSpec.master_port; None leaves it to the handler.
+        group: the same handler where it can tell what the group's nodes have in common; else None.
     """
 
     handler: RendezvousHandler
@@ -49,9 +56,12 @@ class HandlerBundle:
     local_addr: str = addresses.LOOPBACK
     master_addr: str | None = None
     master_port: int | None = None
+    group: FreshStoreRendezvous | None = None
 
 
-def make_handler(options: LaunchOptions, *, rdzv_id: str, key: bytes, nproc: int, note: Note) -> HandlerBundle:
+def make_handler(
+    options: LaunchOptions, *, rdzv_id: str, key: bytes, nproc: int, note: Note, is_driven: bool = False
+) -> HandlerBundle:
     """Make the rendezvous that ``options`` ask for.
 
     Args:
@@ -61,14 +71,15 @@ def make_handler(options: LaunchOptions, *, rdzv_id: str, key: bytes, nproc: int
         key: secret of the run that all its nodes share, or b"" where nobody gave them one.
         nproc: ranks of this node.
         note: tells the user something once.
+        is_driven: a driver hosts the meeting place, or has a node do so, and made the key for this run alone.
 
     Raises:
         OptionError: if an option's value makes no sense.
         RendezvousError: if the endpoint can't be used or the backend doesn't exist.
     """
-    if not options.rdzv_id and is_started_by_hand(options):
+    if not options.rdzv_id and not is_driven and is_started_by_hand(options):
         rdzv_id = "none"
-    backend = choose_backend(options)
+    backend = choose_backend(options, is_driven=is_driven)
     if backend == "loopback":
         if os.environ.get(UNSHARED_VARIABLE, "0") == "1":
             note(
@@ -77,16 +88,21 @@ def make_handler(options: LaunchOptions, *, rdzv_id: str, key: bytes, nproc: int
             )
         return HandlerBundle(handler=LoopbackRendezvous(rdzv_id), backend=backend, env=rank_env(addresses.LOOPBACK))
     if backend == "c10d":
-        handler, local_addr = make_c10d(options, rdzv_id=rdzv_id, key=key, note=note)
-        return HandlerBundle(handler=handler, backend=backend, env=rank_env(local_addr), local_addr=local_addr)
+        handler, local_addr = make_c10d(options, rdzv_id=rdzv_id, key=key, note=note, is_driven=is_driven)
+        group = handler if rendezvous_c10d.is_curable(handler) else None
+        return HandlerBundle(
+            handler=handler, backend=backend, env=rank_env(local_addr), local_addr=local_addr, group=group
+        )
     if backend == "static":
         static, local_addr = make_static(options, rdzv_id=rdzv_id)
         return HandlerBundle(handler=static, backend=backend, env=rank_env(local_addr), local_addr=local_addr)
     return make_registered(backend, options, rdzv_id=rdzv_id, nproc=nproc)
 
 
-def choose_backend(options: LaunchOptions) -> str:
+def choose_backend(options: LaunchOptions, *, is_driven: bool = False) -> str:
     """Name of the backend: the one asked for, else the simplest that fits."""
+    if is_driven:
+        return "loopback" if options.is_one_node else "c10d"
     if options.rdzv_backend:
         return options.rdzv_backend
     if options.standalone:

@@ -9,7 +9,8 @@ Faults of the stock handler that are cured here (torch 2.9 to 2.15):
 * both its stores listen on all interfaces. Here each listens on one address;
 * its state is a pickle that anyone may replace. Here it is sealed JSON (``rendezvous_sealed``);
 * a node that vanishes is noticed only by a collective's timeout (pytorch#111646). Here the rest of an elastic
-  group re-form as soon as its keep-alives stop.
+  group re-form as soon as its keep-alives stop;
+* forming a group takes a second or two (``rendezvous_quick``).
 
 Keep-alives are compared with each machine's own clock: nodes whose clocks differ by more than
 ``keep_alive_interval * keep_alive_max_attempt`` (5 s unless set) take each other for dead.
@@ -17,6 +18,7 @@ Keep-alives are compared with each machine's own clock: nodes whose clocks diffe
 
 from __future__ import annotations
 
+import hmac
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -36,6 +38,7 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRende
 from nb_elastic.errors import OptionError, RendezvousError
 from nb_elastic.model_options import LaunchOptions
 from nb_elastic.supervisor import addresses, stores
+from nb_elastic.supervisor.rendezvous_quick import fresh, quick
 from nb_elastic.supervisor.rendezvous_sealed import SealedBackend, derive_key, hidden_name
 
 DEFAULT_PORT = 29400
@@ -69,8 +72,13 @@ PRIVATE_NAMES = (
     "_create_tcp_store_server",
     "_state_holder",
     "_heartbeat_lock",
+    "_get_world",
+    "_get_store",
 )
 """Names of torch's handler that the cures touch; a test tells when torch moves them."""
+
+ENDED = "ended"
+"""Key of the round's store, there once the ranks of a node are done."""
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +89,10 @@ class Meeting:
 
     store: Store
     local_addr: str
+
+
+class GroupIsOverError(RendezvousError):
+    """The rendezvous is closed: no group is formed there any more."""
 
 
 class FreshStoreRendezvous(DynamicRendezvousHandler):
@@ -106,7 +118,8 @@ class FreshStoreRendezvous(DynamicRendezvousHandler):
         self._bootstrap_store_info = None
         self._shared_tcp_store_server = None
         try:
-            info = super().next_rendezvous()
+            with quick(getattr(self, "_state_holder", None), nodes=self.settings.max_nodes):
+                info = super().next_rendezvous()
         except RendezvousTimeoutError as e:
             wanted, patience_s = self.settings.min_nodes, self.settings.timeout.join.total_seconds()
             raise RendezvousError(
@@ -114,16 +127,19 @@ class FreshStoreRendezvous(DynamicRendezvousHandler):
                 f"{patience_s:g} s. Start every node with the same endpoint and id; --rdzv-conf join_timeout=... waits longer."
             ) from e
         except RendezvousClosedError as e:
-            raise RendezvousError(
+            raise GroupIsOverError(
                 f"The rendezvous {self.rdzv_id!r} is closed: a node of this run ended it, by failing or because all was done."
             ) from e
         self._members = info.world_size if is_curable(self) else 0
         return info
 
     def num_nodes_waiting(self) -> int:
-        """Nodes that want to join; also 1 if a node of this round is lost and enough are left to go on."""
+        """Nodes that want to join; also 1 if a node of this round is lost and enough are left to go on.
+
+        Where ranks of a node are done already nobody joins any more: that node would not be in a new round.
+        """
         waiting = int(super().num_nodes_waiting())
-        if waiting or not self._members:
+        if not self._members or (waiting and not self._get_store().check([ENDED])):
             return waiting
         with self._heartbeat_lock:
             state = self._state_holder.state
@@ -131,21 +147,80 @@ class FreshStoreRendezvous(DynamicRendezvousHandler):
         # Of a closed rendezvous nobody can make a new round: let the ranks end as they do.
         return int(not state.closed and self.settings.min_nodes <= alive < self._members)
 
+    def coming_round(self) -> int:
+        """Number of the round that a node which comes now will be in, as far as the group has told."""
+        state = self._fresh_state()
+        return int(state.round) + bool(state.complete)
+
+    def agree(self, attempt: int) -> int:
+        """The group's attempt: what its nodes count apart (each its own failures) is one number for all, the highest.
+
+        All nodes of a round must call it, right after ``next_rendezvous``.
+        """
+        rank, world_size = self._get_world()
+        store = self._get_store()
+        store.set(f"attempt/{rank}", str(attempt))
+        if rank == 0:  # one reads all: of many nodes, all would take long to read all
+            told = store.multi_get([f"attempt/{other}" for other in range(world_size)])
+            store.set("attempt", str(max(map(int, told))))
+        return int(store.get("attempt"))
+
+    def end_barrier(self) -> Callable[[], bool]:
+        """Tell that this node's ranks are done; what comes back tells whether those of all nodes are."""
+        rank, world_size = self._get_world()
+        store = self._get_store()
+        store.set(f"ended/{rank}", "")
+        store.set(ENDED, "")
+        keys = [f"ended/{other}" for other in range(world_size)]
+        return lambda: bool(store.check(keys))
+
+    @property
+    def group_round(self) -> int:
+        """Number of the present round, the same on all nodes."""
+        return int(self._state_holder.state.round)
+
+    def change(self) -> str:
+        """What became of the round's group: ``closed`` or too small, a node is ``lost`` or leaves, others are ``waiting``, or ""."""
+        state = self._fresh_state()
+        alive = len(state.participants)
+        if state.closed or alive < self.settings.min_nodes:
+            return "closed"
+        return "lost" if alive < self._members else "waiting" if state.wait_list else ""
+
+    @property
+    def can_lose(self) -> bool:
+        """True if the group of this round would go on without one of its nodes."""
+        return self._members > self.settings.min_nodes
+
+    @property
+    def loss_s(self) -> float:
+        """How long it takes until a lost node is missed, seconds."""
+        settings = self.settings
+        return float((settings.keep_alive_interval * (settings.keep_alive_max_attempt + 1)).total_seconds()) + 0.5
+
+    def _fresh_state(self) -> Any:
+        with self._heartbeat_lock, fresh(self._state_holder):
+            self._state_holder.sync()
+            return self._state_holder.state
+
     def _create_tcp_store_server(self, master_addr: str, master_port: int) -> TCPStore:
         return stores.serve(master_addr, port=master_port)
 
 
 def make_c10d(
-    options: LaunchOptions, *, rdzv_id: str, key: bytes, note: Callable[[str], None]
-) -> tuple[DynamicRendezvousHandler, str]:
+    options: LaunchOptions, *, rdzv_id: str, key: bytes, note: Callable[[str], None], is_driven: bool = False
+) -> tuple[FreshStoreRendezvous, str]:
     """Make the handler, and this node's address.
+
+    Args:
+        is_driven: the key is the run's own, and nothing that a user may have set for nodes started by hand goes before it.
 
     Raises:
         OptionError: if a value of --rdzv-conf makes no sense.
         RendezvousError: if the nodes' meeting point can't be reached or used.
     """
     conf: dict[str, Any] = {**DEFAULTS, **options.rdzv_conf}
-    key = pick_key(options, rdzv_id=rdzv_id, key=key)
+    key = key if is_driven else pick_key(options, rdzv_id=rdzv_id, key=key)
     params = RendezvousParameters("c10d", options.rdzv_endpoint, rdzv_id, options.min_nodes, options.max_nodes, **conf)
     if odd := sorted(set(options.rdzv_conf) - KNOWN_CONF):
         note(f"--rdzv-conf {', '.join(odd)}: the c10d rendezvous knows no such setting; it has no effect.")
@@ -154,10 +229,11 @@ def make_c10d(
             *(_seconds(params, f"{k}_timeout") for k in ("join", "last_call", "close", "heartbeat"))
         )
         interval, attempts = int(conf["keep_alive_interval"]), int(conf["keep_alive_max_attempt"])
-        meeting = _meet(options, params, note=note)
+        meeting = _meet(options, params, note=_silent if is_driven else note)
     except ValueError as e:
         raise OptionError(f"--rdzv-conf: {e} Nothing was started.") from e
-    name = hidden_name(rdzv_id)
+    # A driver's store outlives the run, and a user may give two runs one id: the key is new for each.
+    name = hmac.digest(key, f"name {rdzv_id}".encode(), "sha256").hex()[:32] if is_driven else hidden_name(rdzv_id)
     backend = SealedBackend(meeting.store, name, key)
     handler = FreshStoreRendezvous.from_backend(
         name,
@@ -177,6 +253,10 @@ def make_c10d(
             f"This torch has moved what nb_elastic relies on for restarts, so rank 0 hosts the ranks' store ({UNSHARED_VARIABLE}=1)."
         )
     return handler, meeting.local_addr
+
+
+def _silent(_text: str) -> None:
+    """What a user should know who starts nodes by hand is nothing to one whom a driver serves."""
 
 
 def is_curable(handler: Any) -> bool:

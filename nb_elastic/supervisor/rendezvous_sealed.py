@@ -98,7 +98,8 @@ class SealedBackend(RendezvousBackend):
         if not hmac.compare_digest(seal.encode(), self._mac(nonce, body).encode()):
             raise RendezvousStateError(
                 "The rendezvous state was written by somebody who doesn't have the key of this run: another run with the same "
-                "--rdzv-id and another key, or an attack. Nothing of it was used. Choose another --rdzv-id or endpoint."
+                "--rdzv-id and another key, or an attack. Nothing of it was used. "
+                "Nodes of one run need the same NB_ELASTIC_RDZV_KEY; two runs need two endpoints or ids."
             )
         self._has_state = True
         return pickle.dumps(decode_state(body)), sealed

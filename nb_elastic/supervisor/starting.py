@@ -97,7 +97,8 @@ def serve(warmth: Warmth | None = None) -> int:
 
 def import_own() -> None:
     """Import what every supervisor and every rank of a cell needs."""
-    for name in ("nb_elastic.supervisor.supervisor", "nb_elastic.supervisor.rendezvous", "nb_elastic.payload"):
+    own = ("nb_elastic.supervisor.supervisor", "nb_elastic.supervisor.rendezvous", "nb_elastic.payload")
+    for name in (*own, "encodings.idna"):  # the last one for the first socket that is connected by a name
         importlib.import_module(name)
 
 

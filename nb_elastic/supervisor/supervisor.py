@@ -35,6 +35,7 @@ from nb_elastic.supervisor.crew import ForkServer, ForkServerLostError
 from nb_elastic.supervisor.hangs import BY_HANG, HANG_AFTER_S, HangWatch, hang_text
 from nb_elastic.supervisor.logs import RunLogs, load_specs
 from nb_elastic.supervisor.pulse import Pulse
+from nb_elastic.supervisor.rendezvous_c10d import GroupIsOverError
 from nb_elastic.supervisor.run_verdict import Verdict
 from nb_elastic.supervisor.stopping import LOST_GRACE_S, Stopper, timeout_text
 from nb_elastic.supervisor.upkeep import Upkeep
@@ -109,7 +110,7 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
         is_stop=spec.options.on_hang == "stop",
         has_others=not spec.options.is_one_node,
     )
-    pulse = Pulse(folder, node=None if spec.options.is_one_node else spec.node, hangs=hangs)
+    pulse = Pulse(folder, node=spec.level, hangs=hangs)
     stopper.install(spec.options.signals_to_handle)
     stopper.start()
 
@@ -121,7 +122,8 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
         if not spec.is_detached:
             stopper.request(by="the end of whoever started it", grace_s=LOST_GRACE_S)
 
-    upkeep = Upkeep(folder, log, stopper, is_alone=spec.options.is_one_node)
+    is_alone = bool(spec.driven_by) or spec.options.is_one_node  # a driver gives each node a journal of its own
+    upkeep = Upkeep(folder, log, stopper, is_alone=is_alone)
     with FrameReader(on_message, on_end, decoder=ground.decoder, owner=owner_of(spec)), upkeep:
         _tell_start(log, ground)
         stopper.heed()  # whoever comes later knows our pid
@@ -138,7 +140,7 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
             end.tell(log)
     log.flush(timeout_s=1.0)
     log.retry(DETACHED_RETRY_S if spec.is_detached else RETRY_S)
-    if spec.options.is_one_node:
+    if is_alone:
         log.release()
     pulse.close()
     return end.code
@@ -161,6 +163,8 @@ def _run_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLog
             agent.end_round("failure", text=text)
         return _End(code=FAILED, state="failed", text=text, verdict=run_verdict.of_lost_server(ground.server.pid))
     except ElasticError as e:
+        if spec.driven_by and isinstance(e, GroupIsOverError) and not (agent and agent.has_begun):
+            return _End(code=SUCCEEDED, state="succeeded", text="The run was over before this node could take part.")
         return _End(code=NOT_STARTED, state="failed", text=str(e), verdict=run_verdict.of_error(e))
     except TorchRendezvousError as e:
         return _lost_group(spec, agent, e)
@@ -233,12 +237,17 @@ def _make_agent(spec: LaunchSpec, ground: Ground, stopper: Stopper, log: EventLo
     placement = placing.place(spec, note=log.note)
     logs = RunLogs(
         RunDir(Path(spec.run_dir)),
-        node=None if options.is_one_node else spec.node,
+        node=spec.level,
         extra=load_specs(options.logs_specs),
     )
     with stopper.interruptible():  # it may wait for the node that hosts the rendezvous
         bundle = rendezvous.make_handler(
-            options, rdzv_id=spec.rdzv_id, key=bytes.fromhex(spec.key_hex), nproc=placement.nproc, note=log.note
+            options,
+            rdzv_id=spec.rdzv_id,
+            key=bytes.fromhex(spec.key_hex),
+            nproc=placement.nproc,
+            note=log.note,
+            is_driven=bool(spec.driven_by),
         )
     is_exec = options.start_method == "spawn" or not ground.can_fork
     return Agent(

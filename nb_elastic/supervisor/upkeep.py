@@ -1,6 +1,6 @@
 """Looks after the run folder while a run lasts: its disk is full, it was deleted, somebody left a stop there.
 
-Runs in: the supervisor, in a thread that looks once a second.
+Runs in: the supervisor and the driver, in a thread that looks once a second.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import os
 import threading
 import time
 from types import TracebackType
+from typing import Protocol
 
 from nb_elastic.rundir import RunDir
 from nb_elastic.supervisor.channel import EventLog
-from nb_elastic.supervisor.stopping import GRACE_S, Stopper
+from nb_elastic.supervisor.stopping import GRACE_S
 
 LOOK_S = 1.0
 TOUCH_S = 20.0
@@ -30,6 +31,16 @@ FULL_TEXT = (
 )
 
 
+class Ender(Protocol):
+    """Who ends the run when its folder asks for that."""
+
+    def request(self, *, by: str, grace_s: float) -> None:
+        """Ask for the end."""
+
+    def heed(self) -> None:
+        """Look for a stop that another process left in the run folder."""
+
+
 class Upkeep:
     """The thread; runs while the context lasts.
 
@@ -37,7 +48,7 @@ class Upkeep:
         is_alone: no other node writes into the same journal.
     """
 
-    def __init__(self, folder: RunDir, log: EventLog, stopper: Stopper, *, is_alone: bool) -> None:
+    def __init__(self, folder: RunDir, log: EventLog, stopper: Ender, *, is_alone: bool) -> None:
         self._folder = folder
         self._log = log
         self._stopper = stopper

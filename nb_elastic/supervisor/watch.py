@@ -67,7 +67,7 @@ class Rank:
 
 
 class Watch:
-    """Sees what happens to the ranks of a round, and tells the journal."""
+    """Sees what happens to the ranks of a round, and tells the journal; ``told`` has each failure, by local rank, as it was told."""
 
     def __init__(self, *, server: ForkServer, stopper: Stopper, log: EventLog, node: int) -> None:
         self.ranks: list[Rank] = []
@@ -75,7 +75,7 @@ class Watch:
         self._stopper = stopper
         self._log = log
         self._node = node
-        self._told: dict[int, WorkerFailure] = {}
+        self.told: dict[int, WorkerFailure] = {}
         self._witness = Witness()
         self._evidence: dict[int, Evidence] = {}
         self._next_look = 0.0
@@ -156,8 +156,8 @@ class Watch:
         near = near_deaths(judged, {r.spec.local_rank: r.exit for r in self.ranks if r.exit})
         judged = [self._give_verdict(f, near if n == 0 else ()) for n, f in enumerate(judged)]
         for failure in judged:
-            if self._told.get(failure.local_rank) != failure:
-                self._told[failure.local_rank] = failure
+            if self.told.get(failure.local_rank) != failure:
+                self.told[failure.local_rank] = failure
                 self._log.tell(
                     "worker_failed",
                     time_ns=failure.time_ns,
@@ -188,7 +188,7 @@ class Watch:
         """One line for each rank that has no failure of its own."""
         words = {WorkerState.SUCCEEDED: "finished", WorkerState.ENDED: BY_AGENT, WorkerState.STOPPED: "stopped"}
         found = []
-        for rank in (r for r in self.ranks if r.spec.local_rank not in self._told):
+        for rank in (r for r in self.ranks if r.spec.local_rank not in self.told):
             text = words.get(rank.state, rank.state.value)
             has_more = rank.state in {WorkerState.ENDED, WorkerState.STOPPED} and rank.how not in {"", text}
             found.append(f"rank {rank.spec.rank}: {text}{f': {rank.how}' if has_more else ''}")

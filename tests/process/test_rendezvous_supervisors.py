@@ -70,9 +70,9 @@ def test_a_run_grows_when_a_supervisor_joins_late(start, endpoint):
 
 
 @pytest.mark.parametrize(
-    ("program", "restarts", "cause"), [("talk_until_alone", 1, "failure"), ("idle_until_alone", 0, "membership")]
+    ("program", "restarts"), [("talk_until_alone", 0), ("talk_until_alone", 1), ("idle_until_alone", 0)]
 )
-def test_a_run_shrinks_when_a_supervisor_is_lost(program, restarts, cause, start, endpoint, tmp_path):
+def test_a_run_shrinks_when_a_supervisor_is_lost(program, restarts, start, endpoint, tmp_path):
     options = {"nproc": 1, "nnodes": "1:2", "rdzv_endpoint": endpoint, "max_restarts": restarts}
     first = start(program, **options)
     first.until_event("rendezvous_started")  # it hosts the rendezvous
@@ -84,7 +84,7 @@ def test_a_run_shrinks_when_a_supervisor_is_lost(program, restarts, cause, start
     first.wait()
     assert first.state == "succeeded", first.log
     assert [size for size, _ in rounds(first)][-2:] == [2, 1]
-    assert [e["cause"] for e in first.of("round_ended")][-2:] == [cause, "success"]
+    assert [e["cause"] for e in first.of("round_ended")][-2:] == ["membership", "success"]
 
 
 @pytest.mark.parametrize("options", [{}, {"standalone": True}], ids=["loopback", "standalone"])

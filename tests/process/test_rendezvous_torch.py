@@ -5,6 +5,7 @@ When one of these fails after a new torch came out, read the docstring of ``supe
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from datetime import datetime, timedelta, timezone
 
@@ -13,7 +14,7 @@ from torch.distributed import HashStore, PrefixStore
 from torch.distributed.elastic.rendezvous import RendezvousStateError, dynamic_rendezvous
 
 from nb_elastic.model_options import LaunchOptions
-from nb_elastic.supervisor import rendezvous_c10d
+from nb_elastic.supervisor import rendezvous_c10d, rendezvous_quick
 from nb_elastic.supervisor.rendezvous import make_handler
 from nb_elastic.supervisor.rendezvous_sealed import SealedBackend, decode_state, encode_state
 
@@ -58,6 +59,42 @@ def test_without_those_names_rank_0_hosts_the_store_and_the_user_is_told(monkeyp
     assert handler.num_nodes_waiting() == 0
     handler.shutdown()
     assert [note for note in notes if "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in note] == notes != []
+
+
+def test_torch_still_has_the_names_by_which_a_group_forms_at_once():
+    handler = make([])
+    assert rendezvous_quick.can_be_quick(handler._state_holder)
+    handler.shutdown()
+    loop = inspect.getsource(dynamic_rendezvous._DistributedRendezvousOpExecutor.run)
+    assert "_delay(seconds=1)" in loop
+    assert "_delay(seconds=(0, 0.3))" in inspect.getsource(dynamic_rendezvous.DynamicRendezvousHandler.next_rendezvous)
+    assert "self._cache_duration > 0" in inspect.getsource(dynamic_rendezvous._BackendRendezvousStateHolder.sync)
+    assert list(inspect.signature(dynamic_rendezvous.get_method_name).parameters) == ["depth"]
+
+
+def test_torchs_own_pace_comes_back_when_the_group_has_formed():
+    """Keep-alives and looks for newcomers go on for as long as the run lasts."""
+    before = dynamic_rendezvous._delay
+    handler = make([])
+    handler.next_rendezvous()
+    assert (dynamic_rendezvous._delay, handler._state_holder._cache_duration) == (before, 1)
+    handler.shutdown()
+
+
+def test_without_those_names_a_group_forms_at_torchs_pace(monkeypatch):
+    monkeypatch.setattr(rendezvous_quick, "MODULE_NAMES", ("_a_name_that_is_gone",))
+    handler = make([])
+    assert [handler.next_rendezvous().world_size for _ in range(2)] == [1, 1]
+    handler.shutdown()
+
+
+def test_torchs_record_names_the_same_callers():
+    def recorded(depth=2):
+        return rendezvous_quick._name_of_caller(depth)
+
+    assert recorded(1) == "recorded"
+    assert recorded(2) == "test_torchs_record_names_the_same_callers"
+    assert recorded(10_000) == "no_method_name"
 
 
 def test_a_state_survives_the_journey_as_json():

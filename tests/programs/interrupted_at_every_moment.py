@@ -11,7 +11,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from nb_elastic.engines.base import Placement
+from nb_elastic.engines.seat import Seat
 from nb_elastic.engines.local import LocalEngine
 
 LIVES = 40
@@ -29,9 +29,9 @@ def main():
             os.killpg(group, signal.SIGINT)
         os._exit(0)
     ends = []
-    placement = Placement(nodes=1, log=home / "log", env=dict(os.environ))
+    seat = Seat(log=home / "log", env=dict(os.environ))
     for _ in range(LIVES):
-        (channel,) = LocalEngine().open(placement)
+        channel = LocalEngine().open(seat)
         channel.close()
         ends.append(channel.process.returncode)
     os.kill(sender, signal.SIGKILL)

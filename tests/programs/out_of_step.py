@@ -29,6 +29,18 @@ def reduce_once(*, late_rank: int = -1) -> float:
     return float(total)
 
 
+def fail_once_alone() -> None:
+    """Rank 0 fails at first, while the others, who talk to nobody, wait for its second attempt."""
+    attempt, done = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), Path(os.environ["NBE_TEST_FOLDER"]) / "done"
+    print("attempt", attempt, flush=True)
+    if int(os.environ["RANK"]) == 0:
+        if not attempt:
+            raise ValueError("on purpose")
+        done.touch()
+    while not done.exists():
+        time.sleep(0.05)
+
+
 def fail_and_fail_again() -> float:
     """Reduce in every attempt, in turn with rank 0 and rank 1 late; rank 0 fails as often as restarts are allowed."""
     failures = Path(os.environ["NBE_TEST_FOLDER"])

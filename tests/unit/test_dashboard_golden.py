@@ -16,8 +16,9 @@ from nb_elastic.dashboard import messages
 from nb_elastic.dashboard.cursor import Cursor
 from nb_elastic.dashboard.live import LiveRun
 from nb_elastic.render import html
-from tests.support import dashboards
+from tests.support import dashboards, node_stories
 from tests.support.dashboards import DashboardStory, fitted
+from tests.support.node_stories import NodeStory
 
 GOLDEN = Path(__file__).parents[2] / "labextension" / "core" / "golden"
 
@@ -88,3 +89,31 @@ def whole(snapshot: dict[str, Any], story: DashboardStory) -> dict[str, Any]:
         for frame in failure["frames"]:
             frame.setdefault("values", values.get((frame["file"], frame["line"]), {}))
     return snapshot
+
+
+@pytest.mark.parametrize("until", ["lost", "alone", "joined", "running", "failed"])
+def test_a_state_of_nodes(tmp_path: Path, until: str) -> None:
+    story = NodeStory(tmp_path)
+    node_stories.changing(story, until=until)
+    check(f"snapshot_nodes_{until}", fitted(messages.snapshot_json(story.snapshot), story.folder.path))
+
+
+def test_what_is_saved_of_nodes(tmp_path: Path) -> None:
+    story = NodeStory(tmp_path)
+    node_stories.changing(story)
+    saved = html.bundle(story.snapshot, story.folder, now_ns=story.now_ns)[html.MIME]
+    check("saved_nodes", fitted(saved, story.folder.path))
+
+
+def test_what_a_view_is_sent_of_nodes(tmp_path: Path) -> None:
+    """Files of all nodes, each below its own; names and offsets as the page asks for them again."""
+    story = NodeStory(tmp_path)
+    node_stories.changing(story)
+    run = LiveRun(story.folder)
+    run.look()
+    chunks, pieces = Cursor(run.files, {}).take()
+    for chunk in chunks:
+        if chunk["kind"] not in {"stdout", "stderr"}:
+            chunk["time_ns"] = story.now_ns
+    message = {"view": "v1", "type": "chunks", "seq": 2, "chunks": chunks, "time_ns": story.now_ns}
+    check("chunks_nodes", dashboards.with_buffers({**message, "run": story.folder.run_id}, pieces))

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from nb_elastic import doctor
+from nb_elastic import doctor, doctor_engines
 from nb_elastic import doctor_rules as rules
 from nb_elastic.doctor import Check
+from nb_elastic.engines.base import Settled
+from nb_elastic.errors import EngineError
 
 ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
@@ -350,3 +352,48 @@ def test_a_probe_that_ended_after_it_was_given_up_leaves_no_pipe_open():
     process.wait(60)
     doctor._end(process)
     assert [process.stdout.closed, process.stderr.closed] == [True, True]
+
+
+class _Settles:
+    """An engine that says where it would place nodes, or why it can't."""
+
+    def __init__(self, said):
+        self._said = said
+
+    def settle(self, wanted, environ):
+        if isinstance(self._said, Exception):
+            raise self._said
+        return self._said
+
+
+def engine_checks(environ, **said):
+    return doctor_engines.engines(environ, load=lambda name: _Settles(said[name]), names=lambda: ["local", *said])
+
+
+def test_engines_that_could_place_nodes_are_told_with_their_place_and_the_others_with_what_they_lack():
+    found = engine_checks(
+        {},
+        ray=EngineError('The package ray is missing: pip install "nb-elastic[ray]". Nothing was started.'),
+        slurm=Settled(label="Slurm allocation 42", notes=("Two of its nodes are drained.",)),
+    )
+    assert found == [
+        Check(
+            name="engines",
+            state="ok",
+            text="Nodes can be placed by local, slurm (Slurm allocation 42). Not from here: "
+            'ray (The package ray is missing: pip install "nb-elastic[ray]".).',
+        ),
+        Check(name="engines", state="warn", text="Two of its nodes are drained.", advice="SECURITY.md, between nodes."),
+    ]
+
+
+def test_an_engine_that_the_environment_asks_for_and_that_cannot_is_worth_knowing():
+    found = engine_checks({"RAY_ADDRESS": "10.0.0.1:6379"}, ray=EngineError("Nobody answers at 10.0.0.1:6379."))
+    assert found[1:] == [
+        Check(
+            name="engines",
+            state="warn",
+            text="RAY_ADDRESS is set, but: Nobody answers at 10.0.0.1:6379.",
+            advice="Runs of one machine work.",
+        )
+    ]

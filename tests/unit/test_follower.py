@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from nb_elastic import events, follower, rundir, snapshot, wakes
-from nb_elastic.engines.base import Channel
+from nb_elastic.engines.seat import Channel
 from nb_elastic.errors import OptionError
 from nb_elastic.follower import BATCH_S, Follower
 from nb_elastic.run import attach

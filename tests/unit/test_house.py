@@ -24,11 +24,11 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 # Which floor a module stands on; it may use modules of its own floor and of those below.
 FLOORS = {
-    0: "ambient errors knell lifeline machine model nvml opening private seals spans sysfs",
+    0: "ambient errors knell lifeline machine model nvml opening private sealed seals spans sysfs tokens",
     1: "birth debugwire events installed logreader reap rundir sight snapshot stacks topology untrusted wakes wire",
     2: "payload cell frames binding report pools outputs rankstacks rankflight",
     3: "worker holding entry afresh rankshell supervisor launcher",
-    4: "options option config export doctor notebook engines dashboard render report_text report_words report_failure",
+    4: "options option config export doctor notebook engines driver node dashboard render report_text report_words report_failure report_nodes",
     5: "debugging follower run request completion",
     6: "launching",
     7: "magics cli",
@@ -43,12 +43,15 @@ RANK_SIDE = ("nb_elastic.supervisor.__main__", "nb_elastic.launcher", "nb_elasti
 KERNEL_SIDE = (
     "nb_elastic", "nb_elastic.magics", "nb_elastic.cli", "nb_elastic.launching", "nb_elastic.run", "nb_elastic.doctor", "nb_elastic.export",
     "nb_elastic.render.choose", "nb_elastic.render.plain", "nb_elastic.render.terminal", "nb_elastic.render.widget", "nb_elastic.render.html",
-    "nb_elastic.engines.local", "nb_elastic.dashboard.panel", "nb_elastic.dashboard.monitor",
+    "nb_elastic.engines.local", "nb_elastic.engines.driven", "nb_elastic.dashboard.panel", "nb_elastic.dashboard.monitor",
+    "nb_elastic.driver.__main__",
 )  # fmt: skip
 
 # The doors of foreign packages: package -> the only modules that may import it.
 DOORS = {
     "cloudpickle": {"nb_elastic.payload_pickler"},
+    "distributed": {"nb_elastic.engines.dask"},
+    "ray": {"nb_elastic.engines.ray"},
     "rich": {"nb_elastic.render.terminal"},
     "ipywidgets": set(),
     "anywidget": {"nb_elastic.render.widget"},
@@ -185,6 +188,17 @@ def test_the_kernel_side_never_imports_torch():
     assert guilty == set()
 
 
+def test_a_node_program_never_imports_torch():
+    """It is started on each node, and must be heard of in a moment; what it starts imports torch."""
+    guilty = {
+        f"{name} line {line}"
+        for name in reachable(("nb_elastic.node.__main__",))
+        for target, line in imports(name)
+        if target.split(".")[0] == "torch"
+    }
+    assert guilty == set()
+
+
 def test_supervisor_and_workers_never_import_the_front_end():
     """rankshell alone may: it is loaded late, in a rank whose cell uses magics."""
     loaded = reachable(RANK_SIDE, but_not=("nb_elastic.rankshell",))
@@ -264,7 +278,7 @@ def test_results_are_loaded_only_where_the_user_asked_for_them():
 
 def test_processes_name_each_other_by_text_not_by_import():
     """Importing another process's entry would load its world into this one."""
-    entries = {"nb_elastic.supervisor.__main__", "nb_elastic.__main__"}
+    entries = {"nb_elastic.supervisor.__main__", "nb_elastic.__main__", "nb_elastic.node.__main__"}
     guilty = {f"{name} line {line}" for name in FILES for target, line in imports(name) if target in entries}
     assert guilty == set()
 

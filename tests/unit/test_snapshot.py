@@ -344,7 +344,17 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=6,
 )
-KINDS = [e.kind for e in ONE_RESTART] + ["note", "stop_requested", "signal_sent", "run_lost", "mark", "unheard of"]
+KINDS = [e.kind for e in ONE_RESTART] + [
+    "note",
+    "stop_requested",
+    "signal_sent",
+    "run_lost",
+    "mark",
+    "unheard of",
+    "node_joined",
+    "node_lost",
+    "node_left",
+]
 KEYS = sorted(
     {k for e in ONE_RESTART for k in e.data} | set(FAILURE) | {"level", "text", "by", "root_rank", "result", "frames"}
 )

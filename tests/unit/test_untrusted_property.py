@@ -27,7 +27,7 @@ WORDS = (
     "round rank local_rank node attempt pid start_ticks exit_code signal state has_result how result worker failure failures frames values text "
     "size_bytes error device binding cpus start_method report groups ranks notes cause headline advice kind is_odd doing category reasons root_rank "
     "level name run_id rdzv_id nproc min_nodes max_nodes max_restarts entry target is_detached host torch python world_size by why time_ns error_type "
-    "message traceback followed hint line file data metadata display_id rank"
+    "message traceback followed hint line file data metadata display_id rank address place gpus is_back"
 ).split()
 STATES = [s.value for s in (*RunState, *WorkerState)]
 TEXTS = st.one_of(

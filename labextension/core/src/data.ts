@@ -164,7 +164,8 @@ export const EMPTY: Snapshot = {
   category: '',
   reasons: [],
   hang: null,
-  waits_for: ''
+  waits_for: '',
+  nodes: []
 };
 
 /** A worker that nobody told anything of. */

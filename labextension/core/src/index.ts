@@ -3,6 +3,7 @@ export * from './charts/lines.js';
 export * from './charts/options.js';
 export * from './charts/panel.js';
 export * from './charts/view.js';
+export * from './common/nodes.js';
 export * from './common/selection.js';
 export * from './common/text.js';
 export * from './common/theme.js';

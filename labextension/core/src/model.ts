@@ -103,6 +103,28 @@ export interface StackReport {
   groups: StackGroup[];
 }
 
+/** One node of a run that an engine placed on machines. */
+export interface RunNode {
+  /** Its index in the order of joining; no two of a run have the same. */
+  node: number;
+  host: string;
+  address: string;
+  /** What the engine calls the machine, or "". */
+  place: string;
+  state: 'joined' | 'lost' | 'left';
+  joined_ns: number;
+  /** When it was last lost, or left; 0 while it is here. */
+  lost_ns: number;
+  /** Why it was lost, or left. */
+  text: string;
+  nproc: number | string;
+  gpus: number;
+  /** It was called lost, and then heard again. */
+  is_back: boolean;
+  /** When it was here, 0 while it lasts. */
+  spans: [begin_ns: number, end_ns: number][];
+}
+
 export interface Round {
   number: number;
   attempt: number;
@@ -113,6 +135,8 @@ export interface Round {
   formed_ns?: number;
   ended_ns: number;
   world_size: number;
+  /** Whose ranks took part; empty where there are no nodes to tell apart. */
+  nodes?: number[];
   failures: Failure[];
 }
 
@@ -152,6 +176,8 @@ export interface Snapshot {
   hang: StackReport | null;
   /** What a launch waits for before its supervisor speaks, or "". */
   waits_for: string;
+  /** All that ever joined, by their index; none in a run of this machine alone. */
+  nodes: RunNode[];
 }
 
 /** What does not change while a run lasts. */
@@ -244,6 +270,8 @@ export interface RunRow {
   state: RunState;
   entry: string;
   world_size: number;
+  /** On how many nodes its ranks are, 0 where there are none to tell apart. */
+  nodes: number;
   created_ns: number;
   finished_ns: number;
   dir: string;

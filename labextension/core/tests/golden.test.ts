@@ -20,6 +20,7 @@ const RUN_ROW: Record<keyof RunRow, string> = {
   state: 'string',
   entry: 'string',
   world_size: 'number',
+  nodes: 'number',
   created_ns: 'number',
   finished_ns: 'number',
   dir: 'string',

@@ -2,6 +2,7 @@
 
 import type { Frame, Snapshot, Worker } from '../src/model.js';
 import { fakeFailure, fakeReport, fakeRound, fakeRun, S, START_NS, type FakeRun } from './fake.js';
+import { NODE_SCENES } from './scenes_nodes.js';
 
 const FRAMES: Frame[] = [
   {
@@ -57,6 +58,7 @@ const over = (
 };
 
 export const SCENES: Record<string, () => FakeRun> = {
+  ...NODE_SCENES,
   four: () => {
     const run = fakeRun({ hasGpus: true });
     run.progresses.set(2, { step: 117, total: 1000, time_ns: run.now_ns - 0.2 * S, step_s: 0.44 });

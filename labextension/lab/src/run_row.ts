@@ -65,9 +65,10 @@ export class RowView {
 
 function factsOf(row: RunRow, now_ms: number): string {
   const ranks = row.world_size ? `${row.world_size} rank${row.world_size === 1 ? '' : 's'}` : '';
+  const nodes = row.nodes ? ` on ${row.nodes} node${row.nodes === 1 ? '' : 's'}` : '';
   const since = `${ageText(now_ms - row.created_ns / 1e6)} ago`;
   const entry = row.name ? entryOf(row) : '';
-  return [entry, ranks, since, row.is_detached ? 'detached' : ''].filter(Boolean).join(' · ');
+  return [entry, ranks && ranks + nodes, since, row.is_detached ? 'detached' : ''].filter(Boolean).join(' · ');
 }
 
 function entryOf(row: RunRow): string {

@@ -22,6 +22,7 @@ const PATHS: Record<string, string> = {
   terminal: 'M2 3h12v10h-12z M4.6 6l2 2l-2 2 M8.4 10h3',
   tab: 'M6 3h-3v10h10v-3 M9 3h4v4 M13 3l-5.6 5.6',
   saved: 'M3 2.5h8l2.5 2.5v8.5h-10.5z M5.5 2.5v3.5h4.5v-3.5 M5.5 13.5v-4h5.5v4',
+  joined: 'M8 3v10 M3 8h10',
   link: 'M13 8a5 5 0 1 1-1.6-3.7 M13 2.5v3h-3',
   close: 'M4.5 4.5l7 7 M11.5 4.5l-7 7'
 };

@@ -1,5 +1,6 @@
 /** A run's failure as plain text, as one pastes it into a bug report. Pure. */
 
+import { goneText, hostsText, lostNodeOf, nodeText, rankPlace } from '../common/nodes.js';
 import type { RunData } from '../data.js';
 import type { Failure, Snapshot } from '../model.js';
 import { attemptText, durationText, exitText, failureText, firstLine, plural, ranksText, stateText, visible, waysText } from '../common/text.js';
@@ -12,9 +13,10 @@ export function reportText(data: RunData): string {
   const root = snapshot.failures[0];
   const lines = [
     `Run ${snapshot.run_id}${snapshot.name ? ` (${visible(snapshot.name, 200)})` : ''}: ${stateText(snapshot.state)}`,
-    ...(snapshot.text && (!root || root.followed) ? [visible(snapshot.text, 20_000)] : []),
+    ...(snapshot.text && (!root || root.followed || lostNodeOf(snapshot, root)) ? [visible(snapshot.text, 20_000)] : []),
     ...(root ? rootLines(data, root) : verdictLines(snapshot.category, snapshot.reasons)),
     ...otherLines(snapshot),
+    ...nodeLines(snapshot),
     ...earlierLines(snapshot),
     '',
     versionsText(snapshot),
@@ -26,13 +28,18 @@ export function reportText(data: RunData): string {
 
 /** `rank 2 failed first, after 12 s`. */
 export function rootTitle(snapshot: Snapshot, root: Failure): string {
-  const where = snapshot.max_nodes > 1 ? ` on node ${root.node}` : '';
   const round = snapshot.rounds.find(r => r.number === root.round);
   const start_ns = round?.formed_ns || round?.started_ns || snapshot.started_ns || snapshot.created_ns;
   const after =
     start_ns && root.time_ns > start_ns ? `, ${durationText((root.time_ns - start_ns) / 1e9)} after the start` : '';
   const attempt = attemptText(snapshot, round?.attempt ?? snapshot.attempt);
-  return `Rank ${root.rank}${where} failed first${after}${attempt && ` (${attempt})`}`;
+  const lost = lostNodeOf(snapshot, root);
+  if (lost) {
+    const ranks = snapshot.failures.filter(f => f.node === root.node).map(f => f.rank);
+    const name = nodeText(lost);
+    return `${name[0]!.toUpperCase()}${name.slice(1)} was lost${after}, with ${ranksText(ranks)}`;
+  }
+  return `Rank ${root.rank}${rankPlace(snapshot, root)} failed first${after}${attempt && ` (${attempt})`}`;
 }
 
 function rootLines(data: RunData, root: Failure): string[] {
@@ -65,6 +72,9 @@ function rootLines(data: RunData, root: Failure): string[] {
 /** What kind of failure it was, and the evidence: the rank's own, else the run's. */
 export function verdictOf(snapshot: Snapshot, root: Failure | undefined): [category: string, reasons: readonly string[]] {
   const own = root?.category && !(root.followed && snapshot.category) ? root : snapshot;
+  if (lostNodeOf(snapshot, root)) {
+    return [root!.category, []]; // the title and the run's words say it
+  }
   // Of an exception of the program's own the traceback says it all.
   const isOwn = own === root && root.category === 'user error' && root.error_type && root.error_type !== 'SystemExit';
   return [own.category ?? '', isOwn ? [] : (own.reasons ?? [])];
@@ -108,13 +118,21 @@ export function earlierText(snapshot: Snapshot): string[] {
     .filter(round => round.number < snapshot.round && (round.failures.length || round.cause === 'membership'))
     .map(round => {
       const root = round.failures[0];
-      const why = root
+      const lost = lostNodeOf(snapshot, root);
+      const why = lost
+        ? `${nodeText(lost)} was lost`
+        : root
         ? `rank ${root.rank} failed first: ${failureText(root)}`
-        : `the group’s membership changed ${firstLine(round.text)}`.trim();
+        : `the group’s membership changed${round.text.trim() ? `: ${firstLine(round.text)}` : ''}`;
       const took =
         round.ended_ns > round.started_ns ? ` after ${durationText((round.ended_ns - round.started_ns) / 1e9)}` : '';
       return `Round ${round.number} (attempt ${round.attempt + 1})${took}: ${why}`;
     });
+}
+
+function nodeLines(snapshot: Snapshot): string[] {
+  const gone = snapshot.nodes.filter(node => node.state !== 'joined').map(node => `  ${goneText(node, snapshot)}`);
+  return gone.length ? ['', 'Nodes that are gone:', ...gone] : [];
 }
 
 function earlierLines(snapshot: Snapshot): string[] {
@@ -124,7 +142,7 @@ function earlierLines(snapshot: Snapshot): string[] {
 
 function versionsText(snapshot: Snapshot): string {
   const versions = [snapshot.python && `Python ${snapshot.python}`, snapshot.torch && `PyTorch ${snapshot.torch}`];
-  const where = [`${plural(snapshot.world_size, 'rank')}`, snapshot.host && `host ${snapshot.host}`];
+  const where = [`${plural(snapshot.world_size, 'rank')}`, hostsText(snapshot) ? `hosts ${hostsText(snapshot)}` : snapshot.host && `host ${snapshot.host}`];
   return visible([...versions, ...where].filter(Boolean).join(', '), 500);
 }
 

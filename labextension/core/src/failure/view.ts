@@ -2,6 +2,7 @@
 
 import { copyFrom } from '../common/clipboard.js';
 import type { RunData } from '../data.js';
+import { lostNodeOf } from '../common/nodes.js';
 import { h, setText } from '../dom.js';
 import { icon } from '../common/icons.js';
 import type { Failure, Snapshot } from '../model.js';
@@ -63,16 +64,17 @@ export function failureView(data: RunData, host: Host & { selection?: Selection 
 
 /** All that a card shows but its log lines: drawn anew only when that changes, so that what a reader unfolded stays. */
 function keyOf({ snapshot, about }: RunData): string {
-  const { state, text, stop_by, failures, rounds, attempt, category, reasons } = snapshot;
+  const { state, text, stop_by, failures, rounds, attempt, category, reasons, nodes } = snapshot;
   const isTold = failures.length || state === 'stopped';
   const states = isTold ? snapshot.workers.map(worker => [worker.state, worker.how]) : [];
-  const verdict = [category, reasons];
+  const verdict = [category, reasons, failures.length ? nodes.map(node => [node.state, node.text]) : []];
   return JSON.stringify([state, text, stop_by, failures, verdict, rounds.length, attempt, states, about?.label, about?.dir]);
 }
 
 function failureCard(data: RunData, host: Host, root: Failure, tail: HTMLElement, selection: Selection): HTMLElement {
   const { snapshot } = data;
-  const isOther = Boolean(root.followed && snapshot.text);
+  const lost = lostNodeOf(snapshot, root);
+  const isOther = Boolean((root.followed || lost) && snapshot.text);
   const exit = exitText(root);
   const pick = h(
     'button',
@@ -91,7 +93,8 @@ function failureCard(data: RunData, host: Host, root: Failure, tail: HTMLElement
       copyButton(data)
     ),
     isOther ? h('div', { class: 'nbe-error' }, firstLine(snapshot.text, 1000)) : null,
-    h('div', { class: 'nbe-error' }, ...errorWords(root)),
+    lost ? null : h('div', { class: 'nbe-error' }, ...errorWords(root)),
+    lost && !isOther ? h('div', { class: 'nbe-error' }, firstLine(lost.text, 1000)) : null,
     exit && !isTold(root)
       ? h('div', { class: 'nbe-muted' }, `The process ended: ${exit} (pid ${root.pid}).`)
       : null,

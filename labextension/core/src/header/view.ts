@@ -4,9 +4,10 @@ import { copyFrom } from '../common/clipboard.js';
 import type { Link, RunData } from '../data.js';
 import { h, setText } from '../dom.js';
 import { icon, setIcon } from '../common/icons.js';
-import { isFinal } from '../model.js';
+import { isFinal, type Snapshot } from '../model.js';
 import type { Host } from '../source.js';
 import { rankCount } from '../ranks/facts.js';
+import { hostsText, isHere } from '../common/nodes.js';
 import { inlineNote } from './notes.js';
 import { stacksButton } from './stacks.js';
 import { stopButton } from './stop.js';
@@ -96,13 +97,13 @@ function linkChip(): { element: HTMLElement; update(link: Link): void } {
 /** `Cell In[12] · 4 ranks · node7 · attempt 1 of 3`, what is known first in front; rebuilt only when its words change. */
 function drawFacts(facts: HTMLElement, data: RunData, host: Host): void {
   const { snapshot, about } = data;
-  const nodes = new Set(snapshot.workers.map(worker => worker.node)).size;
+  const nodes = nodeCount(snapshot);
   const size = rankCount(snapshot);
   const label = about?.label ?? '';
   const words = [
     visible(label, 100),
-    size ? `${plural(size, 'rank')}${nodes > 1 ? ` on ${plural(nodes, 'node')}` : ''}` : '',
-    visible(snapshot.host, 100),
+    size ? `${plural(size, 'rank')}${nodes > 1 || (nodes && snapshot.nodes.length) ? ` on ${plural(nodes, 'node')}` : ''}` : '',
+    snapshot.nodes.length ? hostsText(snapshot) : visible(snapshot.host, 100),
     attemptText(snapshot, snapshot.attempt),
     isFinal(snapshot.state) ? '' : visible(snapshot.waits_for ?? '', 200),
     inlineNote(snapshot)
@@ -124,6 +125,12 @@ function drawFacts(facts: HTMLElement, data: RunData, host: Host): void {
       );
     }
   }
+}
+
+/** Nodes with ranks, and those that wait for the next round. */
+function nodeCount({ nodes, workers, state }: Snapshot): number {
+  const here = isFinal(state) && workers.length ? [] : nodes.filter(isHere).map(node => node.node);
+  return new Set([...workers.map(worker => worker.node), ...here]).size;
 }
 
 function actionButtons(data: RunData, host: Host): { buttons: HTMLElement[]; update(): void } {

@@ -51,7 +51,8 @@ export class Finder {
   /** Begin anew with other options; what was under way is dropped. */
   set(options: LogOptions): void {
     this.options = options;
-    this.selection = { ranks: options.ranks, stdout: options.stdout, stderr: options.stderr };
+    const { ranks, nodes, stdout, stderr } = options;
+    this.selection = { ranks, nodes, stdout, stderr };
     this.epoch = this.store.book.epoch;
     this.error = '';
     this.matcher = undefined;
@@ -110,8 +111,8 @@ export class Finder {
 
   /** Rows without a query are kept: after a search they are there at once. */
   private allRows(isFolding: boolean): Rows {
-    const { ranks, stdout, stderr } = this.selection;
-    const key = `${this.epoch} ${[...(ranks ?? ['all'])].join()} ${stdout} ${stderr} ${isFolding}`;
+    const { ranks, nodes, stdout, stderr } = this.selection;
+    const key = `${this.epoch} ${[...(ranks ?? ['all'])].join()} ${[...(nodes ?? ['all'])].join()} ${stdout} ${stderr} ${isFolding}`;
     if (this.kept.key !== key) {
       this.kept = { key, rows: new Rows(this.store, this.selection, undefined, isFolding) };
     }

@@ -18,6 +18,8 @@ export interface LineLook {
   isMember: boolean;
   isSelected: boolean;
   isCurrent: boolean;
+  /** Where the rank was, in words; "" where there is one node. */
+  place: string;
 }
 
 export interface LineActions {
@@ -76,7 +78,7 @@ function rankOf(file: LogFile, look: LineLook, actions: LineActions): HTMLElemen
     return h('span', { class: 'nbe-log-rank' }, h('button', attributes, label), sign);
   }
   const style = `color: var(--nbe-rank-${file.rank % 8})`;
-  const name = `rank ${file.rank}, ${file.stream}`;
+  const name = `rank ${file.rank}${look.place}, ${file.stream}`;
   return h(
     'span',
     { class: 'nbe-log-rank', 'aria-label': name, title: name },

@@ -44,7 +44,7 @@ export class Rows {
     matcher: Matcher | undefined,
     private readonly isFolding: boolean
   ) {
-    this.isAll = selection.ranks === undefined && selection.stdout && selection.stderr && !matcher && !isFolding;
+    this.isAll = !selection.ranks && !selection.nodes && selection.stdout && selection.stderr && !matcher && !isFolding;
     this.scan = new Scan(store, selection, matcher, (row, page, run) => this.add(row, page, run));
     this.members.push(0);
     this.nexts.push(0);

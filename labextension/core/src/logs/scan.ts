@@ -9,6 +9,8 @@ import type { LogStore } from './store.js';
 export interface Selection {
   /** Undefined for all. */
   ranks: ReadonlySet<number> | undefined;
+  /** Undefined for all; a rank may be on another node in each round. */
+  nodes?: ReadonlySet<number> | undefined;
   stdout: boolean;
   stderr: boolean;
 }
@@ -18,8 +20,9 @@ export const ALL: Selection = { ranks: undefined, stdout: true, stderr: true };
 /** Gets rows with their page and the index of their run there; a mark has none. */
 export type Found = (row: number, page: Page | undefined, run: number) => void;
 
-export function isSelected(file: LogFile, { ranks, stdout, stderr }: Selection): boolean {
-  return (ranks === undefined || ranks.has(file.rank)) && (file.stream === 'stdout' ? stdout : stderr);
+export function isSelected(file: LogFile, { ranks, nodes, stdout, stderr }: Selection): boolean {
+  const isOn = (ranks === undefined || ranks.has(file.rank)) && (nodes === undefined || nodes.has(file.node));
+  return isOn && (file.stream === 'stdout' ? stdout : stderr);
 }
 
 export class Scan {

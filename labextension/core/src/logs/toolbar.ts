@@ -6,6 +6,7 @@ import type { Query } from './search.js';
 
 export interface LogOptions {
   ranks: ReadonlySet<number> | undefined;
+  nodes: ReadonlySet<number> | undefined;
   stdout: boolean;
   stderr: boolean;
   query: Query;
@@ -35,6 +36,7 @@ export class Toolbar {
   readonly search: HTMLInputElement;
   options: LogOptions = {
     ranks: undefined,
+    nodes: undefined,
     stdout: true,
     stderr: true,
     query: { text: '', isRegex: false, isCase: false },
@@ -45,11 +47,13 @@ export class Toolbar {
   };
   private readonly hits = h('span', { class: 'nbe-log-hits', role: 'status' });
   private readonly ranks = h('span', { class: 'nbe-log-ranks', role: 'group', 'aria-label': 'Ranks' });
+  private readonly nodes = h('select', { class: 'nbe-log-node', 'aria-label': 'Node', hidden: true });
   private readonly saves = h('select', { class: 'nbe-log-save', 'aria-label': 'Download' });
   /** Shown from when somebody is about to look for a text until that is cleared. */
   private readonly queryTools: HTMLElement;
   private readonly followButton: HTMLButtonElement;
   private known = '';
+  private knownNodes = '';
   private knownFiles = -1;
   private typing: ReturnType<typeof setTimeout> | undefined;
 
@@ -69,10 +73,14 @@ export class Toolbar {
     });
     this.followButton = this.button('Follow', 'Follow the end of the log', () => commands.follow());
     this.queryTools = h('span', { hidden: true }, this.queryToggles(), this.stepButtons());
+    this.nodes.addEventListener('change', () =>
+      this.set({ nodes: this.nodes.value === '' ? undefined : new Set([Number(this.nodes.value)]) })
+    );
     this.saves.addEventListener('change', () => this.save());
     this.element = h(
       'div',
       { class: 'nbe-log-tools', role: 'toolbar', 'aria-label': 'Log' },
+      this.nodes,
       this.ranks,
       h('span', { class: 'nbe-log-set' }, this.streamToggle('stdout'), this.streamToggle('stderr')),
       h('span', { class: 'nbe-log-set nbe-log-find' }, this.search, this.queryTools, this.hits),
@@ -81,8 +89,16 @@ export class Toolbar {
     this.update([], []);
   }
 
-  /** Tell of the ranks and files that there are. */
-  update(ranks: readonly number[], files: readonly string[]): void {
+  /** Tell of the ranks, files and nodes that there are. */
+  update(ranks: readonly number[], files: readonly string[], nodes: readonly (readonly [index: number, name: string])[] = []): void {
+    if (this.knownNodes !== nodes.join()) {
+      this.knownNodes = nodes.join();
+      const chosen = this.nodes.value;
+      const options = nodes.map(([index, name]) => h('option', { value: index }, name));
+      this.nodes.replaceChildren(h('option', { value: '' }, 'all nodes'), ...options);
+      this.nodes.value = chosen;
+      this.nodes.hidden = nodes.length < 2;
+    }
     if (this.known !== ranks.join()) {
       this.known = ranks.join();
       this.drawRanks(ranks);
@@ -230,6 +246,12 @@ export class Toolbar {
       ranks.clear();
     }
     this.pick(ranks.size === 0 ? undefined : ranks);
+  }
+
+  /** Show all nodes: another view asked for a rank, wherever it was. */
+  showAllNodes(): void {
+    this.nodes.value = '';
+    this.options = { ...this.options, nodes: undefined };
   }
 
   /** Choose ranks, undefined for all. */

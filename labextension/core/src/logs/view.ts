@@ -3,8 +3,10 @@
 import type { Part, RunData } from '../data.js';
 import { h, setText } from '../dom.js';
 import { isFinal } from '../model.js';
+import { rankPlace } from '../common/nodes.js';
 import { rankCount } from '../ranks/facts.js';
 import { selectionOf } from '../common/selection.js';
+import { visible } from '../common/text.js';
 import type { Host } from '../source.js';
 import type { View } from '../view.js';
 import { Finder } from './finder.js';
@@ -98,7 +100,8 @@ class ShownLogs implements LogsView {
     const names = this.store.files.map(file => file.title);
     const count = rankCount(this.data.snapshot);
     const ranks = [...new Set([...Array(count).keys(), ...this.store.ranks])].sort((a, b) => a - b);
-    this.toolbar.update(ranks, names);
+    const nodes = this.data.snapshot.nodes.map(({ node, host }) => [node, `node ${node} ${visible(host, 40)}`.trim()] as const);
+    this.toolbar.update(ranks, names, nodes);
     const chars = ranks.length > 1 && this.toolbar.options.isFolding ? LABEL_CHARS : String(ranks.at(-1) ?? 0).length;
     this.viewport.element.style.setProperty('--nbe-log-rank-chars', String(chars));
     setText(this.empty, isFinal(this.data.snapshot.state) ? 'No rank wrote anything.' : NOTHING_YET);
@@ -110,6 +113,7 @@ class ShownLogs implements LogsView {
   }
 
   showRank(rank: number | undefined): void {
+    this.toolbar.showAllNodes();
     this.toolbar.pick(rank === undefined ? undefined : new Set([rank]));
     this.viewport.follow(true);
   }
@@ -209,7 +213,8 @@ class ShownLogs implements LogsView {
       isUnfolded: shown.isUnfolded,
       isMember: shown.isMember,
       isSelected: this.isSelected(shown),
-      isCurrent: shown.row >= 0 && shown.row === this.current
+      isCurrent: shown.row >= 0 && shown.row === this.current,
+      place: rankPlace(this.data.snapshot, { node: row.file.node, local_rank: row.file.localRank })
     };
     const toggle = (): void => {
       this.finder.rows.toggle(shown.row);

@@ -1,7 +1,8 @@
 /** What is known of each rank, gathered from all stores, and who stands out: the slowest, the silent. Pure: drawn by others. */
 
 import { NO_WORKER, type LastLine, type RunData } from '../data.js';
-import { isFinal, type Failure, type Snapshot, type Usage, type Worker } from '../model.js';
+import { isFinal, type Failure, type RunNode, type Snapshot, type Usage, type Worker } from '../model.js';
+import { isHere, nodeOf } from '../common/nodes.js';
 import { durationText } from '../common/text.js';
 
 /** How far a rank is: what it reports, else the bar that it draws. */
@@ -21,6 +22,8 @@ export interface RankFacts {
   /** Unique in a round. */
   key: string;
   worker: Worker;
+  /** Where it is, in a run that has nodes to tell apart. */
+  node: RunNode | undefined;
   usage: Usage | undefined;
   last: LastLine | undefined;
   progress: RankProgress | undefined;
@@ -50,6 +53,7 @@ export function factsOf(data: RunData): RankFacts[] {
     return {
       key: `${worker.node}/${worker.local_rank}`,
       worker,
+      node: nodeOf(snapshot, worker.node),
       // What has ended uses nothing any more.
       usage: worker.rank < 0 || worker.ended_ns ? undefined : data.usage.last(worker.rank),
       last,
@@ -70,6 +74,9 @@ export function factsOf(data: RunData): RankFacts[] {
 /** Workers, and ranks that will come: their places are kept, so that nothing jumps when they do. */
 function withExpected(snapshot: Snapshot): readonly Worker[] {
   const { workers, nproc, world_size, state, round } = snapshot;
+  if (snapshot.nodes.length) {
+    return isFinal(state) ? workers : withExpectedOfNodes(snapshot);
+  }
   const perNode = typeof nproc === 'number' && nproc > 0 ? nproc : world_size;
   const count = Math.min(MAX_EXPECTED, rankCount(snapshot));
   if (isFinal(state) || workers.length >= count) {
@@ -80,6 +87,18 @@ function withExpected(snapshot: Snapshot): readonly Worker[] {
     const [node, local_rank] = [Math.floor(rank / perNode), rank % perNode];
     return here.get(`${node}/${local_rank}`) ?? { ...EXPECTED, node, local_rank, rank, round };
   });
+}
+
+/** Each node here has so many ranks; which numbers they get nobody knows before. */
+function withExpectedOfNodes({ workers, nodes, round }: Snapshot): readonly Worker[] {
+  const here = new Set(workers.map(worker => `${worker.node}/${worker.local_rank}`));
+  const missing = nodes.filter(isHere).flatMap(({ node, nproc }) =>
+    Array.from({ length: Math.min(MAX_EXPECTED, Number(nproc) || 0) }, (_, local_rank) => ({ node, local_rank }))
+      .filter(place => !here.has(`${place.node}/${place.local_rank}`))
+      .map(place => ({ ...EXPECTED, ...place, rank: -1, round }))
+  );
+  const all = missing.length ? [...workers, ...missing.slice(0, MAX_EXPECTED)] : workers;
+  return missing.length ? [...all].sort((a, b) => a.node - b.node || a.local_rank - b.local_rank) : all;
 }
 
 /** How many ranks there are, or were asked for; 0 where nobody knows yet. */

@@ -1,8 +1,9 @@
-/** Many ranks as small cells, a group a node: each cell tells state, progress and what stands out. */
+/** Ranks in groups, one a node: few as cards, many as small cells that tell state, progress and what stands out. */
 
-import { h } from '../dom.js';
+import { h, setText } from '../dom.js';
 import type { RankFacts } from './facts.js';
-import { rankGroup, type Group } from './group.js';
+import { rankGroup, type Body, type Group } from './group.js';
+import { nodeGroups, olderText, type Moment, type NodeGroup } from './node.js';
 
 /** With more ranks than this, nodes begin folded. */
 const OPEN_RANKS = 128;
@@ -10,56 +11,54 @@ const SMALL_NODE = 8;
 
 export interface Grid {
   readonly element: HTMLElement;
-  update(facts: readonly RankFacts[], selected: number | undefined): void;
+  update(facts: readonly RankFacts[], selected: number | undefined, moment: Moment): void;
 }
 
-/** Make the grid; `onPick` is called with the rank of a cell that is clicked. */
-export function rankGrid(onPick: (rank: number) => void): Grid {
-  const groups = new Map<number, Group>();
-  const element = h('div', { class: 'nbe-grid', onkeydown: (event: KeyboardEvent) => moveFocus(element, event) });
+/** Make the groups; `makeBody` makes what stands below the heading of a node with so many ranks. */
+export function rankGrid(kind: string, makeBody: (size: number) => Body): Grid {
+  const groups = new Map<number, { group: Group; made: { size: number; hasNode: boolean; isAlone: boolean } }>();
+  const list = h('div', { class: kind, onkeydown: (event: KeyboardEvent) => moveFocus(list, event) });
+  const older = h('div', { class: 'nbe-older nbe-muted', hidden: true });
+  const element = h('div', {}, list, older);
   let drawn = '';
 
-  function rebuild(byNode: ReadonlyMap<number, readonly RankFacts[]>, count: number): void {
-    const key = [...byNode].map(([node, members]) => `${node}:${members.length}`).join();
+  function rebuild(told: readonly NodeGroup[], count: number): void {
+    const key = told.map(group => `${group.index}:${group.members.length}:${!group.node}`).join();
     if (key === drawn) {
       return;
     }
     drawn = key;
-    const isAlone = byNode.size === 1;
-    const isFolded = (node: number) =>
-      groups.has(node) ? !groups.get(node)!.element.open : !isAlone && count > OPEN_RANKS;
-    const made = [...byNode].map(
-      ([node, members]) =>
-        [node, rankGroup(isAlone ? undefined : node, members.length, isFolded(node), onPick)] as const
-    );
+    const isAlone = told.length === 1 && !told[0]!.node;
+    const isFolded = !isAlone && count > OPEN_RANKS;
+    const before = new Map(groups);
     groups.clear();
-    made.forEach(([node, group]) => groups.set(node, group));
-    const largest = Math.max(...[...byNode.values()].map(members => members.length));
-    element.classList.toggle('nbe-small', !isAlone && largest <= SMALL_NODE);
-    element.replaceChildren(...made.map(([, group]) => group.element));
+    for (const { index, members, node } of told) {
+      // A group that stays as large stays as its reader left it.
+      const kept = before.get(index);
+      const made = { size: members.length, hasNode: node !== undefined };
+      const isSame = kept?.made.size === made.size && kept.made.hasNode === made.hasNode && kept.made.isAlone === isAlone;
+      const fresh = () => {
+        const wasOpen = kept && kept.made.size > 0 ? kept.group.element.open : !isFolded;
+        return rankGroup(isAlone ? undefined : index, made.size, !wasOpen, makeBody(made.size));
+      };
+      groups.set(index, isSame ? kept : { group: fresh(), made: { ...made, isAlone } });
+    }
+    const largest = Math.max(...told.map(group => group.members.length));
+    list.classList.toggle('nbe-small', !isAlone && largest <= SMALL_NODE);
+    list.classList.toggle('nbe-has-nodes', told.some(group => group.node));
+    list.replaceChildren(...told.map(({ index }) => groups.get(index)!.group.element));
   }
 
   return {
     element,
-    update(facts, selected) {
-      const byNode = groupByNode(facts);
-      rebuild(byNode, facts.length);
-      byNode.forEach((members, node) => groups.get(node)!.update(members, selected));
+    update(facts, selected, moment) {
+      const found = nodeGroups(facts, moment.snapshot);
+      rebuild(found.groups, facts.length);
+      found.groups.forEach(group => groups.get(group.index)!.group.update(group, selected, moment));
+      older.hidden = !found.older.length;
+      setText(older, olderText(found.older));
     }
   };
-}
-
-function groupByNode(facts: readonly RankFacts[]): Map<number, RankFacts[]> {
-  const groups = new Map<number, RankFacts[]>();
-  for (const fact of facts) {
-    const group = groups.get(fact.worker.node);
-    if (group) {
-      group.push(fact);
-    } else {
-      groups.set(fact.worker.node, [fact]);
-    }
-  }
-  return groups;
 }
 
 /** Arrow keys go from cell to cell: one tab stop for hundreds of ranks. */

@@ -2,13 +2,20 @@
 
 import { h, setAttribute, setText } from '../dom.js';
 import { icon, setIcon } from '../common/icons.js';
+import { isHere } from '../common/nodes.js';
 import { isOdd, type RankFacts } from './facts.js';
-import { groupText, rankText } from './words.js';
-import { plural } from '../common/text.js';
+import { nodeHead, type Moment, type NodeGroup } from './node.js';
+import { rankText } from './words.js';
 
 export interface Group {
   readonly element: HTMLDetailsElement;
-  update(members: readonly RankFacts[], selected: number | undefined): void;
+  update(group: NodeGroup, selected: number | undefined, moment: Moment): void;
+}
+
+/** What a folding group holds below its heading; drawn only while it is open. */
+export interface Body {
+  readonly element: HTMLElement;
+  draw(members: readonly RankFacts[], selected: number | undefined): void;
 }
 
 interface Cell {
@@ -18,53 +25,48 @@ interface Cell {
 }
 
 /**
- * Make the group of a node, or of all ranks where `node` is undefined; `isFolded` is how it begins. It unfolds by itself,
+ * Make the group of a node, or of all ranks where `index` is undefined; `isFolded` is how it begins. It unfolds by itself,
  * once, when one of its ranks needs a look, unless its reader has folded it.
  */
-export function rankGroup(
-  node: number | undefined,
-  size: number,
-  isFolded: boolean,
-  onPick: (rank: number) => void
-): Group {
-  const cells = Array.from({ length: size }, () => makeCell(onPick));
-  const blocks = Array.from({ length: size }, () => h('i', {}));
-  const strip = h('span', { class: 'nbe-strip', 'aria-hidden': 'true' }, ...blocks);
-  const words = h('span', { class: 'nbe-group-words' });
-  const title = h('span', { class: 'nbe-group-title' }, node === undefined ? plural(size, 'rank') : `node ${node}`);
+export function rankGroup(index: number | undefined, size: number, isFolded: boolean, body: Body): Group {
+  const head = nodeHead(index, size);
   let mayUnfold = isFolded;
-  const summary = h('summary', { onclick: () => (mayUnfold = false) }, title, strip, words);
-  const body = h('div', { class: 'nbe-cells' }, ...cells.map(cell => cell.element));
-  const element = h('details', { class: 'nbe-group', open: !isFolded }, summary, body);
+  const summary = h('summary', { onclick: () => (mayUnfold = false) }, ...head.parts);
+  const element = h('details', { class: 'nbe-group', open: !isFolded }, summary, body.element);
+  element.classList.toggle('nbe-bare', !size);
   let latest: readonly RankFacts[] = [];
   let picked: number | undefined;
-
-  function drawCells(): void {
-    // One stop of the tab key a group; arrow keys do the rest.
-    const isPicked = (fact: RankFacts) => fact.worker.rank === picked;
-    const stop = Math.max(0, latest.findIndex(isPicked));
-    latest.forEach((fact, i) => drawCell(cells[i]!, fact, isPicked(fact), i === stop));
-  }
-  element.addEventListener('toggle', () => element.open && drawCells());
+  element.addEventListener('toggle', () => element.open && body.draw(latest, picked));
 
   return {
     element,
-    update(members, selected) {
-      [latest, picked] = [members, selected];
-      const odd = members.some(isOdd);
+    update(group, selected, moment) {
+      [latest, picked] = [group.members, selected];
+      const odd = group.members.some(isOdd);
       element.classList.toggle('nbe-odd', odd);
+      element.classList.toggle('nbe-gone', group.node !== undefined && !isHere(group.node));
       if (odd && mayUnfold) {
         mayUnfold = false;
         element.open = true;
       }
-      setText(words, groupText(members, node === undefined));
+      head.update(group, moment);
       if (element.open) {
-        drawCells();
+        body.draw(group.members, selected);
       }
-      members.forEach((fact, i) => {
-        blocks[i]!.dataset.state = fact.worker.state;
-        blocks[i]!.classList.toggle('nbe-odd', isOdd(fact));
-      });
+    }
+  };
+}
+
+/** Cells for so many ranks. */
+export function cellsBody(size: number, onPick: (rank: number) => void): Body {
+  const cells = Array.from({ length: size }, () => makeCell(onPick));
+  return {
+    element: h('div', { class: 'nbe-cells' }, ...cells.map(cell => cell.element)),
+    draw(members, selected) {
+      // One stop of the tab key a group; arrow keys do the rest.
+      const isPicked = (fact: RankFacts) => fact.worker.rank === selected;
+      const stop = Math.max(0, members.findIndex(isPicked));
+      members.forEach((fact, i) => drawCell(cells[i]!, fact, isPicked(fact), i === stop));
     }
   };
 }
@@ -72,11 +74,8 @@ export function rankGroup(
 function makeCell(onPick: (rank: number) => void): Cell {
   const sign = icon('starting');
   const name = h('span', {});
-  const element = h('button', {
-    type: 'button',
-    class: 'nbe-cell',
-    onclick: () => onPick(Number(element.dataset.rank))
-  });
+  const pick = () => Number(element.dataset.rank) >= 0 && onPick(Number(element.dataset.rank));
+  const element = h('button', { type: 'button', class: 'nbe-cell', onclick: pick });
   element.append(sign, name);
   return { element, sign, name };
 }

@@ -16,7 +16,7 @@ interface Column {
 
 const COLUMNS: readonly Column[] = [
   { title: 'rank', text: f => (f.worker.rank < 0 ? '?' : String(f.worker.rank)), value: f => f.worker.rank },
-  { title: 'node', text: f => String(f.worker.node), value: f => f.worker.node },
+  { title: 'node', text: f => [f.worker.node, visible(f.node?.host ?? '', 40)].filter(word => word !== '').join(' '), value: f => f.worker.node },
   { title: 'state', text: f => stateText(f.worker.state), isText: true },
   { title: 'pid', text: f => (f.worker.pid ? String(f.worker.pid) : ''), value: f => f.worker.pid },
   { title: 'device', text: f => visible(f.worker.device, 60), isText: true },
@@ -93,7 +93,8 @@ export function rankTable(onPick: (rank: number) => void, onSort: () => void): R
       }
       COLUMNS.forEach((column, i) => {
         const isEmpty = i > 2 && facts.every(fact => !column.text(fact));
-        const isNode = column.title === 'node' && new Set(facts.map(fact => fact.worker.node)).size < 2;
+        const isOne = !facts[0]?.node && new Set(facts.map(fact => fact.worker.node)).size < 2;
+        const isNode = column.title === 'node' && isOne;
         table.classList.toggle(`nbe-no-${i}`, isEmpty || isNode);
       });
     }

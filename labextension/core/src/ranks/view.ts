@@ -4,6 +4,7 @@ import type { Part, RunData } from '../data.js';
 import { h, setAttribute, setText } from '../dom.js';
 import { factsOf, isOdd, type RankFacts } from './facts.js';
 import { rankGrid } from './grid.js';
+import { cellsBody, type Body } from './group.js';
 import { rankTable } from './table.js';
 import { rankTile, type Tile } from './tile.js';
 import { doneFraction, summaryPieces, type Piece } from './words.js';
@@ -21,7 +22,8 @@ export function ranksView(data: RunData, host: Host & { selection?: Selection })
   const selection = selectionOf(host);
   const pick = (rank: number) => selection.toggle(rank);
   const tiles = tileList(data, pick);
-  const grid = rankGrid(pick);
+  const nodes = rankGrid('nbe-nodes', () => tilesBody(data, pick));
+  const grid = rankGrid('nbe-grid', size => cellsBody(size, pick));
   const picked = pickedTile(data, pick);
   const table = rankTable(pick, () => draw());
   const summary = summaryLine(selection);
@@ -32,7 +34,7 @@ export function ranksView(data: RunData, host: Host & { selection?: Selection })
     { class: 'nbe-ranks', 'aria-label': 'Ranks' },
     h('div', { class: 'nbe-ranks-head' }, summary.element, toggle),
     summary.bar,
-    ...[tiles.element, grid.element, picked.element, table.element]
+    ...[tiles.element, nodes.element, grid.element, picked.element, table.element]
   );
 
   function draw(asTable = isTable): void {
@@ -40,17 +42,22 @@ export function ranksView(data: RunData, host: Host & { selection?: Selection })
     setAttribute(toggle, 'aria-pressed', String(isTable));
     const facts = factsOf(data);
     const isGrid = facts.length > MAX_TILES;
+    const hasNodes = data.snapshot.nodes.length > 0;
+    const moment = { snapshot: data.snapshot, now_ns: data.nowNs() };
     summary.update(facts, data);
     toggle.hidden = !facts.length;
-    tiles.element.hidden = isTable || isGrid || !facts.length;
+    tiles.element.hidden = isTable || isGrid || hasNodes || !facts.length;
+    nodes.element.hidden = isTable || isGrid || !hasNodes;
     grid.element.hidden = isTable || !isGrid;
     picked.element.hidden = isTable || !isGrid;
     table.element.hidden = !isTable;
     if (isTable) {
       table.update(facts, selection.rank);
     } else if (isGrid) {
-      grid.update(facts, selection.rank);
+      grid.update(facts, selection.rank, moment);
       picked.update(facts, selection.rank);
+    } else if (hasNodes) {
+      nodes.update(facts, selection.rank, moment);
     } else {
       tiles.update(facts, selection.rank);
     }
@@ -165,7 +172,7 @@ function drawPiece(parent: HTMLElement, at: number, piece: Piece, selection: Sel
 function tileList(
   data: RunData,
   pick: (rank: number) => void
-): { element: HTMLElement; update(facts: RankFacts[], selected?: number): void } {
+): { element: HTMLElement; update(facts: readonly RankFacts[], selected?: number): void } {
   const tiles = new Map<string, Tile>();
   const element = h('ul', { class: 'nbe-tiles' });
   return {
@@ -191,6 +198,12 @@ function tileList(
       });
     }
   };
+}
+
+/** The cards of one node. */
+function tilesBody(data: RunData, pick: (rank: number) => void): Body {
+  const { element, update } = tileList(data, pick);
+  return { element, draw: update };
 }
 
 /** Below a grid: one rank's card, always: the selected one, else the one that most needs a look. */

@@ -1,5 +1,6 @@
 /** The ranks in words: the one line that tells a reader how the whole run stands, and what each rank is. Pure. */
 
+import { isHere, nodesText } from '../common/nodes.js';
 import type { Worker, WorkerState } from '../model.js';
 import { isFinal, type Snapshot } from '../model.js';
 import { median, type RankFacts, type RankProgress } from './facts.js';
@@ -29,9 +30,10 @@ export interface Piece {
 /** `3 of 4 running`, `step 120-124 of 1000`, `slowest: rank 2 (1.8x the median step)`. */
 export function summaryPieces(facts: readonly RankFacts[], snapshot: Snapshot, isLive = true): Piece[] {
   if (!facts.length) {
-    return [{ text: isFinal(snapshot.state) ? 'No rank was started.' : 'Waiting for the ranks…', kind: '' }];
+    const text = isFinal(snapshot.state) ? 'No rank was started.' : 'Waiting for the ranks…';
+    return [{ text, kind: '' }, ...nodePieces(snapshot)];
   }
-  const pieces = statePieces(facts);
+  const pieces = [...statePieces(facts), ...nodePieces(snapshot)];
   const steps = stepsText(facts);
   if (steps) {
     pieces.push({ text: steps, kind: '' });
@@ -57,6 +59,13 @@ export function summaryPieces(facts: readonly RankFacts[], snapshot: Snapshot, i
     pieces.push({ text, kind: 'warn', rank: silent[0]!.worker.rank });
   }
   return pieces;
+}
+
+/** Nodes that were lost and are not back. */
+function nodePieces({ nodes }: Snapshot): Piece[] {
+  const lost = nodes.filter(node => !isHere(node) && node.state === 'lost').map(node => node.node);
+  const text = lost.length > 8 ? `${lost.length} nodes lost` : `${nodesText(lost)} lost`;
+  return lost.length ? [{ text, kind: 'bad' }] : [];
 }
 
 function statePieces(facts: readonly RankFacts[]): Piece[] {
@@ -110,11 +119,12 @@ export function progressText(progress: RankProgress): string {
 
 /** Where a rank runs: `pid 4242 · NUMA node 0, CPUs 0-7`. That it is bound to nothing is said once, in the run's notes. */
 export function placeText(facts: RankFacts): string {
-  const { pid, cpus, binding } = facts.worker;
+  const { pid, cpus, binding, local_rank } = facts.worker;
+  const local = facts.node ? `local rank ${local_rank}` : '';
   const bound = /\bis off\b/.test(binding) ? '' : firstLine(binding, 120).replace('NUMA node', 'NUMA');
   const place = bound || (cpus ? `CPUs ${visible(cpus, 80)}` : '');
   const both = bound && cpus && !bound.includes(cpus) ? `${bound} (CPUs ${visible(cpus, 80)})` : place;
-  return [pid ? `pid ${pid}` : '', both].filter(Boolean).join(' · ');
+  return [local, pid ? `pid ${pid}` : '', both].filter(Boolean).join(' · ');
 }
 
 /** How a rank ended, or "" while it lasts. */
@@ -127,7 +137,7 @@ export function outcomeText(facts: RankFacts): string {
   if (worker.state === 'failed') {
     const exit = exitText(worker);
     const why = failure ? failureText(failure) : '';
-    const how = way === 'left by itself' ? '' : way;
+    const how = way === 'left by itself' || way === why ? '' : way;
     return [why, why.includes(exit) ? '' : exit, how].filter(Boolean).join(' · ') || 'failed';
   }
   if (worker.result_error) {
@@ -155,6 +165,7 @@ export function rankText(facts: RankFacts): string {
   const { worker, usage, progress } = facts;
   const parts = [
     `Rank ${worker.rank < 0 ? '?' : worker.rank}: ${stateText(worker.state)}`,
+    facts.node ? `node ${worker.node}, local rank ${worker.local_rank}` : '',
     progress ? progressText(progress) : '',
     usage ? `CPU ${Math.round(usage.cpu_percent)} %, memory ${bytesText(usage.memory_bytes)}` : '',
     facts.slow,

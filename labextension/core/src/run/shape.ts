@@ -1,7 +1,7 @@
 /** Makes what came from a file fit the shapes that views rely on: a wrong type becomes the template's value. */
 
 import { EMPTY, NO_WORKER } from '../data.js';
-import type { About, Failure, Frame, Round, RunState, Snapshot, StackGroup, StackReport, Worker } from '../model.js';
+import type { About, Failure, Frame, Round, RunNode, RunState, Snapshot, StackGroup, StackReport, Worker } from '../model.js';
 
 type Fields = Record<string, unknown>;
 
@@ -41,6 +41,21 @@ const ROUND: Round = {
   failures: []
 };
 
+const NODE: RunNode = {
+  node: 0,
+  host: '',
+  address: '',
+  place: '',
+  state: 'joined',
+  joined_ns: 0,
+  lost_ns: 0,
+  text: '',
+  nproc: 0,
+  gpus: 0,
+  is_back: false,
+  spans: []
+};
+
 const RUN_STATES = new Set(
   'created starting running restarting stopping succeeded failed stopped lost'.split(' ') as RunState[]
 );
@@ -53,6 +68,7 @@ export function snapshotOf(value: unknown): Snapshot {
   snapshot.state = RUN_STATES.has(snapshot.state) ? snapshot.state : 'lost';
   snapshot.nproc = typeof told.nproc === 'string' || typeof told.nproc === 'number' ? told.nproc : 0;
   snapshot.workers = list(told.workers).map(workerOf);
+  snapshot.nodes = list(told.nodes).map(nodeOf);
   snapshot.rounds = list(told.rounds).map(roundOf);
   snapshot.failures = list(told.failures).map(failureOf);
   snapshot.notes = list(told.notes).flatMap(noteOf);
@@ -94,11 +110,21 @@ function workerOf(value: unknown): Worker {
   return worker;
 }
 
+function nodeOf(value: unknown): RunNode {
+  const told = record(value);
+  const node = fit(NODE, told);
+  node.state = node.state === 'joined' || node.state === 'left' ? node.state : 'lost';
+  node.nproc = typeof told.nproc === 'string' ? told.nproc : node.nproc;
+  node.spans = list(told.spans).flatMap(holdOf);
+  return node;
+}
+
 function roundOf(value: unknown): Round {
   const told = record(value);
   const round = fit(ROUND, told);
   round.cause = CAUSES.has(round.cause) ? round.cause : '';
   round.failures = list(told.failures).map(failureOf);
+  round.nodes = list(told.nodes).filter(node => typeof node === 'number');
   return round;
 }
 

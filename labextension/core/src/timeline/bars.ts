@@ -1,6 +1,7 @@
 /** A run's life as bars on one axis: what lasted from when to when, and why it ended. Pure: drawn by the timeline. */
 
-import { type Round, type Snapshot, type Worker } from '../model.js';
+import { isHere, lostNodeOf, nodeText, nodesText, goneText } from '../common/nodes.js';
+import { type Round, type RunNode, type Snapshot, type Worker } from '../model.js';
 import { attemptText, durationText, exitText, failureText, firstLine, plural, ranksText, stateText, visible } from '../common/text.js';
 
 export interface Bar {
@@ -17,6 +18,8 @@ export interface Bar {
 export interface Mark {
   time_ns: number;
   detail: string;
+  /** A node that came; what has no kind went wrong. */
+  kind?: 'joined';
 }
 
 export interface Row {
@@ -27,6 +30,10 @@ export interface Row {
 
 /** More ranks than this are one row a node. */
 const MAX_RANK_ROWS = 16;
+/** Of more nodes than this those to which nothing happened are one row. */
+const MAX_NODE_ROWS = 16;
+/** A mark and a bar that are nearer to each other are one thing. */
+const EARLY_NS = 5e8;
 
 export function rowsOf(snapshot: Snapshot, now_ns: number): Row[] {
   if (!snapshot.created_ns) {
@@ -36,6 +43,7 @@ export function rowsOf(snapshot: Snapshot, now_ns: number): Row[] {
   return [
     runRow(snapshot, end_ns),
     ...snapshot.rounds.map(round => roundRow(round, snapshot, end_ns)),
+    ...nodeRows(snapshot, end_ns),
     ...workerRows(snapshot, end_ns)
   ];
 }
@@ -91,12 +99,12 @@ function roundRow(round: Round, snapshot: Snapshot, end_ns: number): Row {
       end_ns: formed_ns ? split_ns : until_ns,
       kind: 'rendezvous',
       label: 'rendezvous',
-      detail: `rendezvous of round ${round.number}: ${took(round.started_ns, split_ns)}${round.world_size ? `, ${plural(round.world_size, 'rank')}` : ''}`,
+      detail: `rendezvous of round ${round.number}: ${took(round.started_ns, split_ns)}${round.world_size ? `, ${plural(round.world_size, 'rank')}` : ''}${onNodes(round)}`,
       isOpen: !formed_ns && !round.ended_ns
     }
   ];
   if (formed_ns && until_ns > split_ns) {
-    const cause = causeText(round);
+    const cause = causeText(round, snapshot);
     bars.push({
       start_ns: split_ns,
       end_ns: until_ns,
@@ -104,7 +112,7 @@ function roundRow(round: Round, snapshot: Snapshot, end_ns: number): Row {
         round.cause
       ] as Bar['kind'],
       label: cause || 'running',
-      detail: `round ${round.number}${attempt && `, ${attempt}`}: ${cause || 'running'} · ${took(split_ns, until_ns)}`,
+      detail: `round ${round.number}${attempt && `, ${attempt}`}: ${cause || 'running'} · ${took(split_ns, until_ns)}${onNodes(round)}`,
       isOpen: !round.ended_ns
     });
   }
@@ -118,9 +126,18 @@ function failureMark(failure: Round['failures'][number]): Mark {
   };
 }
 
+/** Which nodes took part, "" where there are none to tell apart. */
+function onNodes({ nodes }: Round): string {
+  return nodes?.length ? ` · on ${nodesText(nodes)}` : '';
+}
+
 /** Why a round ended, in words. */
-function causeText(round: Round): string {
+function causeText(round: Round, snapshot: Snapshot): string {
   const root = round.failures[0];
+  const lost = lostNodeOf(snapshot, root);
+  if (round.cause && lost) {
+    return `${nodeText(lost)} was lost`;
+  }
   const words: Record<Round['cause'], string> = {
     '': '',
     success: 'succeeded',
@@ -133,6 +150,9 @@ function causeText(round: Round): string {
 
 function workerRows(snapshot: Snapshot, end_ns: number): Row[] {
   const started = snapshot.workers.filter(worker => worker.started_ns);
+  if (snapshot.nodes.length && started.length > MAX_RANK_ROWS) {
+    return [];
+  }
   if (started.length <= MAX_RANK_ROWS) {
     return started.map(worker => ({
       title: `rank ${worker.rank}`,
@@ -149,6 +169,55 @@ function workerRows(snapshot: Snapshot, end_ns: number): Row[] {
       marks: marksOf(snapshot, members)
     };
   });
+}
+
+/** A row for each node: when it was here, how its ranks are, when it was lost or joined late. */
+function nodeRows(snapshot: Snapshot, end_ns: number): Row[] {
+  const { nodes } = snapshot;
+  const rows = nodes.map(node => ({ node, row: nodeRow(node, snapshot, end_ns) }));
+  if (nodes.length <= MAX_NODE_ROWS) {
+    return rows.map(({ row }) => row);
+  }
+  const calm = rows.filter(({ row }) => !row.marks.length).map(({ node }) => node);
+  const members = snapshot.workers.filter(worker => worker.started_ns && calm.some(node => node.node === worker.node));
+  const start_ns = Math.min(...calm.map(node => node.joined_ns));
+  const label = members.length ? groupBar(members, end_ns).label : nodesText(calm.map(node => node.node));
+  const detail = `${nodesText(calm.map(node => node.node))}: ${label} · ${took(start_ns, end_ns)}`;
+  const kind = members.length ? groupBar(members, end_ns).kind : 'running';
+  const bars: Bar[] = [{ start_ns, end_ns, kind, label, detail, isOpen: !snapshot.finished_ns }];
+  const others = calm.length ? [{ title: plural(calm.length, 'node'), bars, marks: [] }] : [];
+  return [...rows.filter(({ row }) => row.marks.length).map(({ row }) => row), ...others];
+}
+
+function nodeRow(node: RunNode, snapshot: Snapshot, end_ns: number): Row {
+  const members = snapshot.workers.filter(worker => worker.node === node.node && worker.started_ns);
+  const first = snapshot.rounds.find(round => round.formed_ns)?.formed_ns ?? end_ns;
+  const name = nodeText(node);
+  const bars: Bar[] = [];
+  const marks: Mark[] = [];
+  node.spans.forEach(([start_ns, until_ns], i) => {
+    const isLast = i === node.spans.length - 1;
+    const group = isLast && isHere(node) && members.length ? groupBar(members, end_ns) : undefined;
+    const gone = isLast && !isHere(node) ? goneText(node, snapshot) : `${name} was lost`;
+    const to_ns = until_ns || end_ns;
+    const words = until_ns ? node.host : [node.host, group?.label].filter(Boolean).join(': ');
+    bars.push({
+      start_ns,
+      end_ns: to_ns,
+      kind: group?.kind ?? (until_ns ? 'ended' : 'running'),
+      label: visible(words, 100),
+      detail: `${name}: ${until_ns ? gone : (group?.label ?? 'here')} · ${took(start_ns, to_ns)}`,
+      isOpen: !until_ns && !snapshot.finished_ns
+    });
+    if (start_ns > first + EARLY_NS || i > 0) {
+      marks.push({ time_ns: start_ns, detail: `${name} ${i > 0 ? 'joined again' : 'joined'}`, kind: 'joined' });
+    }
+    if (until_ns) {
+      marks.push({ time_ns: until_ns, detail: gone });
+    }
+  });
+  const failed = members.length ? marksOf(snapshot, members).filter(mark => !mark.detail.includes('its node was lost')) : [];
+  return { title: `node ${node.node}`, bars, marks: [...marks, ...failed] };
 }
 
 function workerBar(worker: Worker, end_ns: number): Bar {

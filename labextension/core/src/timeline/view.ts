@@ -91,10 +91,10 @@ function drawBar(element: HTMLElement, bar: Bar, place: (time_ns: number) => num
 }
 
 function drawMark(element: HTMLElement, mark: Mark, place: (time_ns: number) => number): void {
-  element.className = 'nbe-time-mark';
+  element.className = `nbe-time-mark${mark.kind ? ` nbe-${mark.kind}` : ''}`;
   element.style.left = `${place(mark.time_ns).toFixed(3)}%`;
   element.style.width = '';
-  setText(element, '✕');
+  setText(element, mark.kind ? '+' : '✕');
   describe(element, mark.detail);
 }
 

@@ -1,0 +1,164 @@
+"""Frames on their way to the nodes of one link: what is urgent goes between two pieces of what is long.
+
+Runs in: the driver, in a thread for each link.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nb_elastic import wire
+
+PIECE_BYTES = 1 << 20
+PING = wire.encode({"type": "ping"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parcel:
+    """A file that nodes need for a run.
+
+    Attributes:
+        fd: descriptor that is read, of whoever owns the run.
+    """
+
+    name: str
+    fd: int
+    size: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Delivery:
+    """What some nodes of a link need to begin: files, then a frame for each.
+
+    Attributes:
+        tokens: of these nodes.
+    """
+
+    run_id: str
+    tokens: Sequence[str]
+    parcels: Sequence[Parcel]
+    frames: deque[bytes]
+    _parcel: int = 0
+    _offset: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        """True when nothing is left to send."""
+        return not self.frames
+
+    def next(self) -> bytes:
+        """The next frame.
+
+        Raises:
+            OSError: if a file can't be read.
+        """
+        if self._parcel >= len(self.parcels):
+            return self.frames.popleft()
+        parcel = self.parcels[self._parcel]
+        data = os.pread(parcel.fd, PIECE_BYTES, self._offset)
+        message = {
+            "type": "file",
+            "run_id": self.run_id,
+            "to": list(self.tokens),
+            "name": parcel.name,
+            "offset": self._offset,
+            "size": parcel.size,
+        }
+        self._offset += len(data)
+        if self._offset >= parcel.size or not data:
+            self._parcel, self._offset = self._parcel + 1, 0
+        return wire.encode(message, data)
+
+
+@dataclass(slots=True)
+class Post:
+    """Sends frames over one link. Any thread may hand them over; nobody ever waits for the link.
+
+    Args:
+        send: of the link.
+        on_error: told what could not be read for a delivery; that is dropped.
+    """
+
+    send: Callable[[bytes], None]
+    name: str
+    on_error: Callable[[Delivery, OSError], None]
+    _urgent: deque[bytes] = field(default_factory=deque)
+    _deliveries: deque[Delivery] = field(default_factory=deque)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _is_closed: bool = False
+    _thread: threading.Thread | None = None
+
+    def urge(self, message: Mapping[str, Any]) -> None:
+        """Send a short message before all deliveries."""
+        self._put(wire.encode(message))
+
+    def ping(self) -> None:
+        """Show the nodes that somebody is here; one ping at a time waits for a link that takes nothing."""
+        with self._changed:
+            is_waiting = any(frame is PING for frame in self._urgent)
+        if not is_waiting:
+            self._put(PING)
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Send a delivery, after those before it."""
+        with self._changed:
+            self._deliveries.append(delivery)
+            self._wake()
+
+    def take_back(self, run_id: str) -> list[str]:
+        """Drop what was not sent yet of a run; tokens of the nodes that will never hear of it."""
+        with self._changed:
+            dropped = [d for d in self._deliveries if d.run_id == run_id]
+            self._deliveries = deque(d for d in self._deliveries if d.run_id != run_id)
+        return [token for d in dropped for token in _unheard(d)]
+
+    def close(self) -> None:
+        """Send nothing more; the thread ends as soon as the link lets it."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def _put(self, frame: bytes) -> None:
+        with self._changed:
+            self._urgent.append(frame)
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._thread is None and not self._is_closed:
+            self._thread = threading.Thread(target=self._run, name=f"nb_elastic-post-{self.name}", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _run(self) -> None:
+        while (frame := self._next()) is not None:
+            self.send(frame)
+
+    def _next(self) -> bytes | None:
+        with self._changed:
+            while True:
+                if self._is_closed:
+                    return None
+                if self._urgent:
+                    return self._urgent.popleft()
+                if self._deliveries:
+                    delivery = self._deliveries[0]
+                    try:
+                        return delivery.next()
+                    except OSError as e:
+                        self._deliveries.popleft()
+                        self.on_error(delivery, e)
+                        continue
+                    finally:
+                        if delivery.is_done and self._deliveries and self._deliveries[0] is delivery:
+                            self._deliveries.popleft()
+                self._changed.wait()
+
+
+def _unheard(delivery: Delivery) -> Iterable[str]:
+    """Of each node there is one frame, in the order of the tokens; those at the end are left."""
+    return delivery.tokens[len(delivery.tokens) - len(delivery.frames) :]

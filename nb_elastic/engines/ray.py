@@ -1,0 +1,350 @@
+"""Nodes on the machines of a Ray cluster: one actor a machine starts the node program there, and relays it.
+
+Runs in: the kernel or the command line (``settle``, which imports nothing of Ray) and the driver (all else). The only file
+that imports ray.
+
+The first nodes are placed together (STRICT_SPREAD: all of them or none, each on a machine of its own); those that join later
+one by one, each anywhere but where there is one. What can't be placed yet stays asked for, so that a cluster's autoscaler
+sees it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as LateError
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nb_elastic.engines import ray_actor, ray_settings, ray_shape
+from nb_elastic.engines.base import Order, Settled, Wanted
+from nb_elastic.engines.ray_link import Away, Gone, RayLink
+from nb_elastic.engines.ray_local import LocalCluster, serve
+from nb_elastic.errors import EngineError
+
+NAMESPACE = "nb_elastic"
+CALLS = 16
+"""How many calls an actor takes at once: some may wait for a node program that reads nothing, or says nothing."""
+TELL_S = 3.0
+LOOK_S = 1.0
+GROW_S = 0.5
+AVOID_S = 70.0
+"""A machine whose node could not be ended isn't taken again for so long; by then Ray itself knows whether it is dead."""
+OPEN_TO_ALL = (
+    "This Ray cluster asks for no token: whoever reaches it can run programs as you. "
+    "RAY_AUTH_MODE=token on all its machines closes it."
+)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Placed:
+    """An actor that was asked for; it has a link once its node program runs."""
+
+    actor: Any
+    started: Any
+    node: str = ""
+    link: RayLink | None = None
+    avoided_until: float = 0.0
+
+
+class RayEngine:
+    """``--engine ray``. See ``nb_elastic.engines.base.Engine``."""
+
+    def __init__(self) -> None:
+        self._ray: Any = None
+        self._cluster: LocalCluster | None = None
+        self._group: Any = None
+        self._placed: list[_Placed] = []
+        self._lock = threading.Lock()
+
+    def settle(self, wanted: Wanted, environ: Mapping[str, str]) -> Settled:
+        """Find the cluster that the settings, the notebook itself or the environment name."""
+        return ray_settings.settle(wanted, environ)
+
+    def open(self, order: Order) -> None:
+        """Start so many node programs, each on a machine of its own, as soon as there is room for all."""
+        with self._lock:
+            self._join(order)
+            bundle = self._bundle(order)
+            if bundle is None or not self._reserve(order, bundle):
+                return
+            for index in range(order.nodes):
+                self._ask(order, bundle, scheduling_strategy=_in_group(self._group, index))
+            self._await(order, until=float("inf"))
+
+    def grow(self, order: Order) -> None:
+        """Start node programs on machines that have none, one after another; asks for them as long as it is called."""
+        with self._lock:
+            if self._ray is None:
+                return
+            bundle = self._bundle(order)
+            if bundle is None:
+                return
+            taken = sorted(self._taken())
+            waiting = [one for one in self._placed if one.link is None]
+            for one in waiting:
+                if one.node != ",".join(taken):  # asked for where there is a node by now
+                    self._forget(one)
+            if not any(one.link is None for one in self._placed):
+                self._ask(order, bundle, label_selector={"ray.io/node-id": f"!in({','.join(taken)})"} if taken else {})
+                self._placed[-1].node = ",".join(taken)
+            self._await(order, until=time.monotonic() + GROW_S)
+
+    def close(self) -> None:
+        """End all nodes, give back what they took, and leave the cluster."""
+        with self._lock:
+            ray, self._ray = self._ray, None
+            if ray is not None:
+                threads = [
+                    threading.Thread(target=one.link.close, name="nb_elastic-ray-close", daemon=True)
+                    for one in self._placed
+                    if one.link is not None
+                ]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join(20.0)
+                for one in [one for one in self._placed if one.link is None]:
+                    self._forget(one)
+                with contextlib.suppress(Exception):  # whatever Ray can't do now: what is ours ends with its driver
+                    if self._group is not None:
+                        ray.util.remove_placement_group(self._group)
+                with contextlib.suppress(Exception):
+                    ray.shutdown()
+            if self._cluster is not None:
+                self._cluster.close()
+                self._cluster = None
+
+    # -- the cluster -------------------------------------------------------------------------
+
+    def _join(self, order: Order) -> None:
+        """Import Ray and connect, in a thread: either may take long when something is amiss, and then can't be stopped."""
+        done: Future[Any] = Future()
+
+        def work() -> None:
+            try:
+                done.set_result(self._connect(order))
+            except BaseException as e:  # noqa: BLE001  handed on
+                done.set_exception(e)
+
+        threading.Thread(target=work, name="nb_elastic-ray-join", daemon=True).start()
+        begun, has_told = time.monotonic(), False
+        while not order.is_over.is_set():
+            try:
+                self._ray = done.result(0.2)
+            except LateError:
+                if not has_told and time.monotonic() > begun + 4 * TELL_S:
+                    has_told = True
+                    order.tell(f"Still connecting to {order.settled.label}.")
+                continue
+            except EngineError:
+                raise
+            except Exception as e:
+                raise EngineError(f"{order.settled.label} can't be joined: {_words(e)}") from e
+            if _has_no_token(order.settled.value):
+                order.tell(OPEN_TO_ALL)
+            return
+
+    def _connect(self, order: Order) -> Any:
+        value = order.settled.value
+        # Ray hides all GPUs from an actor that asked for none only if told so, and warns of it otherwise.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        address = str(value["address"])
+        if address == ray_settings.LOCAL:
+            command = (sys.executable, "-m", __name__)
+            self._cluster = LocalCluster(
+                command, order.folder, order.log, nodes=int(value["nodes"]), nproc=order.wanted.nproc
+            )
+            address = self._cluster.start()
+        import ray
+
+        runtime_env = {"py_modules": [str(Path(ray_actor.__file__).parents[1])]} if value.get("ships") else None
+        ray.init(
+            address=address,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({"runtime_env": runtime_env} if runtime_env else {}),
+        )
+        for module in (ray_actor, sys.modules[__name__]):
+            ray.cloudpickle.register_pickle_by_value(module)
+        return ray
+
+    def _machines(self) -> dict[str, dict[str, Any]]:
+        """The living machines by their ids, as Ray describes them."""
+        return {machine["NodeID"]: machine for machine in self._ray.nodes() if machine["Alive"]}
+
+    def _bundle(self, order: Order) -> dict[str, int] | None:
+        try:
+            resources = [machine["Resources"] for machine in self._machines().values()]
+        except Exception as e:
+            if order.is_over.is_set():
+                return None
+            raise EngineError(f"{order.settled.label} does not answer: {_words(e)}") from e
+        return ray_shape.shape(order.wanted, resources, cpus=int(order.settled.value.get("cpus", 0)))
+
+    def _taken(self) -> set[str]:
+        """Ids of the machines that have a node, or must not get one."""
+        now = time.monotonic()
+        self._placed = [one for one in self._placed if one.link is None or one.link.is_alive or now < one.avoided_until]
+        return {one.node for one in self._placed if one.link is not None}
+
+    # -- placing -----------------------------------------------------------------------------
+
+    def _reserve(self, order: Order, bundle: Mapping[str, int]) -> bool:
+        """Wait for machines with so much to spare; False when nobody wants them any more."""
+        from ray.util.placement_group import placement_group
+
+        self._group = placement_group([dict(bundle)] * order.nodes, strategy="STRICT_SPREAD")
+        begun, told = time.monotonic(), ""
+        ready = self._group.ready()
+        while not order.is_over.is_set():
+            if self._ray.wait([ready], timeout=LOOK_S / 4)[0]:
+                return True
+            if time.monotonic() > begun + TELL_S and (text := self._waits_for(order, bundle)) != told:
+                told = text
+                order.tell(text)
+        return False
+
+    def _waits_for(self, order: Order, bundle: Mapping[str, int]) -> str:
+        machines = [machine["Resources"] for machine in self._machines().values()]
+        fit = ray_shape.count_fit(bundle, machines)
+        each = ray_shape.text(bundle)
+        if fit < order.nodes:
+            return f"Ray has {fit} of the {order.nodes} machines with {each} that the run needs; waiting for more."
+        return f"Ray has no {order.nodes} machines with {each} free at once; waiting until others give theirs back."
+
+    def _ask(self, order: Order, bundle: Mapping[str, int], **where: Any) -> None:
+        actor = self._ray.remote(ray_actor.Relay).options(
+            num_cpus=bundle["CPU"],
+            num_gpus=bundle.get("GPU", 0),
+            max_concurrency=CALLS,
+            max_restarts=0,
+            **where,
+        ).remote()  # fmt: skip
+        started = actor.start.remote(order.arguments, dict(order.env), _look)
+        self._placed.append(_Placed(actor=actor, started=started))
+
+    def _await(self, order: Order, *, until: float) -> None:
+        """Make links of the actors that are up."""
+        while not order.is_over.is_set():
+            waiting = {one.started: one for one in self._placed if one.link is None}
+            if not waiting or time.monotonic() > until:
+                return
+            for started in self._ray.wait(list(waiting), timeout=0.2)[0]:
+                self._greet(waiting[started], order)
+
+    def _greet(self, one: _Placed, order: Order) -> None:
+        try:
+            where = self._ray.get(one.started)
+        except Exception as e:  # border: Ray's own errors, of many kinds
+            self._forget(one)
+            raise EngineError(f"No node could be started on {order.settled.label}: {_words(e)}") from e
+        one.node = where["node"]
+
+        def on_over(*, is_certain: bool) -> None:
+            one.avoided_until = 0.0 if is_certain else time.monotonic() + AVOID_S
+
+        one.link = RayLink(_Actor(self._ray, one.actor), place=where["place"], log=order.log, on_over=on_over)
+        order.on_link(one.link)
+
+    def _forget(self, one: _Placed) -> None:
+        with contextlib.suppress(Exception):  # border: it may be gone
+            self._ray.kill(one.actor)
+        self._placed.remove(one)
+
+
+class _Actor:
+    """See ``ray_link.Far``."""
+
+    def __init__(self, ray: Any, actor: Any) -> None:
+        self._ray, self._actor = ray, actor
+
+    def call(self, name: str, *arguments: Any) -> Future[Any]:
+        with self._told():
+            future: Future[Any] = getattr(self._actor, name).remote(*arguments).future()
+            return future
+
+    def answer(self, call: Future[Any], timeout_s: float | None = None) -> Any:
+        with self._told():
+            try:
+                return call.result(timeout_s)
+            except LateError:
+                raise TimeoutError from None
+
+    def kill(self) -> None:
+        with contextlib.suppress(Exception):  # border: it may be gone, and Ray with it
+            self._ray.kill(self._actor)
+
+    @contextlib.contextmanager
+    def _told(self) -> Any:
+        """Ray's errors in our words."""
+        errors = self._ray.exceptions
+        try:
+            yield
+        except (TimeoutError, Away, Gone):
+            raise
+        except errors.ActorUnavailableError as e:
+            raise Away(_words(e)) from e
+        except errors.RayActorError as e:
+            raise Gone(_words(e)) from e
+        except (ConnectionError, CancelledError, errors.RayError) as e:
+            raise Gone(_words(e)) from e
+        except Exception as e:  # border: what Ray's client and core raise when the connection is over
+            raise Gone(_words(e)) from e
+
+
+def _in_group(group: Any, index: int) -> Any:
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    return PlacementGroupSchedulingStrategy(group, index)
+
+
+def _look() -> tuple[str, str, str]:
+    """Id, address and name of the machine; runs there, and travels by value."""
+    import ray as there
+
+    node = there.get_runtime_context().get_node_id()
+    address = there.util.get_node_ip_address()
+    name = next((m["NodeName"] for m in there.nodes() if m["NodeID"] == node), "")
+    return node, address, name or address
+
+
+def _has_no_token(value: Mapping[str, Any]) -> bool:
+    return value["address"] != ray_settings.LOCAL and os.environ.get("RAY_AUTH_MODE", "").lower() != "token"
+
+
+def _words(error: BaseException) -> str:
+    """What Ray says, in one line."""
+    said: list[str] = []
+    one: BaseException | None = error
+    while one is not None:
+        if type(one).__name__ == "AuthenticationError":
+            return (
+                "it wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, for the kernel"
+            )
+        said += [line.strip() for line in str(one).splitlines() if line.strip()]
+        one = one.__cause__ or one.__context__
+    reasons = [line for line in said if "died because" in line]
+    text = reasons[0] if reasons else " ".join(said) or type(error).__name__
+    return text if len(text) < 400 else text[:400] + "..."
+
+
+def main() -> None:
+    """Have a cluster of this machine, as ``python -m nb_elastic.engines.ray``."""
+    import ray._private.node
+    import ray._private.parameter
+
+    serve(ray)
+
+
+if __name__ == "__main__":
+    main()

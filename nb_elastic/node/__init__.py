@@ -1,0 +1,1 @@
+"""The node program: runs one node's share of a run that a driver elsewhere leads."""

@@ -1,0 +1,68 @@
+"""The node program's private folder: made for its life, and swept by the next one where it had no time to.
+
+Runs in: the node program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from nb_elastic import machine, private, reap, rundir
+from nb_elastic.lifeline import ProcessId
+from nb_elastic.rundir import RunDir
+
+OWNER = "owner.json"
+OLD_S = 3600.0
+"""A folder without an owner's name may be in the making for so long at most."""
+
+
+def base() -> Path:
+    """Folder of all node programs of this user on this machine."""
+    return Path(tempfile.gettempdir()) / f"nb_elastic-{os.geteuid()}"
+
+
+def make(token: str) -> Path:
+    """Make this program's own folder, for this user alone.
+
+    Raises:
+        OptionError: if it can't be made, or others could exchange what lies in it.
+    """
+    private.make(base())
+    path = base() / f"node-{token}"
+    private.make(path)
+    own = ProcessId.of(os.getpid())
+    owner = {"pid": os.getpid(), "start_ticks": own.start_ticks if own else 0, "machine": machine.here()}
+    rundir.write_json(path / OWNER, owner)
+    return path
+
+
+def remove(path: Path) -> None:
+    """Delete a folder of ``make``, or a run's in it."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Delete what dead node programs left, and end the processes that their runs left."""
+    with contextlib.suppress(OSError):
+        for path in sorted(base().glob("node-*")):
+            if private.is_ours(path) and _is_left(path):
+                for run in path.iterdir():
+                    if private.is_ours(run):
+                        with contextlib.suppress(OSError):
+                            reap.end_left(RunDir(run))
+                remove(path)
+
+
+def _is_left(path: Path) -> bool:
+    told = rundir.read_json(path / OWNER)
+    pid, ticks, where = told.get("pid"), told.get("start_ticks"), told.get("machine")
+    if type(pid) is not int or type(ticks) is not int or not isinstance(where, str):
+        return time.time() - path.lstat().st_mtime > OLD_S
+    if where.partition(" ")[0] != machine.boot_id():
+        return True
+    return where == machine.here() and not ProcessId(pid, ticks).is_alive

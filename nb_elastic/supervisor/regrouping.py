@@ -1,0 +1,41 @@
+"""What one node does about the others of its group: misses one that is lost, and waits for all at the end.
+
+Runs in: the supervisor.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from nb_elastic.model import WorkerFailure
+from nb_elastic.supervisor import failures_judge
+from nb_elastic.supervisor.rendezvous_c10d import FreshStoreRendezvous
+from nb_elastic.supervisor.stopping import Stopper
+
+POLL_S = 0.05
+"""How often the group is looked at while something depends on it."""
+
+
+def misses_a_node(group: FreshStoreRendezvous | None, failures: Iterable[WorkerFailure], stopper: Stopper) -> bool:
+    """True if ranks failed because a node is gone, and the rest is enough: the group re-forms, at no restart's cost.
+
+    A lost node's keep-alives stop some seconds later than its connections, so that is waited for.
+    """
+    told = list(failures)
+    if group is None or not group.can_lose or not told or not all(map(failures_judge.is_lost_peer, told)):
+        return False
+    deadline = time.monotonic() + group.loss_s
+    while time.monotonic() < deadline:
+        if change := group.change():
+            return change != "closed"
+        with stopper.interruptible():
+            time.sleep(POLL_S)
+    return False
+
+
+def wait_for_ends(group: FreshStoreRendezvous) -> None:
+    """Wait until the ranks of all nodes are done, or a node is gone; torch's own way takes five minutes to miss it."""
+    has_ended = group.end_barrier()
+    while not has_ended() and group.change() in {"", "waiting"}:
+        time.sleep(POLL_S)

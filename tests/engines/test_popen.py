@@ -1,0 +1,123 @@
+"""The driver and real node programs of this machine: every scenario, over an engine that does nothing of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import nb_elastic
+from nb_elastic.engines import driven
+from tests.engines.opened import Place
+from tests.engines.scenarios import Scenarios
+from tests.programs import on_many_nodes as programs
+from tests.support import detached, popen_engine
+
+pytestmark = pytest.mark.pretended
+
+ROOT = Path(__file__).parents[2]
+
+
+def torch_version() -> str:
+    """Of this environment."""
+    return metadata.version("torch").partition("+")[0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _installed() -> Iterator[None]:
+    """The engine is installed here, and in what is started here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(popen_engine.DIST))
+        patch.setenv("PYTHONPATH", popen_engine.environment(os.environ)["PYTHONPATH"])
+        yield
+
+
+class TestPopen(Scenarios):
+    """Scenarios over local commands."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def place(cls) -> Place:
+        """As many nodes as are asked for."""
+        return Place(name="popen", nodes=8)
+
+    def elastic(self, place: Place, folder: Path) -> Place:
+        """See base class."""
+        (folder / "nodes").write_text("1")
+        return replace(place, settings=f"folder={folder}")
+
+    def add_machine(self, place: Place) -> None:
+        """See base class."""
+        (Path(place.settings.partition("=")[2]) / "nodes").write_text("2")
+
+    def remove_machine(self, place: Place) -> None:
+        """See base class."""
+        (Path(place.settings.partition("=")[2]) / "nodes").write_text("1")
+
+
+# -- what is refused, and what is told before anything starts ---------------------------------
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run ``nb-elastic`` to its end."""
+    return subprocess.run(
+        [*detached.COMMAND, *words], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
+    )
+
+
+def with_torch(folder: Path, version: str) -> Path:
+    """A folder for packages in which torch seems to have another version."""
+    info = folder / f"torch-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+    return folder
+
+
+def test_a_node_with_another_torch_is_refused_in_one_sentence(tmp_path: Path):
+    path = with_torch(tmp_path, "9.9.9")
+    with pytest.raises(nb_elastic.WorkerFailedError) as caught:
+        nb_elastic.launch(programs.add_up, nnodes="2", nproc_per_node=1, engine=f"popen=path={path}", render="none")
+    driven.drivers.close()
+    assert f"popen-1 has torch 9.9.9, and the notebook has torch {torch_version()}: install the same on both." in str(
+        caught.value
+    )
+    assert nb_elastic.last_run().snapshot.workers == ()
+
+
+def test_a_run_that_can_do_without_it_goes_on_without_a_node_that_does_not_fit(tmp_path: Path):
+    path = with_torch(tmp_path, "9.9.9")
+    run = nb_elastic.launch(
+        programs.add_up, nnodes="1:2", nproc_per_node=1, engine=f"popen=nodes=2,path={path}", render="none"
+    )
+    driven.drivers.close()
+    assert run.results == {0: 1.0}
+    assert any(text.startswith("A node was refused: popen-1 has torch 9.9.9") for _, text in run.snapshot.notes)
+
+
+def test_an_engine_that_has_too_few_machines_says_so():
+    with pytest.raises(nb_elastic.WorkerFailedError, match="2 nodes were wanted, and the pretended cluster has 1"):
+        nb_elastic.launch(programs.add_up, nnodes="2", nproc_per_node=1, engine="popen=nodes=1", render="none")
+    driven.drivers.close()
+
+
+def test_settings_that_make_no_sense_start_nothing(elastic_home: Path):
+    for settings, word in (("colour=red", "colour"), ("nodes=many", "nodes=many")):
+        with pytest.raises(nb_elastic.OptionError, match=word):
+            nb_elastic.launch(programs.add_up, nnodes="2", engine=f"popen={settings}")
+    assert list(elastic_home.iterdir()) == []
+
+
+def test_the_command_line_launches_on_nodes_and_tells_beforehand_where(elastic_home: Path):
+    words = ("run", "--nnodes", "2", "--nproc", "1", "--engine", "popen", "--render", "plain")
+    dry = command(*words, "--dry-run", "tests.programs.on_many_nodes:add_up")
+    assert "Would start 1 rank(s) on each of 2 node(s): import tests.programs.on_many_nodes:add_up" in dry.stdout
+    assert "On 2 node(s) of this machine's pretended cluster (engine popen)" in dry.stdout
+    assert list(elastic_home.iterdir()) == []
+    done = command(*words, "tests.programs.on_many_nodes:add_up")
+    assert done.returncode == 0, done.stderr
+    assert "added up" in done.stdout

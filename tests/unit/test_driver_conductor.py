@@ -1,0 +1,163 @@
+"""What the driver decides: who begins, where they meet, who is waited for, and how a run ends when nodes do odd things.
+
+A user would lose: runs behind a firewall, runs that wait for ever, and the reason why a run ended.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nb_elastic.driver import meeting
+from tests.support.scripted_nodes import Scene, ScriptedNode, obliging
+
+KEEPER = 'import sys; print(\'{"type":"hosting","endpoint":"127.0.0.1:1"}\', flush=True); sys.stdin.read()'
+Make = Callable[..., Scene]
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Makes scenes; their store keeper is one without torch."""
+    monkeypatch.setattr(meeting, "KEEPER", ("-c", KEEPER))
+    scenes: list[tuple[Scene, list[ScriptedNode]]] = []
+
+    def make_one(*nodes: ScriptedNode, **options: Any) -> Scene:
+        folder = tmp_path / f"run{len(scenes)}"
+        folder.mkdir()
+        scene = Scene(folder, **options)
+        scenes.append((scene, list(nodes)))
+        scene.add(*nodes)
+        return scene
+
+    yield make_one
+    for scene, nodes in scenes:
+        scene.close()
+        for node in nodes:
+            node.leave()
+    for thread in threading.enumerate():
+        if thread.name.startswith("nb_elastic-"):
+            thread.join(5)
+
+
+def busy(node: ScriptedNode, message: Mapping[str, Any]) -> None:
+    """Begins, and ends only when it is told."""
+    if message["type"] != "run":
+        obliging(node, message)
+
+
+def far(node: ScriptedNode, message: Mapping[str, Any]) -> None:
+    """Reaches only what a node keeps; can keep it itself."""
+    if message["type"] == "reach":
+        node.say("reached", nonce=message["nonce"], ok=message["endpoint"] != "127.0.0.1:1", why="No route to host")
+    elif message["type"] == "host":
+        node.say("hosting", endpoint="10.0.0.1:2")
+    else:
+        obliging(node, message)
+
+
+def test_two_nodes_begin_together_with_what_each_must_know(make: Make):
+    nodes = [ScriptedNode(n, obliging) for n in range(2)]
+    scene = make(*nodes, nnodes="2", env={"A": "b"})
+    assert scene.end()["state"] == "succeeded"
+    shares = [node.of("run")[0] for node in nodes]
+    assert [(s["node"], s["endpoint"], s["min_nodes"], s["max_nodes"]) for s in shares] == [
+        (0, "127.0.0.1:1", 2, 2),
+        (1, "127.0.0.1:1", 2, 2),
+    ]
+    assert shares[0]["key_hex"] == shares[1]["key_hex"] != ""
+    assert shares[0]["spec"]["env"] == {} and shares[0]["env"] == {"A": "b"}
+
+
+def test_a_store_that_a_node_does_not_reach_is_kept_by_a_node(make: Make):
+    nodes = [ScriptedNode(0, far), ScriptedNode(1, far)]
+    scene = make(*nodes, nnodes="2")
+    assert scene.end()["state"] == "succeeded"
+    assert {node.of("run")[0]["endpoint"] for node in nodes} == {"10.0.0.1:2"}
+    assert [len(node.of("host")) for node in nodes] == [1, 0]
+
+
+def test_nodes_that_reach_nothing_fail_the_run_and_say_what(make: Make):
+    def lonely(node: ScriptedNode, message: Mapping[str, Any]) -> None:
+        if message["type"] == "reach":
+            node.say("reached", nonce=message["nonce"], ok=False, why="No route to host")
+        else:
+            far(node, message)
+
+    end = make(ScriptedNode(0, far), ScriptedNode(1, lonely), nnodes="2").end()
+    assert (end["state"], end["category"]) == ("failed", "rendezvous")
+    assert end["text"].startswith("host1 can't reach 10.0.0.1:2, where the nodes of the run meet")
+
+
+def test_nodes_that_do_not_come_are_not_waited_for_for_ever(make: Make):
+    scene = make(ScriptedNode(0, obliging), nnodes="2", rdzv_conf={"join_timeout": "0.6"})
+    end = scene.end()
+    assert "2 node(s) of a script were wanted, and 1 came within 0.6 s" in end["text"]
+    assert [e["text"] for e in scene.events() if e.kind == "note"] == ["Waiting for 2 node(s) of a script: 1 is there."]
+
+
+def test_a_stop_before_the_beginning_is_the_end(make: Make):
+    scene = make(ScriptedNode(0, obliging), nnodes="2")
+    scene.work()
+    scene.conductor.stop(by="somebody", grace_s=5, now=scene.desk.clock())
+    assert (scene.end()["state"], scene.end()["text"]) == ("stopped", "stopped by somebody")
+
+
+def test_a_node_that_does_not_stop_is_dropped(make: Make):
+    def deaf(node: ScriptedNode, message: Mapping[str, Any]) -> None:
+        if message["type"] != "stop":
+            busy(node, message)
+
+    nodes = [ScriptedNode(0, busy), ScriptedNode(1, deaf)]
+    scene = make(*nodes, nnodes="2")
+    scene.until(lambda: all(node.of("run") for node in nodes))
+    scene.conductor.stop(by="somebody", grace_s=0, now=scene.desk.clock())
+    assert scene.end()["state"] == "stopped"
+
+
+def test_the_first_failure_stops_the_others_after_a_moment(make: Make):
+    nodes = [ScriptedNode(0, busy), ScriptedNode(1, busy)]
+    scene = make(*nodes, nnodes="2")
+    scene.until(lambda: all(node.of("run") for node in nodes))
+    nodes[1].say("done", run_id="run0", state="failed", text="it broke", category="user error", reasons=["so"])
+    end = scene.end()
+    assert nodes[0].of("stop")[0]["by"] == "the failure of another node"
+    assert (end["state"], end["text"], end["category"]) == ("failed", "Node 1 (host1): it broke", "user error")
+
+
+def test_a_node_that_stops_by_itself_is_missed_only_where_it_is_needed(make: Make):
+    for nnodes, state in (("1:2", "succeeded"), ("2", "stopped")):
+        nodes = [ScriptedNode(0, busy), ScriptedNode(1, busy)]
+        scene = make(*nodes, nnodes=nnodes)
+        scene.until(lambda nodes=nodes: all(node.of("run") for node in nodes))
+        run_id = scene.run.run_id
+        nodes[1].say("done", run_id=run_id, state="stopped", text="stopped by signal SIGTERM")
+        scene.until(lambda scene=scene: any(e.kind in {"node_left", "stop_requested"} for e in scene.events()))
+        if nnodes == "1:2":
+            nodes[0].say("done", run_id=run_id, state="succeeded")
+        end = scene.end()
+        assert end["state"] == state
+        assert end["text"] == ("" if state == "succeeded" else "stopped by signal SIGTERM on node 1 (host1)")
+
+
+def test_a_lost_node_that_is_heard_again_in_time_takes_part_again(make: Make):
+    def mute(node: ScriptedNode, message: Mapping[str, Any]) -> None:
+        if message["type"] != "ping":
+            busy(node, message)
+
+    nodes = [ScriptedNode(0, busy), ScriptedNode(1, mute)]
+    scene = make(*nodes, nnodes="1:2")
+
+    def kinds() -> list[str]:
+        return [e.kind for e in scene.events() if e.kind.startswith("node_")]
+
+    scene.until(lambda: kinds()[2:] == ["node_lost"])
+    nodes[1].say("alive")
+    scene.until(lambda: kinds()[2:] == ["node_lost", "node_joined"])
+    assert scene.events()[-1]["is_back"] is True
+    for node in nodes:
+        node.say("done", run_id="run0", state="succeeded")
+    assert scene.end()["state"] == "succeeded"
