@@ -27,7 +27,7 @@ from typing import Any
 
 import pytest
 
-from nb_elastic.lifeline import descendants
+from nb_elastic.lifeline import ProcessId, descendants
 from tests.support.until import until
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +66,7 @@ class Host:
         address: ``10.77.0.1`` ...; the network device is ``eth0``.
         prefix: words that start a command on it.
         programs: what was started on it.
+        etc_hosts: the file that it has as /etc/hosts.
     """
 
     def __init__(self, number: int, yard: int, etc_hosts: str, folder: Path) -> None:
@@ -77,6 +78,7 @@ class Host:
         self.holder, self.pid = _hold((*there, "unshare", *flags))
         flags = (f"--target={self.pid}", "--net", "--uts", "--mount", "--pid", f"--wd={ROOT}")
         self.prefix: tuple[str, ...] = ("nsenter", *flags, "--")
+        self.etc_hosts = folder / f"{self.name}.hosts"
         for file, text in (("hosts", etc_hosts), ("resolv.conf", "")):
             (folder / f"{self.name}.{file}").write_text(text)
         self.run("sh", "-ec", f"""
@@ -143,6 +145,32 @@ class Host:
                 yield
             finally:
                 _setns(before.fileno())
+
+
+def restyle(net: Sequence[Host], style: str) -> None:
+    """Have /etc/hosts of all these say something else of their names, from now on."""
+    for number, host in enumerate(net):
+        host.etc_hosts.write_text(_etc_hosts(number, len(net), style))
+
+
+def seen(pid: int, *, start_ticks: int = 0, environ: str = "") -> ProcessId | None:
+    """A process, on whatever host, by the pid that it has there; None if there is none any more.
+
+    Args:
+        start_ticks: when it began; 0 where nobody knows.
+        environ: what must stand in its environment, since two hosts may have the same pid.
+    """
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, StopIteration):
+            status = (path / "status").read_text().splitlines()
+            if next(line for line in status if line.startswith("NSpid:")).split()[-1] != str(pid):
+                continue
+            if environ and environ.encode() not in (path / "environ").read_bytes().split(b"\0"):
+                continue
+            found = ProcessId.of(int(path.name))
+            if found is not None and start_ticks in {0, found.start_ticks}:
+                return found
+    return None
 
 
 @contextlib.contextmanager
