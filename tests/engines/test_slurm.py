@@ -263,8 +263,7 @@ def test_an_allocation_of_its_own_grows_when_nodes_become_free(cluster, tmp_path
     with opened(Place(name="slurm", settings="exclusive"), tmp_path, nodes=1, wanted=wanted) as it:
         assert [line["place"] for line in it.hellos(1)] == ["n3"]
         assert it.heard[0].link.nodes == 1
-        it.grow(2)
-        until(lambda: it.told, 30, "that it queues")
+        until(lambda: it.grow(2) or it.told, 30, "that it queues")
         assert len(cluster.queue()) == 3
         it.grow(2)  # one request at a time
         assert len(cluster.queue()) == 3
@@ -286,8 +285,7 @@ def test_growth_that_still_waits_ends_with_the_run(cluster, tmp_path):
     wanted = {"min_nodes": 1, "max_nodes": 3}
     with opened(Place(name="slurm", settings="exclusive"), tmp_path, nodes=1, wanted=wanted) as it:
         it.hellos(1)
-        it.grow(2)
-        until(lambda: it.told, 30)
+        until(lambda: it.grow(2) or it.told, 30)
     until(lambda: cluster.queue() == [blocker], 10)
     cluster.cancel(blocker)
 
