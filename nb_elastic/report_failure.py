@@ -151,12 +151,18 @@ def _failed_words(failure: WorkerFailure, root: WorkerFailure | None) -> str:
     words = failure_words(failure)
     if root is None:
         return f"failed ({words})"
-    if failure.followed:
-        followed = first_line(failure.followed)
+    if followed := first_line(failure.followed) or _followed_another_node(failure, root):
         return f"followed: {words}" if followed in words else f"followed: {words} ({followed})"
     later_s = (failure.time_ns - root.time_ns) / 1e9
     gap = f"{later_s * 1000:.0f} ms" if later_s < 1 else elapsed_text(later_s)
     return f"failed {gap} later ({words})" if later_s >= 0 else f"failed ({words})"
+
+
+def _followed_another_node(failure: WorkerFailure, root: WorkerFailure) -> str:
+    """What the failure's own node could not know: that it lost a peer which had failed by itself."""
+    lost = FailureCategory.LOST_PEER.value
+    is_one = failure.node != root.node and failure.category == lost and root.category != lost
+    return f"lost its connection after rank {root.rank} failed" if is_one else ""
 
 
 def _evidence_lines(snapshot: RunSnapshot, root: WorkerFailure | None, folder: RunDir | None) -> list[str]:

@@ -125,7 +125,7 @@ class RayEngine:
     # -- the cluster -------------------------------------------------------------------------
 
     def _join(self, order: Order) -> None:
-        """Import Ray and connect, in a thread: either may take long when something is amiss."""
+        """Import Ray and connect, in a thread: either may take long when something is amiss, and then can't be stopped."""
         done: Future[Any] = Future()
 
         def work() -> None:
@@ -324,9 +324,17 @@ def _has_no_token(value: Mapping[str, Any]) -> bool:
 
 def _words(error: BaseException) -> str:
     """What Ray says, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = [line for line in lines if "died because" in line or "Error" in line]
-    text = (said or lines or [type(error).__name__])[-1 if said else 0]
+    said: list[str] = []
+    one: BaseException | None = error
+    while one is not None:
+        if type(one).__name__ == "AuthenticationError":
+            return (
+                "it wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, for the kernel"
+            )
+        said += [line.strip() for line in str(one).splitlines() if line.strip()]
+        one = one.__cause__ or one.__context__
+    reasons = [line for line in said if "died because" in line]
+    text = reasons[0] if reasons else " ".join(said) or type(error).__name__
     return text if len(text) < 400 else text[:400] + "..."
 
 

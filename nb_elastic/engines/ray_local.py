@@ -24,6 +24,12 @@ from typing import Any
 
 from nb_elastic.errors import EngineError
 
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Else Ray starts a worker for each CPU, in advance and for nothing.
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_enable_worker_prestart": "0",
+}
 STORE_BYTES = 100_000_000
 LONGEST_FOLDER = 36
 """Ray adds 70 characters and binds Unix sockets there, whose names may have 107."""
@@ -60,7 +66,12 @@ class LocalCluster:
         """
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+                self._command,
+                env={**QUIET, **os.environ},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
             )
         if self._process.stdin is None or self._process.stdout is None:
             raise EngineError("A Ray cluster can't be started here: no pipes.")

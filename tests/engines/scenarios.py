@@ -28,6 +28,7 @@ from nb_elastic.rundir import JournalReader, RunDir
 from tests.engines.opened import Place
 from tests.programs import on_many_nodes as programs
 from tests.support import detached
+from tests.support.cluster_hosts import seen
 from tests.support.kernel import Cell, Kernel
 from tests.support.until import until
 
@@ -49,8 +50,7 @@ def told(run: Run, kind: str) -> list[Event]:
 
 def node(run: Run, index: int) -> ProcessId:
     """The node program that has this share of the run."""
-    pid = next(e["pid"] for e in told(run, "node_joined") if e.node == index)
-    found = ProcessId.of(pid)
+    found = _node(next(e for e in told(run, "node_joined") if e.node == index))
     assert found is not None
     return found
 
@@ -201,6 +201,7 @@ class Scenarios:
                 for n in range(programs.LINES)
             ]
 
+    @pytest.mark.slow
     def test_a_line_of_fifty_megabytes_arrives_whole(self, warm: _Warm):
         warm.call(f"print_a_long_line({LONG_BYTES})", "--render none")
         for rank in range(4):
@@ -218,6 +219,7 @@ class Scenarios:
 
     # -- with nodes of their own -------------------------------------------------------------
 
+    @pytest.mark.slow
     def test_a_detached_run_is_found_again_with_its_results(self, place: Place, tmp_path: Path):
         go = tmp_path / "go"
         with launched(programs.tick_until, str(go), place=place, nnodes="2", nproc_per_node=1) as run:
@@ -243,6 +245,7 @@ class Scenarios:
             assert run.wait(WAIT_S) is RunState.SUCCEEDED
             assert run.results == {0: 1}
 
+    @pytest.mark.slow
     def test_a_node_that_comes_late_takes_part(self, place: Place, tmp_path: Path):
         go = tmp_path / "go"
         alone = self.elastic(place, tmp_path)
@@ -255,6 +258,7 @@ class Scenarios:
             assert run.wait(WAIT_S) is RunState.SUCCEEDED
             assert run.results == {0: 2, 1: 2}
 
+    @pytest.mark.slow
     def test_a_fixed_group_that_loses_a_node_fails_and_says_which(self, place: Place, tmp_path: Path):
         with launched(programs.tick_until, str(tmp_path / "go"), place=place, nnodes="2", nproc_per_node=1) as run:
             until(lambda: logs_say(run, "world 2", ranks=2), WAIT_S, "a world of two")
@@ -262,6 +266,7 @@ class Scenarios:
             assert run.wait(WAIT_S) is RunState.FAILED
             self.check_lost(run, 1)
 
+    @pytest.mark.slow
     def test_a_silent_node_is_lost_after_some_seconds(self, place: Place, tmp_path: Path):
         with launched(programs.save_when_stopped, place=place, nnodes="2", nproc_per_node=1) as run:
             until(lambda: logs_say(run, "waits", ranks=2), WAIT_S, "two ranks that wait")
@@ -275,9 +280,11 @@ class Scenarios:
     def test_nothing_is_left_of_a_kernel_that_was_killed(self, place: Place, tmp_path: Path):
         self.check_killed(place, tmp_path, lambda kernel, _driver: kernel.kill())
 
+    @pytest.mark.slow
     def test_nothing_is_left_of_a_driver_that_was_killed(self, place: Place, tmp_path: Path):
         self.check_killed(place, tmp_path, lambda _kernel, driver: driver.signal(signal.SIGKILL))
 
+    @pytest.mark.slow
     def test_two_kernels_run_at_once(self, place: Place, tmp_path: Path):
         if place.nodes < 4:
             pytest.skip("the place has not enough machines")
@@ -335,7 +342,8 @@ class Scenarios:
             until(lambda: len(run.snapshot.workers) == 4 and logs_say(run, "waits", ranks=4), WAIT_S, "four ranks")
             now = run.snapshot
             driver = ProcessId(now.supervisor_pid, now.supervisor_start_ticks)
-            ranks = [ProcessId(w.pid, w.start_ticks) for w in now.workers]
+            ranks = [seen(w.pid, start_ticks=w.start_ticks) for w in now.workers]
+            assert None not in ranks
             nodes = _nodes(run)
             assert len(nodes) == 2
             kill(kernel, driver)
@@ -345,8 +353,12 @@ class Scenarios:
 
 
 def _nodes(run: Run) -> list[ProcessId]:
-    pids = [e["pid"] for e in told(run, "node_joined")]
-    return [found for pid in pids if (found := ProcessId.of(pid)) is not None]
+    return [found for e in told(run, "node_joined") if (found := _node(e)) is not None]
+
+
+def _node(joined: Event) -> ProcessId | None:
+    """The node program that said hello so; on a machine with pids of its own, maybe."""
+    return seen(joined["pid"], environ=f"NB_ELASTIC_NODE_PLACE={joined['place']}") or seen(joined["pid"])
 
 
 def _error_of(run: Run) -> Exception | None:

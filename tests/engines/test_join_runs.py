@@ -21,7 +21,6 @@ from tests.engines.scenarios import Scenarios, node
 
 SECRET = "a secret of the tests, long enough"
 LOOPBACK = "127.0.0.1"
-pytestmark = pytest.mark.slow
 
 
 def place_at(port: int) -> Place:

@@ -18,6 +18,8 @@ from tests.engines.scenarios import Scenarios
 from tests.programs import on_many_nodes as programs
 from tests.support import detached, popen_engine
 
+pytestmark = pytest.mark.pretended
+
 ROOT = Path(__file__).parents[2]
 
 

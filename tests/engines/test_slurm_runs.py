@@ -85,6 +85,7 @@ class TestSlurm(Scenarios):
         self.cluster.ask("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=test")
 
 
+@pytest.mark.slow
 def test_a_run_in_the_users_allocation_leaves_it_to_the_user(cluster, tmp_path):
     job = cluster.allocate("--partition=pair", nodes=2)
     go = tmp_path / "go"
@@ -109,6 +110,7 @@ def test_scancel_fails_the_run_and_says_so(cluster, tmp_path):
             run.raise_for_state()
 
 
+@pytest.mark.slow
 def test_a_stop_while_the_job_waits_takes_it_out_of_the_queue(cluster):
     blocker = cluster.allocate("--exclusive", "--partition=pair", nodes=1)
     place = Place(name="slurm", settings="partition=pair,exclusive")
@@ -122,6 +124,7 @@ def test_a_stop_while_the_job_waits_takes_it_out_of_the_queue(cluster):
         until(lambda: cluster.ask("squeue", "-h", "-p", "pair", "-o", "%i").split() == [blocker], WAIT_S)
 
 
+@pytest.mark.slow
 def test_time_in_the_queue_is_not_time_to_join(cluster):
     """Else a run that waits for its turn would fail after ten minutes."""
     blocker = cluster.allocate("--exclusive", "--partition=pair", nodes=1)

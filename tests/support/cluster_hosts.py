@@ -27,7 +27,7 @@ from typing import Any
 
 import pytest
 
-from nb_elastic.lifeline import descendants
+from nb_elastic.lifeline import ProcessId, descendants
 from tests.support.until import until
 
 ROOT = Path(__file__).parents[2]
@@ -65,16 +65,20 @@ class Host:
         name: host name, ``node0`` ...
         address: ``10.77.0.1`` ...; the network device is ``eth0``.
         prefix: words that start a command on it.
+        programs: what was started on it.
+        etc_hosts: the file that it has as /etc/hosts.
     """
 
     def __init__(self, number: int, yard: int, etc_hosts: str, folder: Path) -> None:
         self.name, self.address = f"node{number}", f"10.77.0.{number + 1}"
+        self.programs: list[Process] = []
         self._port, self._yard = f"port{number}", yard
         there = ("nsenter", f"--target={yard}", "--net", "--mount", "--pid", "--")
         flags = ("--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
         self.holder, self.pid = _hold((*there, "unshare", *flags))
         flags = (f"--target={self.pid}", "--net", "--uts", "--mount", "--pid", f"--wd={ROOT}")
         self.prefix: tuple[str, ...] = ("nsenter", *flags, "--")
+        self.etc_hosts = folder / f"{self.name}.hosts"
         for file, text in (("hosts", etc_hosts), ("resolv.conf", "")):
             (folder / f"{self.name}.{file}").write_text(text)
         self.run("sh", "-ec", f"""
@@ -110,7 +114,8 @@ class Host:
             env: beyond the test's own environment.
         """
         more.setdefault("stdin", subprocess.DEVNULL)
-        return Process([*self.prefix, *command], env={**os.environ, **(env or {})}, **more)
+        self.programs.append(Process([*self.prefix, *command], env={**os.environ, **(env or {})}, **more))
+        return self.programs[-1]
 
     def unplug(self) -> None:
         """Pull its cable."""
@@ -142,6 +147,32 @@ class Host:
                 _setns(before.fileno())
 
 
+def restyle(net: Sequence[Host], style: str) -> None:
+    """Have /etc/hosts of all these say something else of their names, from now on."""
+    for number, host in enumerate(net):
+        host.etc_hosts.write_text(_etc_hosts(number, len(net), style))
+
+
+def seen(pid: int, *, start_ticks: int = 0, environ: str = "") -> ProcessId | None:
+    """A process, on whatever host, by the pid that it has there; None if there is none any more.
+
+    Args:
+        start_ticks: when it began; 0 where nobody knows.
+        environ: what must stand in its environment, since two hosts may have the same pid.
+    """
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, StopIteration):
+            status = (path / "status").read_text().splitlines()
+            if next(line for line in status if line.startswith("NSpid:")).split()[-1] != str(pid):
+                continue
+            if environ and environ.encode() not in (path / "environ").read_bytes().split(b"\0"):
+                continue
+            found = ProcessId.of(int(path.name))
+            if found is not None and start_ticks in {0, found.start_ticks}:
+                return found
+    return None
+
+
 @contextlib.contextmanager
 def hosts(count: int, *, style: str = "proper") -> Iterator[list[Host]]:
     """Give so many machines on one switch; skips the test where namespaces can't be made.
@@ -169,6 +200,8 @@ def hosts(count: int, *, style: str = "proper") -> Iterator[list[Host]]:
                 holder.wait(30)
                 assert holder.stdin is not None
                 holder.stdin.close()
+            for program in [program for host in made for program in host.programs]:
+                program.wait(30)
 
 
 def _hold(command: Sequence[str]) -> tuple[subprocess.Popen[bytes], int]:

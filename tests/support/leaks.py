@@ -78,8 +78,11 @@ def _words(pid: int) -> str:
 
 
 def _is_lasting(pid: int) -> bool:
-    """True for what the tests' browser, one for all tests, starts of itself when it likes, and for Python's resource tracker."""
-    return "/chrom" in _words(pid).partition(" ")[0] or _is_resource_tracker(pid)
+    """True for what a browser or Ray's raylet, one for all tests, starts of itself, and for Python's resource tracker."""
+    words = _words(pid)
+    of_ray = ("/ray/_private/workers/default_worker.py", "-m ray.util.client.server")
+    is_stock = words.startswith("ray::IDLE") or any(part in words for part in of_ray)
+    return "/chrom" in words.partition(" ")[0] or is_stock or _is_resource_tracker(pid)
 
 
 def _is_resource_tracker(pid: int) -> bool:

@@ -12,10 +12,12 @@ from rich.console import Console
 from nb_elastic import cli, report_failure, report_nodes, report_text, rundir, stacks
 from nb_elastic.cli_logs import LogPrinter, Wanted
 from nb_elastic.errors import ElasticError
+from nb_elastic.model import RunState, WorkerFailure
 from nb_elastic.render import html
 from nb_elastic.render.plain import PlainRenderer
 from nb_elastic.render.terminal import TerminalRenderer
 from nb_elastic.run import Run
+from nb_elastic.snapshot import RunSnapshot
 from tests.support import node_stories
 from tests.support.node_stories import NodeStory
 from tests.unit.test_render_html import check_page
@@ -55,6 +57,19 @@ def test_a_run_that_lost_too_many_nodes_names_them_and_not_a_rank(tmp_path: Path
     check_golden("failure_nodes.txt", text, tmp_path)
     summary = report_text.summary_lines(story.snapshot, folder=None, now_ns=story.now_ns, has_report=False)
     assert summary == [f"Failed after 11 s: {story.snapshot.text}"]
+
+
+def test_a_rank_that_lost_its_peer_on_another_node_is_told_as_a_follower() -> None:
+    cause = WorkerFailure(
+        rank=3, local_rank=1, round=0, time_ns=10, node=1, error_type="KeyError", message="3", category="user error"
+    )
+    peer = WorkerFailure(
+        rank=0, local_rank=0, round=0, time_ns=60_000_010, node=0, error_type="RuntimeError", message="Connection closed by peer",
+        category="lost a peer",
+    )  # fmt: skip
+    snapshot = RunSnapshot(run_id="r", state=RunState.FAILED, max_nodes=2, failures=(cause, peer), root_rank=3)
+    followed = "followed: RuntimeError: Connection closed by peer (lost its connection after rank 3 failed)"
+    assert followed in report_failure.failure_text(snapshot, folder=None)
 
 
 def test_a_rank_is_named_with_node_local_rank_and_host_and_plainly_on_one_machine(tmp_path: Path) -> None:
