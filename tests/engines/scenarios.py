@@ -135,6 +135,7 @@ class Scenarios:
 
     # -- with nodes that are there already ---------------------------------------------------
 
+    @pytest.mark.smoke
     def test_ranks_of_two_nodes_reduce_together_and_their_results_come_back(self, warm: _Warm):
         assert warm.call("add_up()") == "{0: 10.0, 1: 10.0, 2: 10.0, 3: 10.0}"
         nodes = {w.node for w in warm.run.snapshot.workers}

@@ -25,6 +25,7 @@ from tests.support.ray_cluster import RayCluster
 from tests.support.until import until
 
 pytest.importorskip("ray", reason="needs the extra ray")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

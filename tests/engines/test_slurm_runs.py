@@ -22,7 +22,7 @@ from tests.programs import on_many_nodes as programs
 from tests.support.slurm_cluster import CAN_RUN, WHY_NOT, SlurmCluster, slurm_cluster
 from tests.support.until import until
 
-pytestmark = pytest.mark.skipif(not CAN_RUN, reason=WHY_NOT)
+pytestmark = [pytest.mark.skipif(not CAN_RUN, reason=WHY_NOT), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,6 @@ class TestSlurm(Scenarios):
         self.cluster.crash_node(next(e["place"] for e in told(run, "node_joined") if e.node == index))
 
 
-@pytest.mark.slow
 def test_a_run_in_the_users_allocation_leaves_it_to_the_user(cluster, tmp_path):
     job = cluster.allocate("--partition=pair", nodes=2)
     go = tmp_path / "go"
@@ -113,7 +112,6 @@ def test_scancel_ends_the_run_and_says_so(cluster, tmp_path):
         assert any(re.search(r"Slurm job \d+ was cancelled by scancel\.", str(note)) for note in run.snapshot.notes)
 
 
-@pytest.mark.slow
 def test_a_stop_while_the_job_waits_takes_it_out_of_the_queue(cluster):
     blocker = cluster.allocate("--exclusive", "--partition=pair", nodes=1)
     place = Place(name="slurm", settings="partition=pair,exclusive")
@@ -127,7 +125,6 @@ def test_a_stop_while_the_job_waits_takes_it_out_of_the_queue(cluster):
         until(lambda: cluster.ask("squeue", "-h", "-p", "pair", "-o", "%i").split() == [blocker], WAIT_S)
 
 
-@pytest.mark.slow
 def test_time_in_the_queue_is_not_time_to_join(cluster):
     """Else a run that waits for its turn would fail after ten minutes."""
     blocker = cluster.allocate("--exclusive", "--partition=pair", nodes=1)
