@@ -225,14 +225,13 @@ class Slurm(Place):
 
     def complete(self) -> str:
         """See base class."""
-        self.cluster.heal()
         return "slurm=partition=main"
 
     def noop(self) -> float:
         """See base class."""
         began = time.monotonic()
         subprocess.run(
-            ["srun", "--nodes=2", "--ntasks-per-node=1", "--partition=pair", "--mpi=none", "true"],
+            ["srun", "--nodes=2", "--ntasks-per-node=1", "--partition=main", "--mpi=none", "true"],
             env=self.cluster.env, check=True, capture_output=True, timeout=60,
         )  # fmt: skip
         return time.monotonic() - began
