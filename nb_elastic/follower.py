@@ -230,10 +230,6 @@ class Follower:
             if self._wakes is not None:
                 self._wakes.close()
 
-    def node_of(self, node: int) -> int | None:
-        """The node's number where the folder has a level for nodes, else None."""
-        return self._folder.level(node)
-
     def _open_wakes(self) -> None:
         with self._lock:
             if self._wakes is None:
@@ -264,7 +260,7 @@ class Follower:
             self._next_s = -math.inf  # news of the ranks is told in order with what they wrote
         self._snapshot = snapshot.fold(self._snapshot, event)
         if event.kind == "worker_started":
-            node = self.node_of(event.node)
+            node = self._folder.level(event.node)
             rank, local_rank, number = (untrusted.integer(event.get(k), -1) for k in ("rank", "local_rank", "round"))
             if min(rank, local_rank, number) < 0:
                 return

@@ -269,7 +269,7 @@ class Run(debugging.Looks):
         if (worker := now.worker(rank)) is None:
             known = ", ".join(str(w.rank) for w in now.workers) or "none yet"
             raise ElasticError(f"Run {self.id} has no rank {rank}; its ranks are: {known}.")
-        return self._folder.rank(worker.round, worker.local_rank, node=self._follower.node_of(worker.node))
+        return self._folder.rank(worker.round, worker.local_rank, node=self._folder.level(worker.node))
 
     def _feed(self, renderer: Renderer) -> bool:
         """One look at journal and logs; True when the run is over and all is drawn."""

@@ -3,9 +3,10 @@
 Runs in: the kernel or the command line (``settle``, which imports nothing of Ray) and the driver (all else). The only file
 that imports ray.
 
-The first nodes are placed together (STRICT_SPREAD: all of them or none, each on a machine of its own); those that join later
-one by one, each anywhere but where there is one. What can't be placed yet stays asked for, so that a cluster's autoscaler
-sees it.
+The first nodes are placed together, by a placement group (STRICT_SPREAD: all of them or none, each on a machine of its own);
+those that join later one by one, each anywhere but where there is one. Where the group has lost a node, Ray keeps its place for
+it, here or on another machine, so one is asked for there, too. What can't be placed yet stays asked for, so that a
+cluster's autoscaler sees it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ NAMESPACE = "nb_elastic"
 CALLS = 16
 """How many calls an actor takes at once: some may wait for a node program that reads nothing, or says nothing."""
 TELL_S = 3.0
-LOOK_S = 1.0
+LOOK_S = 0.5
 GROW_S = 0.5
 AVOID_S = 70.0
 """A machine whose node could not be ended isn't taken again for so long; by then Ray itself knows whether it is dead."""
@@ -45,13 +46,26 @@ OPEN_TO_ALL = (
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Placed:
-    """An actor that was asked for; it has a link once its node program runs."""
+    """An actor that was asked for; it has a link once its node program runs.
+
+    Attributes:
+        index: its place in the group; -1 for one outside.
+        elsewhere: the machines that it was to avoid.
+        node: id of its machine.
+    """
 
     actor: Any
     started: Any
+    index: int
+    elsewhere: frozenset[str]
     node: str = ""
     link: RayLink | None = None
     avoided_until: float = 0.0
+
+    @property
+    def is_there(self) -> bool:
+        """True unless it has had a node, and has lost it."""
+        return self.link is None or self.link.is_alive
 
 
 class RayEngine:
@@ -61,6 +75,7 @@ class RayEngine:
         self._ray: Any = None
         self._cluster: LocalCluster | None = None
         self._group: Any = None
+        self._places: set[int] = set()
         self._placed: list[_Placed] = []
         self._lock = threading.Lock()
 
@@ -75,33 +90,32 @@ class RayEngine:
             bundle = self._bundle(order)
             if bundle is None or not self._reserve(order, bundle):
                 return
-            for index in range(order.nodes):
-                self._ask(order, bundle, scheduling_strategy=_in_group(self._group, index))
+            self._places = set(range(order.nodes))
+            for index in self._places:
+                self._ask(order, bundle, index=index)
             self._await(order, until=float("inf"))
 
     def grow(self, order: Order) -> None:
         """Start node programs on machines that have none, one after another; asks for them as long as it is called."""
         with self._lock:
-            if self._ray is None:
+            if self._ray is None or (bundle := self._bundle(order)) is None:
                 return
-            bundle = self._bundle(order)
-            if bundle is None:
-                return
-            taken = sorted(self._taken())
-            waiting = [one for one in self._placed if one.link is None]
-            for one in waiting:
-                if one.node != ",".join(taken):  # asked for where there is a node by now
+            taken = self._taken()
+            for one in self._waiting():
+                if one.index < 0 and one.elsewhere != taken:
                     self._forget(one)
-            if not any(one.link is None for one in self._placed):
-                self._ask(order, bundle, label_selector={"ray.io/node-id": f"!in({','.join(taken)})"} if taken else {})
-                self._placed[-1].node = ",".join(taken)
-            self._await(order, until=time.monotonic() + GROW_S)
+            for index in sorted(self._places - {one.index for one in self._placed if one.is_there}):
+                self._ask(order, bundle, index=index)
+            if all(one.index >= 0 for one in self._waiting()):
+                self._ask(order, bundle, elsewhere=taken)
+            if self._await(order, until=time.monotonic() + GROW_S) >= order.nodes:
+                for one in self._waiting():
+                    self._forget(one)
 
     def close(self) -> None:
         """End all nodes, give back what they took, and leave the cluster."""
         with self._lock:
-            ray, self._ray = self._ray, None
-            if ray is not None:
+            if self._ray is not None:
                 threads = [
                     threading.Thread(target=one.link.close, name="nb_elastic-ray-close", daemon=True)
                     for one in self._placed
@@ -111,13 +125,14 @@ class RayEngine:
                     thread.start()
                 for thread in threads:
                     thread.join(20.0)
-                for one in [one for one in self._placed if one.link is None]:
+                for one in self._waiting():
                     self._forget(one)
                 with contextlib.suppress(Exception):  # whatever Ray can't do now: what is ours ends with its driver
                     if self._group is not None:
-                        ray.util.remove_placement_group(self._group)
+                        self._ray.util.remove_placement_group(self._group)
                 with contextlib.suppress(Exception):
-                    ray.shutdown()
+                    self._ray.shutdown()
+                self._ray = None
             if self._cluster is not None:
                 self._cluster.close()
                 self._cluster = None
@@ -154,8 +169,6 @@ class RayEngine:
 
     def _connect(self, order: Order) -> Any:
         value = order.settled.value
-        # Ray hides all GPUs from an actor that asked for none only if told so, and warns of it otherwise.
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         address = str(value["address"])
         if address == ray_settings.LOCAL:
@@ -191,11 +204,13 @@ class RayEngine:
             raise EngineError(f"{order.settled.label} does not answer: {_words(e)}") from e
         return ray_shape.shape(order.wanted, resources, cpus=int(order.settled.value.get("cpus", 0)))
 
-    def _taken(self) -> set[str]:
+    def _waiting(self) -> list[_Placed]:
+        return [one for one in self._placed if one.link is None]
+
+    def _taken(self) -> frozenset[str]:
         """Ids of the machines that have a node, or must not get one."""
-        now = time.monotonic()
-        self._placed = [one for one in self._placed if one.link is None or one.link.is_alive or now < one.avoided_until]
-        return {one.node for one in self._placed if one.link is not None}
+        self._placed = [one for one in self._placed if one.is_there or time.monotonic() < one.avoided_until]
+        return frozenset(one.node for one in self._placed if one.link is not None)
 
     # -- placing -----------------------------------------------------------------------------
 
@@ -205,9 +220,8 @@ class RayEngine:
 
         self._group = placement_group([dict(bundle)] * order.nodes, strategy="STRICT_SPREAD")
         begun, told = time.monotonic(), ""
-        ready = self._group.ready()
         while not order.is_over.is_set():
-            if self._ray.wait([ready], timeout=LOOK_S / 4)[0]:
+            if self._group.wait(LOOK_S):
                 return True
             if time.monotonic() > begun + TELL_S and (text := self._waits_for(order, bundle)) != told:
                 told = text
@@ -222,7 +236,14 @@ class RayEngine:
             return f"Ray has {fit} of the {order.nodes} machines with {each} that the run needs; waiting for more."
         return f"Ray has no {order.nodes} machines with {each} free at once; waiting until others give theirs back."
 
-    def _ask(self, order: Order, bundle: Mapping[str, int], **where: Any) -> None:
+    def _ask(
+        self, order: Order, bundle: Mapping[str, int], *, index: int = -1, elsewhere: frozenset[str] = frozenset()
+    ) -> None:
+        where: dict[str, Any] = {}
+        if index >= 0:
+            where["scheduling_strategy"] = _in_group(self._group, index)
+        elif elsewhere:
+            where["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(elsewhere))})"}
         actor = self._ray.remote(ray_actor.Relay).options(
             num_cpus=bundle["CPU"],
             num_gpus=bundle.get("GPU", 0),
@@ -231,23 +252,29 @@ class RayEngine:
             **where,
         ).remote()  # fmt: skip
         started = actor.start.remote(order.arguments, dict(order.env), _look)
-        self._placed.append(_Placed(actor=actor, started=started))
+        self._placed.append(_Placed(actor=actor, started=started, index=index, elsewhere=elsewhere))
 
-    def _await(self, order: Order, *, until: float) -> None:
-        """Make links of the actors that are up."""
+    def _await(self, order: Order, *, until: float) -> int:
+        """Make links of the actors that are up; how many."""
+        n_links = 0
         while not order.is_over.is_set():
-            waiting = {one.started: one for one in self._placed if one.link is None}
+            waiting = {one.started: one for one in self._waiting()}
             if not waiting or time.monotonic() > until:
-                return
+                break
             for started in self._ray.wait(list(waiting), timeout=0.2)[0]:
-                self._greet(waiting[started], order)
+                n_links += self._greet(waiting[started], order)
+        return n_links
 
-    def _greet(self, one: _Placed, order: Order) -> None:
+    def _greet(self, one: _Placed, order: Order) -> bool:
         try:
             where = self._ray.get(one.started)
         except Exception as e:  # border: Ray's own errors, of many kinds
             self._forget(one)
             raise EngineError(f"No node could be started on {order.settled.label}: {_words(e)}") from e
+        if where["node"] in self._taken():  # its place in the group has moved to where there is a node by now
+            self._places.discard(one.index)
+            self._forget(one)
+            return False
         one.node = where["node"]
 
         def on_over(*, is_certain: bool) -> None:
@@ -255,6 +282,7 @@ class RayEngine:
 
         one.link = RayLink(_Actor(self._ray, one.actor), place=where["place"], log=order.log, on_over=on_over)
         order.on_link(one.link)
+        return True
 
     def _forget(self, one: _Placed) -> None:
         with contextlib.suppress(Exception):  # border: it may be gone
@@ -324,18 +352,17 @@ def _has_no_token(value: Mapping[str, Any]) -> bool:
 
 def _words(error: BaseException) -> str:
     """What Ray says, in one line."""
-    said: list[str] = []
+    chain: list[str] = []
     one: BaseException | None = error
     while one is not None:
-        if type(one).__name__ == "AuthenticationError":
-            return (
-                "it wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, for the kernel"
-            )
-        said += [line.strip() for line in str(one).splitlines() if line.strip()]
+        chain.append(f"{type(one).__name__}: {one}")
         one = one.__cause__ or one.__context__
-    reasons = [line for line in said if "died because" in line]
-    text = reasons[0] if reasons else " ".join(said) or type(error).__name__
-    return text if len(text) < 400 else text[:400] + "..."
+    if any("AuthenticationError" in text or "InvalidAuthToken" in text for text in chain):
+        return "it wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, for the kernel"
+    lines = [line.strip() for line in "\n".join(chain).splitlines()]
+    reason = next((line for line in lines if "died because" in line), "")
+    text = reason or " ".join(str(error).partition("Traceback (most recent call last)")[0].split())
+    return (text if len(text) < 400 else text[:400] + "...") or type(error).__name__
 
 
 def main() -> None:

@@ -132,7 +132,6 @@ class RayLink:
                 pass
             except (Away, TimeoutError):
                 is_certain = False
-        self._far.kill()
         self._finish("", is_certain=is_certain)
 
     # -- towards the node program ------------------------------------------------------------
@@ -240,4 +239,5 @@ class RayLink:
             self._why = why
             self._queue.clear()
             self._changed.notify_all()
+        self._far.kill()  # what it holds of its machine is for others now
         self._on_over(is_certain=is_certain)

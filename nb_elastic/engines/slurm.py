@@ -29,8 +29,8 @@ PATIENCE_S = 5.0
 """A step in an allocation that takes longer to start is told of."""
 END_S = 5.0
 """The node programs may take so long to end."""
-AGAIN_S = 5.0
-"""Before nodes are asked for once more that were not to be had."""
+AGAIN_S, MOST_S = 5.0, 320.0
+"""Before more nodes are asked for; twice as long after each time that Slurm refused them, up to the second."""
 
 
 class SlurmEngine:
@@ -41,7 +41,7 @@ class SlurmEngine:
         self._lock = threading.Lock()
         self._asking: threading.Thread | None = None
         self._failure: EngineError | None = None
-        self._not_before = 0.0
+        self._not_before, self._pause_s = 0.0, AGAIN_S
         self._is_closing = threading.Event()
 
     def settle(self, wanted: Wanted, environ: Mapping[str, str]) -> Settled:
@@ -79,6 +79,7 @@ class SlurmEngine:
             self._wait(self._start(order, _in_job(value["job"], free[:high], value["per_node"])), order)
         else:
             self._wait(self._start(order, [*_count(low, high), *value["ask"]], is_own=True), order)
+        self._not_before = time.monotonic() + AGAIN_S  # until then it is known that they are there
 
     def grow(self, order: Order) -> None:
         """Use nodes of the allocation that are free again; for an allocation of our own, queue for others.
@@ -86,12 +87,16 @@ class SlurmEngine:
         Raises:
             EngineError: if Slurm refuses.
         """
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            self._not_before = time.monotonic() + AGAIN_S
-            raise failure
         if (self._asking is not None and self._asking.is_alive()) or time.monotonic() < self._not_before:
             return
+        with self._lock:
+            if any(step.is_starting for step in self._steps):
+                return
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            self._pause_s = min(2 * self._pause_s, MOST_S)
+            self._not_before = time.monotonic() + self._pause_s
+            raise failure
         words = self._free(order)
         is_own = not words and not order.settled.value["job"]
         if is_own:
@@ -144,7 +149,7 @@ class SlurmEngine:
         own = [f"--comment={mark}"] if is_own else []
         env = {**Slurm(os.environ).env, **order.env}
         try:
-            step = Step([*words, *own], (python, *order.arguments), env=env, log=order.log, mark=mark)
+            step = Step([*words, *own], (python, *order.arguments), env=env, log=order.log, tell=order.tell, mark=mark)
         except OSError as e:
             raise EngineError(f"srun can't be started: {e.strerror or e}. Nothing was started.") from e
         with self._lock:
@@ -178,6 +183,9 @@ class SlurmEngine:
             self._wait(step, order)
         except EngineError as e:
             self._failure = e
+        else:
+            self._pause_s = AGAIN_S
+            self._not_before = time.monotonic() + AGAIN_S  # as above
 
 
 def _existing(slurm: Slurm, settings: Settings, wanted: Wanted, own: str) -> Settled:

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nb_elastic.engines.slurm_ask import said
@@ -67,6 +67,7 @@ class Step:
         command: what runs on each node.
         env: srun's environment, which the node programs get, too.
         log: file to which srun's stderr is appended, and the node programs' with it.
+        tell: told, from a thread, that Slurm ends it: the node programs only see a signal.
 
     Attributes:
         mark: the comment of the job that it makes; "" for a step of a job that is there.
@@ -80,17 +81,25 @@ class Step:
     """
 
     def __init__(
-        self, words: Sequence[str], command: Sequence[str], *, env: Mapping[str, str], log: Path, mark: str = ""
+        self,
+        words: Sequence[str],
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        tell: Callable[[str], None],
+        mark: str = "",
     ) -> None:
         guard = [sys.executable, "-I", "-S", "-c", GUARD, str(os.getpid())]
         self._argv = [*guard, "srun", *ALWAYS, *words, "sh", "-c", SCRIPT, *command]
-        self._env, self._log, self.mark = {**env, "SLURM_PTY_PORT": "0"}, log, mark
+        self._env, self._log, self._tell, self.mark = {**env, "SLURM_PTY_PORT": "0"}, log, tell, mark
         self.has_started, self.is_over, self.was_killed = threading.Event(), threading.Event(), False
         self.why = ""
         self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._lines: queue.Queue[bytes | None] = queue.Queue(HELD_LINES)
         self._merged = Merged()
         self._said, self._unsaid = deque[str](maxlen=50), b""
+        self._end = ""
         self._is_waiting = self._is_closing = self._is_dropping = False
         self._process: subprocess.Popen[bytes] | None = None
         self._failures: list[OSError] = []
@@ -119,6 +128,11 @@ class Step:
     def nodes(self) -> int:
         """How many node programs it started."""
         return next((task.nodes for task in self.tasks), 1)
+
+    @property
+    def is_starting(self) -> bool:
+        """True until all its node programs have started."""
+        return not self.is_over.is_set() and len(self.tasks) < self.nodes
 
     @property
     def is_alive(self) -> bool:
@@ -232,7 +246,7 @@ class Step:
                         self._note(data)
             process.wait()
         if not self._is_closing:
-            self.why = self._reason(process.returncode)
+            self.why = self._end or (self.said if process.returncode else "")
         self.is_over.set()
         self._frames.put(None)
         self._put(None)
@@ -264,12 +278,10 @@ class Step:
                 self._merged.give_up(numbers=_numbers(found[1]))
             elif found := _NODE_FAILURE.match(line):
                 self._merged.give_up(node=found[1])
-
-    def _reason(self, code: int) -> str:
-        for line in self._said:
-            if found := _CANCELLED.match(line):
-                return _WHY.get(found[1], f"ended by Slurm: {found[1]}")
-        return self.said if code else ""
+            elif (found := _CANCELLED.match(line)) and not self._end:
+                self._end = _WHY.get(found[1], f"ended by Slurm: {found[1]}")
+                if not self._is_closing:
+                    self._tell(f"Slurm job {self.job} was {self._end}.")
 
 
 def _numbers(text: str) -> set[int]:

@@ -57,8 +57,10 @@ def node(run: Run, index: int) -> ProcessId:
 
 def logs_say(run: Run, words: str, *, ranks: int) -> bool:
     """True if so many ranks of the last round have printed these words."""
-    workers = run.snapshot.workers
-    return sum(words in run.logs(w.rank) for w in workers) >= ranks
+    try:
+        return sum(words in run.logs(w.rank) for w in run.snapshot.workers) >= ranks
+    except nb_elastic.ElasticError:  # another round has begun in between, and has no ranks yet
+        return False
 
 
 @contextlib.contextmanager
@@ -133,6 +135,7 @@ class Scenarios:
 
     # -- with nodes that are there already ---------------------------------------------------
 
+    @pytest.mark.smoke
     def test_ranks_of_two_nodes_reduce_together_and_their_results_come_back(self, warm: _Warm):
         assert warm.call("add_up()") == "{0: 10.0, 1: 10.0, 2: 10.0, 3: 10.0}"
         nodes = {w.node for w in warm.run.snapshot.workers}
@@ -239,8 +242,7 @@ class Scenarios:
             self.remove_machine(two)
             self.crash(run, 1)
             until(lambda: logs_say(run, "world 1", ranks=1), WAIT_S, "a world of one")
-            lost = told(run, "node_lost")
-            assert [e.node for e in lost] == [1]
+            until(lambda: [e.node for e in told(run, "node_lost")] == [1], WAIT_S, "that the node is called lost")
             go.touch()
             assert run.wait(WAIT_S) is RunState.SUCCEEDED
             assert run.results == {0: 1}

@@ -13,6 +13,7 @@ from tests.engines.scenarios import Scenarios, told
 from tests.support.dask_cluster import DaskCluster, dask_cluster
 
 pytest.importorskip("distributed", reason="needs the extra dask")
+pytestmark = pytest.mark.slow
 
 
 class TestDaskRuns(Scenarios):

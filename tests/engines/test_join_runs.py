@@ -19,6 +19,8 @@ from tests.engines.joiners import Joiners, joiners
 from tests.engines.opened import Place
 from tests.engines.scenarios import Scenarios, node
 
+pytestmark = pytest.mark.slow
+
 SECRET = "a secret of the tests, long enough"
 LOOPBACK = "127.0.0.1"
 

@@ -25,11 +25,20 @@ from tests.support.ray_cluster import RayCluster
 from tests.support.until import until
 
 pytest.importorskip("ray", reason="needs the extra ray")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def folder():
     """Short, since Ray puts sockets there."""
+    path = Path(tempfile.mkdtemp(prefix="nbr"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def short_path():
+    """As a driver's own folder, which is short enough for Ray's sockets."""
     path = Path(tempfile.mkdtemp(prefix="nbr"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
@@ -108,6 +117,17 @@ def test_a_node_program_that_cannot_start_says_why(place, tmp_path):
         until(lambda: "No module named nb_elastic.nothing" in it.log, 10)
     finally:
         it.close()
+
+
+def test_a_node_that_died_has_a_successor_on_the_same_machine(place, tmp_path):
+    """Ray keeps what was reserved there, so nothing else could be placed."""
+    with opened(place, tmp_path, wanted={"nproc": 2, "max_nodes": 2}) as it:
+        first = it.hellos()[0]
+        it.send("die", to=[first["from"]], signal=9)
+        until(lambda: not it.link_of(first["from"]).is_alive, 30)
+        assert it.link_of(first["from"]).why == f"the node program on {first['place']} ended by signal 9"
+        until(lambda: it.grow() or len(it.heard) == 3, 60, "a successor")
+        assert it.hellos(3)[-1]["place"] == first["place"]
 
 
 def test_what_is_sent_while_a_cable_is_pulled_arrives_when_it_is_put_back(place, net, tmp_path):
@@ -198,26 +218,26 @@ def test_a_machine_that_joins_late_gets_a_node_and_one_that_crashes_ends_its_lin
         until(lambda: len(it.said("echo")) == 2, 30, "the others")
 
 
-def test_a_cluster_of_this_machine_lets_nobody_else_in_and_ends_with_its_driver(tmp_path):
+def test_a_cluster_of_this_machine_lets_nobody_else_in_and_ends_with_its_driver(short_path):
     def of_ray() -> list[Path]:
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if os.fsencode(str(tmp_path)) in (entry / "cmdline").read_bytes():
+                if os.fsencode(str(short_path)) in (entry / "cmdline").read_bytes():
                     found.append(entry)
         return found
 
     place = Place(name="ray", settings="local,nodes=2")
-    with Contract().driver(place, tmp_path) as (process, mark):
+    with Contract().driver(place, short_path) as (process, mark):
         assert len(marked(mark)) == 2
         raylets = [entry for entry in of_ray() if b"/raylet\0" in (entry / "cmdline").read_bytes()]
         assert len(raylets) == 2
         assert all(b"RAY_AUTH_MODE=token" in (entry / "environ").read_bytes() for entry in raylets)
-        assert (tmp_path / "ray_token").stat().st_mode & 0o77 == 0
+        assert (short_path / "ray_token").stat().st_mode & 0o77 == 0
         words = (raylets[0] / "cmdline").read_bytes().split(b"\0")
         address = next(os.fsdecode(w).partition("=")[2] for w in words if w.startswith(b"--gcs-address="))
         with pytest.raises(EngineError, match="can't be joined: it wants a token: set RAY_AUTH_MODE=token"):
-            Opened(Place(name="ray", settings=address), tmp_path).open()
+            Opened(Place(name="ray", settings=address), short_path).open()
         process.kill()
         process.wait()
         until(lambda: not marked(mark), 20, "nodes to be gone")

@@ -22,6 +22,7 @@ from tests.support.ray_cluster import RayCluster
 from tests.support.until import until
 
 pytest.importorskip("ray", reason="needs the extra ray")
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 LARGE = 16

@@ -61,7 +61,7 @@ MinJobAge=60
 {nodes}
 PartitionName=main Nodes={main} Default=YES MaxTime=INFINITE State=UP
 PartitionName=small Nodes={first} MaxTime=10 State=UP
-{pair}
+{pairs}
 """
 
 
@@ -71,20 +71,23 @@ class SlurmCluster:
     Args:
         nodes: how many; they are called n1, n2, ...
         cpus: of each node.
-        pair: nodes that make a partition of that name instead of being in partition main.
+        pairs: names of partitions that have two more nodes each, which are in no other.
         gpus: of each node; devices that only look like it, or plain files.
 
     Attributes:
         has_gpus: Slurm gives them out, as CUDA_VISIBLE_DEVICES; it does so with devices only.
     """
 
-    def __init__(self, folder: Path, *, nodes: int = 3, cpus: int = 2, gpus: int = 0, pair: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, *, nodes: int = 3, cpus: int = 2, gpus: int = 0, pairs: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
-        self.names = tuple(f"n{i + 1}" for i in range(nodes))
+        self.names = tuple(f"n{i + 1}" for i in range(nodes + 2 * len(pairs)))
+        self.pairs = {name: self.names[nodes + 2 * i : nodes + 2 * i + 2] for i, name in enumerate(pairs)}
         self.conf = folder / "slurm.conf"
         self.env = {**os.environ, "SLURM_CONF": str(self.conf)}
         self.env["PATH"] = f"{self.env.get('PATH', '')}:/usr/sbin:/sbin"
-        self._cpus, self._gpus, self._pair = cpus, gpus, tuple(pair)
+        self._cpus, self._gpus, self._main = cpus, gpus, self.names[:nodes]
         self.has_gpus = False
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -131,7 +134,8 @@ class SlurmCluster:
     def states(self) -> dict[str, str]:
         """State of each node, as sinfo says it."""
         return dict(
-            line.split() for line in self.ask("sinfo", "-h", "-N", "-p", "main,pair", "-o", "%N %T").splitlines()
+            line.split()
+            for line in self.ask("sinfo", "-h", "-N", "-p", ",".join(["main", *self.pairs]), "-o", "%N %T").splitlines()
         )
 
     def jobs(self) -> list[str]:
@@ -203,8 +207,8 @@ class SlurmCluster:
                 host=own,
                 port=ports[0],
                 folder=self.folder,
-                main=",".join(name for name in self.names if name not in self._pair),
-                pair=f"PartitionName=pair Nodes={','.join(self._pair)} State=UP" if self._pair else "",
+                main=",".join(self._main),
+                pairs="\n".join(f"PartitionName={p} Nodes={','.join(two)} State=UP" for p, two in self.pairs.items()),
                 first=self.names[0],
                 gres="GresTypes=gpu" if gres else "",
                 nodes="\n".join(
@@ -231,10 +235,10 @@ def _bound() -> socket.socket:
 
 
 @contextlib.contextmanager
-def slurm_cluster(*, nodes: int = 3, cpus: int = 2, gpus: int = 0, pair: Sequence[str] = ()) -> Iterator[SlurmCluster]:
+def slurm_cluster(*, nodes: int = 3, cpus: int = 2, gpus: int = 0, pairs: Sequence[str] = ()) -> Iterator[SlurmCluster]:
     """A cluster that is up, and gone at the end."""
     with tempfile.TemporaryDirectory(prefix="nbs-", ignore_cleanup_errors=True) as folder:
-        cluster = SlurmCluster(Path(folder), nodes=nodes, cpus=cpus, gpus=gpus, pair=pair)
+        cluster = SlurmCluster(Path(folder), nodes=nodes, cpus=cpus, gpus=gpus, pairs=pairs)
         try:
             yield cluster.start()
         finally:
