@@ -104,6 +104,9 @@ def cells(found: list[Measured], stack: ExitStack, tell: Tell) -> None:
         stack.callback(launches.close)
         if _note(one, (one.cold,), lambda launches=launches: (launches.cell(),), tell):
             warm.append((one, launches))
+    for one, _ in warm:
+        if one.place.has_noop:
+            one.place.noop()
     for _, launches in warm:  # so that the turns find the same of all
         with contextlib.suppress(AssertionError):
             launches.warm_up()
