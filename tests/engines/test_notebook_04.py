@@ -28,8 +28,8 @@ def check(book: Book) -> None:
     assert re.search(r"batches = \{0: 4, 1: 4, 2: 4\}", unlucky)
 
     cut = book.text("--name power-cut")
-    assert re.search(r"a world of 4 begins at step 0", cut)
-    assert re.search(r"Node \d \(host \S+\) was lost after \d+ s: the node program on .* ended by signal 9", cut)
+    assert re.search(r"a world of [24] begins at step 0", cut)
+    assert re.search(r"Node \d \(host \S+\) was lost after [^:]+: the node program on .* ended by signal 9", cut)
     assert re.search(r"a world of 4 begins at step [1-9]\d+", cut)
     assert "ranks 0-3: 4" in cut
     states = re.findall(r"node (\d): (\w+)", book.text("snapshot.nodes"))
