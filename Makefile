@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook ui test test-browser test-trust test-engines check format bench bench-ui bench-failures orphans chaos screenshots soak matrix build clean
+.PHONY: help setup demo notebook ui test test-browser test-trust test-engines check format bench bench-ui bench-engines bench-failures orphans chaos screenshots soak matrix build clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -86,6 +86,9 @@ bench: $(READY) ## measure against torchrun and notebook_launcher, in one table
 
 bench-ui: $(READY) $(FRONT) ## measure the dashboard in a real browser, beside print and ipywidgets.Output
 	@$(BIN)/python -m tests.benchmarks.ui $(ARGS)
+
+bench-engines: $(CLUSTERS) $(FRONT) ## measure engines side by side on real clusters; ARGS=scale: a thousand pretended nodes
+	@$(BIN)/python -m tests.benchmarks.engines $(ARGS)
 
 bench-failures: $(READY) ## print the confusion table of failing programs, beside what plain elastic_launch says of them
 	@$(BIN)/python -m tests.benchmarks.failures $(ARGS)

@@ -14,7 +14,9 @@ from typing import Any
 
 from nb_elastic import wire
 
-PIECE_BYTES = 1 << 20
+PIECE_BYTES, LEAST_BYTES = 1 << 20, 64 << 10
+UNDERWAY_BYTES = 128 << 20
+"""Of all links together: each has a piece in its hands."""
 PING = wire.encode({"type": "ping"})
 
 
@@ -37,12 +39,14 @@ class Delivery:
 
     Attributes:
         tokens: of these nodes.
+        links: how many get the same at the same time.
     """
 
     run_id: str
     tokens: Sequence[str]
     parcels: Sequence[Parcel]
     frames: deque[bytes]
+    links: int = 1
     _parcel: int = 0
     _offset: int = 0
 
@@ -60,7 +64,8 @@ class Delivery:
         if self._parcel >= len(self.parcels):
             return self.frames.popleft()
         parcel = self.parcels[self._parcel]
-        data = os.pread(parcel.fd, PIECE_BYTES, self._offset)
+        size = max(LEAST_BYTES, min(PIECE_BYTES, UNDERWAY_BYTES // self.links))
+        data = os.pread(parcel.fd, size, self._offset)
         message = {
             "type": "file",
             "run_id": self.run_id,

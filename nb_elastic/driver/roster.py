@@ -69,6 +69,7 @@ class Roster:
                     tokens=[m.node.token for m in members],
                     parcels=self._job.parcels,
                     frames=deque(self._frame(m, endpoint) for m in members),
+                    links=len(shares),
                 )
             )
 

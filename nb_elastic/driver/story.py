@@ -5,6 +5,7 @@ Runs in: the driver.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,6 +81,8 @@ class Story:
         self, folder: RunDir, *, stop: Callable[[str, float], None], heed: Callable[[], None], is_detached: bool
     ) -> None:
         self._log = EventLog(folder, node=0)
+        self._there = re.compile(rf"/\S*/node-[0-9a-f]{{8}}/{re.escape(folder.run_id)}")
+        self._here = str(folder.path)
         self._upkeep = Upkeep(folder, self._log, _Ender(stop, heed), is_alone=True)
         self._upkeep.__enter__()
         self._is_detached = is_detached
@@ -122,6 +125,8 @@ class Story:
             self._told.add((kind, number))
         elif kind not in OF_RANKS:
             return
+        if kind == "round_ended":
+            data["text"] = self._with_own_folder(untrusted.text(data.get("text")))
         self._remember(node, kind, number, data)
         clean = {k: v for k, v in data.items() if k not in {"kind", "self"}}
         self._log.tell(kind, node=node, time_ns=time_ns if time_ns >= 0 else None, **clean)
@@ -167,12 +172,21 @@ class Story:
         """Tell the run's last word."""
         self._upkeep.__exit__(None, None, None)
         self._log.tell(
-            "run_finished", state=state, root_rank=root_rank, text=text, category=category, reasons=list(reasons)
+            "run_finished",
+            state=state,
+            root_rank=root_rank,
+            text=self._with_own_folder(text),
+            category=category,
+            reasons=list(reasons),
         )
         self._log.flush(timeout_s=1.0)
         self._log.retry(DETACHED_RETRY_S if self._is_detached else RETRY_S)
         self._log.release()
         self._log.close()
+
+    def _with_own_folder(self, text: str) -> str:
+        """A node names its own folder, which goes with it; everything is in the run's."""
+        return self._there.sub(lambda _: self._here, text)
 
     def _remember(self, node: int, kind: str, number: int, data: Mapping[str, Any]) -> None:
         if number > self.round:

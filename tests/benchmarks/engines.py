@@ -8,6 +8,7 @@ and ranks share this machine's cores: read an engine against local commands (pop
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -103,8 +104,12 @@ def cells(found: list[Measured], stack: ExitStack, tell: Tell) -> None:
         stack.callback(launches.close)
         if _note(one, (one.cold,), lambda launches=launches: (launches.cell(),), tell):
             warm.append((one, launches))
-    for one, launches in warm:  # once more, so that the turns find the same of all
-        _note(one, (Row("", ""),), lambda launches=launches: (launches.cell(),), tell)
+    for one, _ in warm:
+        if one.place.has_noop:
+            one.place.noop()
+    for _, launches in warm:  # so that the turns find the same of all
+        with contextlib.suppress(AssertionError):
+            launches.warm_up()
     turns: list[tuple[Row, Callable[[], float]]] = []
     for one, launches in warm:
         turns.append((one.warm, launches.cell))

@@ -206,9 +206,9 @@ class Slurm(Place):
             raise Missing(str(e)) from e
         if not support.CAN_RUN:
             raise Missing(support.WHY_NOT)
-        self.cluster = self.stack.enter_context(support.slurm_cluster(nodes=4, cpus=4, pair=("n3", "n4")))
+        self.cluster = self.stack.enter_context(support.slurm_cluster(nodes=2, cpus=4, pairs=("pair",)))
         os.environ.update(SLURM_CONF=str(self.cluster.conf), PATH=self.cluster.env["PATH"])
-        self._blocker = self.cluster.allocate("--exclusive", "--partition=pair", "--nodelist=n4", nodes=1)
+        self._blocker = self.cluster.allocate("--exclusive", "--partition=pair", nodes=1)
 
     @property
     def elastic(self) -> str:

@@ -105,7 +105,7 @@ def cpu_s(pid: int) -> float:
 
 
 def per_minute(pid: int, seconds: float) -> tuple[float, float]:
-    """CPU seconds of a process for each minute, over so many seconds; and the same of this process (nothing runs here)."""
+    """CPU seconds of a process for each minute, over so many seconds; and how many these were."""
     began, before = time.monotonic(), cpu_s(pid)
     time.sleep(seconds)
     return (cpu_s(pid) - before) / (time.monotonic() - began) * 60, time.monotonic() - began
@@ -228,7 +228,6 @@ class Fleet:
         if seen:
             silent_s = max(one["silent_s"] for one in seen)
             self.note("longest silence towards a node", silent_s, note=f"a node ends itself after {LEASE_S:g} s")
-            self.note("logs behind their ranks, at most", max(one["behind_s"] for one in seen))
 
 
 def measure(tell: Callable[[str], None], chosen: list[str]) -> list[Row]:

@@ -66,12 +66,14 @@ class Host:
         address: ``10.77.0.1`` ...; the network device is ``eth0``.
         prefix: words that start a command on it.
         programs: what was started on it.
+        has_crashed: it was made to.
         etc_hosts: the file that it has as /etc/hosts.
     """
 
     def __init__(self, number: int, yard: int, etc_hosts: str, folder: Path) -> None:
         self.name, self.address = f"node{number}", f"10.77.0.{number + 1}"
         self.programs: list[Process] = []
+        self.has_crashed = False
         self._port, self._yard = f"port{number}", yard
         there = ("nsenter", f"--target={yard}", "--net", "--mount", "--pid", "--")
         flags = ("--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -128,6 +130,7 @@ class Host:
     def crash(self) -> None:
         """Kill all its processes at once; its connections are reset. Unplug first for a machine that loses its power."""
         os.kill(self.pid, signal.SIGKILL)
+        self.has_crashed = True
         self.holder.wait(30)
 
     def pids(self) -> list[int]:

@@ -86,7 +86,7 @@ class Pretended:
 
     def __init__(self, number: int, wire: Wire, lines_per_s: float) -> None:
         self.token = f"{os.getpid() & 0xFFFF:04x}{number:04x}"
-        self.longest_s = self.most_behind_s = 0.0
+        self.longest_s = 0.0
         self._number, self._wire, self._lines_per_s = number, wire, lines_per_s
         self._heard_at = time.monotonic()
         self._run_id, self._nproc, self._node = "", 0, 0
@@ -196,9 +196,7 @@ class Pretended:
                 PIECES[count],
             )
             self._shipped[i] += count
-        behind = made - min(self._shipped)
-        self.most_behind_s = max(self.most_behind_s, behind / self._lines_per_s)
-        if behind < made:
+        if any(self._shipped):
             sizes = {f"0/{i}/stdout": shipped * len(LINE) for i, shipped in enumerate(self._shipped)}
             line = json.dumps({"time_ns": time.time_ns(), "sizes": sizes}).encode() + b"\n"
             self._ship("growth.jsonl", self._growth_bytes, line)
@@ -263,7 +261,7 @@ def main() -> None:
         nodes += wire.nodes
         wires.append(wire)
     serve(wires, folder / "loud")
-    seen = {"silent_s": max(n.longest_s for n in nodes), "behind_s": max(n.most_behind_s for n in nodes)}
+    seen = {"silent_s": max(n.longest_s for n in nodes)}
     (folder / f"seen-{asked['number']}.json").write_text(json.dumps(seen))
 
 

@@ -57,6 +57,15 @@ def test_words_get_their_nodes_number_and_the_groups_are_told_once(story: Story,
     assert kinds(folder) == [("rendezvous_finished", 0), ("worker_started", 0), ("note", 0), ("worker_started", 1)]
 
 
+def test_a_nodes_own_folder_is_told_as_the_runs_which_has_all_of_it(folder: RunDir):
+    there = f"/tmp/nb_elastic-0/node-deadbeef/{folder.run_id}"
+    story = Story(folder, stop=lambda by, grace_s: None, heed=lambda: None, is_detached=False)
+    story.retell(0, {"event": "round_ended", "time_ns": 1, "round": 0, "cause": "failure", "text": f"Logs: {there}"})
+    story.end("failed", root_rank=None, text=f"Logs of all ranks: {there}\n", category="", reasons=())
+    told = [e["text"] for e in JournalReader(folder.journal).read()]
+    assert told == [f"Logs: {folder.path}", f"Logs of all ranks: {folder.path}\n"]
+
+
 def test_a_round_goes_on_when_one_node_leaves_it(story: Story, folder: RunDir):
     story.retell(1, {"event": "round_ended", "time_ns": 1, "round": 0, "cause": "stopped"})
     story.retell(0, {"event": "round_ended", "time_ns": 2, "round": 0, "cause": "membership"})
