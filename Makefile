@@ -65,7 +65,7 @@ test-trust: $(READY) $(FRONT) ## run the programs that fail, hang, or are killed
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist load tests/trust $(ARGS)
 
 # Most of the time something is waited for that must not come sooner: a lease, a cable that stays pulled.
-#   make test-engines ARGS='-m "not slow or pretended or smoke"'    what CI runs: one scenario on each cluster, all without one
+#   make test-engines ARGS='-m "not slow or smoke"'    what CI runs: one scenario on each cluster, all without one
 test-engines: $(CLUSTERS) $(FRONT) ## run over many nodes, on real Slurm, Ray and Dask clusters of pretended machines
 	@$(BIN)/python -m pytest -n $(NODES) --dist loadfile tests/engines $(ARGS)
 
