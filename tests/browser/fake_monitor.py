@@ -39,7 +39,7 @@ class FakeRun:
             "max_nodes": 1, "attempt": 0, "max_restarts": 0, "round": 0, "is_detached": False, "created_ns": self.created_ns,
             "started_ns": self.created_ns, "finished_ns": time.time_ns() if is_over else 0, "workers": [worker], "rounds": [], "failures": [],
             "root_rank": None, "notes": [], "last_ns": time.time_ns(), "text": "", "host": "here", "torch": "", "python": "",
-            "stop_by": "dashboard" if is_over else "",
+            "stop_by": "dashboard" if is_over else "", "nodes": [],
         }  # fmt: skip
 
     def about(self) -> dict[str, Any]:

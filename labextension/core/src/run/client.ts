@@ -74,7 +74,7 @@ export class RunClient implements RunData {
     private readonly clock: Clock = pageClock
   ) {
     this.about = source.saved?.about;
-    this.snapshot = source.saved?.snapshot ?? EMPTY;
+    this.snapshot = { ...EMPTY, ...source.saved?.snapshot };
     this.heardMs = clock.nowMs();
     this.reads = new Reads(
       message => this.send(message),
