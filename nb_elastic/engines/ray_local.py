@@ -163,8 +163,11 @@ def lightened(node_class: Any) -> Iterator[None]:
 
     def start_at_once(self: Any, *arguments: Any, **more: Any) -> Any:
         with contextlib.suppress(AttributeError, OSError):
-            for name in NO_PORT_FILES:
-                Path(self.get_session_dir_path(), f"{name}_{self._node_id}").write_text("-1", encoding="ascii")
+            ports = dict.fromkeys(NO_PORT_FILES, -1)
+            if port := self._ray_params.runtime_env_agent_port:
+                ports["runtime_env_agent_port"] = port
+            for name, port in ports.items():
+                Path(self.get_session_dir_path(), f"{name}_{self._node_id}").write_text(str(port), encoding="ascii")
         return start_raylet(self, *arguments, **more)
 
     if all(saved.values()):

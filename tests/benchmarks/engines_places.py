@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -339,7 +340,9 @@ def environment() -> Iterator[None]:
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         del os.environ[name]
-    os.environ.update(popen_engine.environment(os.environ), RAY_USAGE_STATS_ENABLED="0")
+    # A token of its own: else Ray takes one that may lie in the user's home, or not.
+    rays = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    os.environ.update(popen_engine.environment(os.environ), **rays)
     sys.path.append(str(popen_engine.DIST))
     try:
         yield

@@ -137,18 +137,30 @@ def elastic(place: Place) -> Iterator[tuple[Run, Path]]:
         driven.drivers.close()
 
 
+def wait_for_world(run: Run, size: int) -> None:
+    """Wait until all ranks of the last round say that they are so many."""
+
+    def is_there() -> bool:
+        now = run.snapshot
+        if now.state.is_final:
+            raise RuntimeError(f"the run is {now.state.value}: {now.text}")
+        return logs_say(run, f"world {size}", ranks=size)
+
+    until(is_there, WAIT_S, f"a world of {size}")
+
+
 def joins_and_crashes(place: Place) -> tuple[float, float, float]:
     """Seconds to a world of two since a second machine is there, and since its node said hello; from its crash to a world of one."""
     with elastic(place) as (run, _):
-        until(lambda: logs_say(run, "world 1", ranks=1), WAIT_S, "a world of one")
+        wait_for_world(run, 1)
         place.add()
         began = time.monotonic()
-        until(lambda: logs_say(run, "world 2", ranks=2), WAIT_S, "a world of two")
+        wait_for_world(run, 2)
         joined_s = time.monotonic() - began
         greeted_s = time.time() - next(e.time_ns for e in told(run, "node_joined") if e.node == 1) / 1e9
         began = time.monotonic()
         place.crash(run)
-        until(lambda: logs_say(run, "world 1", ranks=1), WAIT_S, "a world of one again")
+        wait_for_world(run, 1)
         crashed_s = time.monotonic() - began
         until(lambda: [e.node for e in told(run, "node_lost")] == [1], WAIT_S, "a word of the lost node")
     return joined_s, greeted_s, crashed_s

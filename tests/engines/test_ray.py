@@ -218,7 +218,7 @@ def test_a_machine_that_joins_late_gets_a_node_and_one_that_crashes_ends_its_lin
         until(lambda: len(it.said("echo")) == 2, 30, "the others")
 
 
-def test_a_cluster_of_this_machine_lets_nobody_else_in_and_ends_with_its_driver(short_path):
+def test_a_cluster_of_this_machine_lets_nobody_else_in_and_ends_with_its_driver(short_path, monkeypatch):
     def of_ray() -> list[Path]:
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
@@ -236,6 +236,7 @@ def test_a_cluster_of_this_machine_lets_nobody_else_in_and_ends_with_its_driver(
         assert (short_path / "ray_token").stat().st_mode & 0o77 == 0
         words = (raylets[0] / "cmdline").read_bytes().split(b"\0")
         address = next(os.fsdecode(w).partition("=")[2] for w in words if w.startswith(b"--gcs-address="))
+        monkeypatch.setattr("ray._private.ray_constants.NUM_REDIS_GET_RETRIES", 1)  # of twenty, each a second or two
         with pytest.raises(EngineError, match="can't be joined: it wants a token: set RAY_AUTH_MODE=token"):
             Opened(Place(name="ray", settings=address), short_path).open()
         process.kill()

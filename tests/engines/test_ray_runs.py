@@ -40,11 +40,19 @@ class TestRayRuns(Scenarios):
     def place(cls) -> Iterator[Place]:
         """Two machines with room for several runs; this process is on the first, as a notebook on the head."""
         folder = Path(tempfile.mkdtemp(prefix="nbr"))  # short, since Ray puts sockets there
-        with hosts(4) as cls.net, cls.net[0].entered():
+        with hosts(5) as cls.net, cls.net[0].entered():
             cls.cluster = RayCluster(folder, cls.net[0], f"--num-cpus={LARGE // 2}")
             cls.cluster.start(cls.net[1], options=(f"--num-cpus={LARGE}",))
             yield Place(name="ray", settings=cls.cluster.address, nodes=4)
         shutil.rmtree(folder, ignore_errors=True)
+
+    @pytest.fixture(autouse=True)
+    def _end_machines(self, place: Place) -> Iterator[None]:
+        """Those that came for a test go with it."""
+        yield
+        for host in self.net[2:]:
+            if host.pids():
+                host.crash()
 
     def elastic(self, place: Place, folder: Path) -> Place:
         """Of what is there now, only one machine is large enough for this."""
@@ -66,7 +74,7 @@ class TestRayRuns(Scenarios):
 
     @pytest.mark.slow
     def test_a_node_whose_cable_is_pulled_is_lost_and_comes_back(self, place: Place, tmp_path: Path):
-        """After the late node's test: its machine is the second large one."""
+        self.add_machine(place)
         go = tmp_path / "go"
         options = {"nnodes": "1:2", "nproc_per_node": 1, "max_restarts": 9}
         with launched(programs.tick_until, str(go), place=self.elastic(place, tmp_path), **options) as run:
@@ -89,18 +97,8 @@ class TestRayRuns(Scenarios):
     @pytest.mark.parametrize("style", STYLES)
     def test_ranks_meet_whatever_their_machines_are_called(self, place: Place, tmp_path: Path, style: str):
         restyle(self.net, style)
-        command = [
-            sys.executable,
-            "-m",
-            "nb_elastic",
-            "run",
-            "--nnodes",
-            "2",
-            "--nproc",
-            "1",
-            "--engine",
-            engine_of(place),
-        ]
+        words = ("--nnodes", "2", "--nproc", "1", "--engine", engine_of(place))
+        command = [sys.executable, "-m", "nb_elastic", "run", *words]
         env = {"PYTHONPATH": str(ROOT), "NB_ELASTIC_HOME": str(tmp_path / "home")}
         with self.net[0].popen(
             *command, "tests.programs.on_many_nodes:add_up", env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

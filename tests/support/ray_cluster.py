@@ -17,6 +17,7 @@ PORT = 6379
 CLIENT_PORT = 10001
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",  # else a head takes the token that somebody's ray.init() left at home, and lets no test in
     # Else each driver that comes makes Ray start workers in advance, which compete with the one that is waited for.
     "RAY_prestart_worker_first_driver": "0",
     "RAY_enable_worker_prestart": "0",
