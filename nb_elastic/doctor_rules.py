@@ -27,8 +27,22 @@ FRONT_END_FILES = ("static/widget.js", "static/widget.css", "static/charts.js")
 JUPYTER_FOLDERS = (f"{sys.prefix}/share/jupyter", "~/.local/share/jupyter")
 OLDEST_TORCH = (2, 9)
 OLDEST_PYTHON = (3, 10)
-NOT_OPTIONS = {f"NB_ELASTIC_{name}" for name in ("HOME", "RDZV_KEY", "RUN_ID", "RUN_DIR", "METRICS_FILE")}
-"""Variables of ours that set no option; the last three are what a rank gets."""
+NOT_OPTIONS = {
+    f"NB_ELASTIC_{name}"
+    for name in [
+        "HOME",
+        "RDZV_KEY",
+        "JOIN_KEY",
+        "RUN_ID",
+        "RUN_DIR",
+        "METRICS_FILE",
+        "DRIVER_ADDRESS",
+        "NODE_ADDRESS",
+        "NODE_LEASE_S",
+        "NODE_PLACE",
+    ]
+}
+"""Variables of ours that set no option; those from RUN_ID on are what ranks and the programs of nodes get."""
 Facts = Mapping[str, Any]
 
 
