@@ -5,16 +5,24 @@ Runs in: the supervisor.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 
+from torch.distributed.elastic.rendezvous import RendezvousError as TorchRendezvousError
+
 from nb_elastic.model import WorkerFailure
 from nb_elastic.supervisor import failures_judge
-from nb_elastic.supervisor.rendezvous_c10d import FreshStoreRendezvous
+from nb_elastic.supervisor.rendezvous_c10d import ENDED, FreshStoreRendezvous
 from nb_elastic.supervisor.stopping import Stopper
 
 POLL_S = 0.05
 """How often the group is looked at while something depends on it."""
+LEAVE_S = 3.0
+"""How long the others may take to see that all are done."""
+SEEN = "seen"
+
+_log = logging.getLogger(__name__)
 
 
 def misses_a_node(group: FreshStoreRendezvous | None, failures: Iterable[WorkerFailure], stopper: Stopper) -> bool:
@@ -35,7 +43,20 @@ def misses_a_node(group: FreshStoreRendezvous | None, failures: Iterable[WorkerF
 
 
 def wait_for_ends(group: FreshStoreRendezvous) -> None:
-    """Wait until the ranks of all nodes are done, or a node is gone; torch's own way takes five minutes to miss it."""
-    has_ended = group.end_barrier()
-    while not has_ended() and group.change() in {"", "waiting"}:
-        time.sleep(POLL_S)
+    """Wait until the ranks of all nodes are done, or a node is gone; torch's own way takes five minutes to miss it.
+
+    Who hosts what the nodes ask stays until the others have their answer. If it is gone all the same, nobody is
+    left to wait for.
+    """
+    try:
+        is_done = group.reach(ENDED)
+        while not is_done():
+            if group.change() not in {"", "waiting"}:
+                return
+            time.sleep(POLL_S)
+        is_seen = group.reach(SEEN)
+        deadline = time.monotonic() + LEAVE_S
+        while group.hosts_round and not is_seen() and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+    except (RuntimeError, TorchRendezvousError) as e:
+        _log.info("The node that the others ask has left: %s", e)

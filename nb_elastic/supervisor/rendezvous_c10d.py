@@ -165,14 +165,19 @@ class FreshStoreRendezvous(DynamicRendezvousHandler):
             store.set("attempt", str(max(map(int, told))))
         return int(store.get("attempt"))
 
-    def end_barrier(self) -> Callable[[], bool]:
-        """Tell that this node's ranks are done; what comes back tells whether those of all nodes are."""
+    def reach(self, point: str) -> Callable[[], bool]:
+        """Tell the round's nodes that this one has come to a point; what comes back tells whether all have."""
         rank, world_size = self._get_world()
         store = self._get_store()
-        store.set(f"ended/{rank}", "")
-        store.set(ENDED, "")
-        keys = [f"ended/{other}" for other in range(world_size)]
+        store.set(f"{point}/{rank}", "")
+        store.set(point, "")
+        keys = [f"{point}/{other}" for other in range(world_size)]
         return lambda: bool(store.check(keys))
+
+    @property
+    def hosts_round(self) -> bool:
+        """True on the node whose end takes the round's store away from the others."""
+        return bool(self._get_world()[0] == 0)
 
     @property
     def group_round(self) -> int:
