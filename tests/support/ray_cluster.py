@@ -63,7 +63,13 @@ class RayCluster:
         """Wait until Ray runs on these."""
         for host in hosts:
             log = self.folder / f"{host.name}.log"
-            until(lambda log=log: "Ray runtime started" in log.read_text(), START_S, f"Ray on {host.name}, see {log}")
+            until(lambda log=log, host=host: self._is_up(log, host), START_S, f"Ray on {host.name}, see {log}")
+
+    def _is_up(self, log: Path, host: Host) -> bool:
+        text = log.read_text()
+        if all(program.poll() is not None for program in host.programs):
+            raise RuntimeError(f"Ray has ended on {host.name}: {text}")
+        return "Ray runtime started" in text
 
     def _begin(self, host: Host, *options: str) -> None:
         command = [sys.executable, "-m", "tests.support.ray_start", "start", "--block", "--disable-usage-stats"]
