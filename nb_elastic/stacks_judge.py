@@ -43,7 +43,8 @@ KINDS = {
 
 TOGETHER = frozenset({"collective", "p2p", "barrier", "beginning"})
 MAX_GROUPS, MAX_NOTES, MAX_HEADLINE = 100, 10, 5
-_ORDER = ("stopped", "stuck", "gone", "held", "busy", "waiting", "silent")
+STATES = ("stopped", "stuck", "gone", "held", "busy", "waiting", "silent")
+"""Of a rank, those first that are told first."""
 _PLURAL = {"is": "are", "has": "have"}
 
 
@@ -75,7 +76,7 @@ def judge(stacks: Sequence[RankStack], *, cause: str, time_ns: int) -> StackRepo
         group.is_odd = bool(odd) and set(group.ranks) <= odd
     groups.sort(
         key=lambda g: (
-            (not g.is_odd, _ORDER.index(g.first.state), len(g.stacks), g.ranks[0])
+            (not g.is_odd, STATES.index(g.first.state), len(g.stacks), g.ranks[0])
             if odd
             else (False, -len(g.stacks), 0, g.ranks[0])
         )

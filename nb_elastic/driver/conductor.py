@@ -11,6 +11,7 @@ from typing import Any
 
 from nb_elastic import untrusted
 from nb_elastic.driver import log, verdict
+from nb_elastic.driver.asking import Asking
 from nb_elastic.driver.fleet import Fleet, Node
 from nb_elastic.driver.gathering import Gathering
 from nb_elastic.driver.job import Job
@@ -43,6 +44,7 @@ class Conductor:
         self._gathering = Gathering(job, fleet, meeting, pace, now=now)
         self._roster = Roster(job, story)
         self._members = self._roster.members
+        self._asking = Asking(job.folder, self._roster)
         self._by = ""
         self._until: float | None = None
         self._give_up_at: float | None = None
@@ -90,6 +92,7 @@ class Conductor:
             self._give_up(now)
         if not self._is_ending:
             self._gather(now)
+        self._asking.look()
         self._judge(now)
 
     def fail(self, text: str, *, category: str = FailureCategory.UNKNOWN.value, reasons: Sequence[str] = ()) -> None:
@@ -116,6 +119,8 @@ class Conductor:
             self._gathering.on_reached(node, message)
         elif member is None or message.get("run_id") != self._job.spec.run_id or self.is_over:
             return
+        elif kind == "stacks":
+            self._asking.take(member, message)
         elif kind == "event":
             self._story.retell(member.index, message.get("event"))
         elif kind == "done" and member.done is None:

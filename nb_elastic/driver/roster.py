@@ -110,6 +110,14 @@ class Roster:
             if tokens:
                 route.post.urge({"type": "stop", "run_id": run_id, "to": tokens, "by": by, "grace_s": grace_s})
 
+    def ask(self, nonce: str) -> None:
+        """Ask all whose share lasts where their ranks stand."""
+        tokens: dict[Route, list[str]] = {}
+        for member in self.active:
+            tokens.setdefault(member.node.route, []).append(member.node.token)
+        for route, to in tokens.items():
+            route.post.urge({"type": "stacks", "run_id": self._job.spec.run_id, "nonce": nonce, "to": to})
+
     def close(self) -> list[Node]:
         """The run is over; returns the nodes that were lost in it."""
         for member in self.members:

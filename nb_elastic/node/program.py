@@ -228,8 +228,8 @@ class Program:
         run = self._runs.get(str(message["run_id"]))
 
         def take() -> None:
-            report = to_json(stacks.report(run.home)) if run is not None else None
-            self._out.say("stacks", nonce=message.get("nonce"), run_id=message["run_id"], report=report)
+            found = [to_json(one) for one in stacks.found(run.home)] if run is not None else []
+            self._out.say("stacks", nonce=message.get("nonce"), run_id=message["run_id"], stacks=found)
 
         threading.Thread(target=take, name="nb_elastic-node-stacks", daemon=True).start()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from nb_elastic import rundir
 from nb_elastic.driver import meeting
 from tests.support.scripted_nodes import Scene, ScriptedNode, obliging
 
@@ -161,3 +162,27 @@ def test_a_lost_node_that_is_heard_again_in_time_takes_part_again(make: Make):
     for node in nodes:
         node.say("done", run_id="run0", state="succeeded")
     assert scene.end()["state"] == "succeeded"
+
+
+def test_a_question_in_the_run_folder_reaches_the_nodes_and_their_answers_come_back(make: Make):
+    def tells(node: ScriptedNode, message: Mapping[str, Any]) -> None:
+        if message["type"] == "stacks":
+            for nonce in (message["nonce"], "../../x", "f" * 16, None):
+                node.say("stacks", run_id=message["run_id"], nonce=nonce, stacks=[{"rank": int(node.token, 16)}])
+        else:
+            busy(node, message)
+
+    nodes = [ScriptedNode(0, tells), ScriptedNode(1, tells)]
+    scene = make(*nodes, nnodes="2")
+    scene.until(lambda: all(node.of("run") for node in nodes))
+    question = scene.run.asks / ("0" * 16)
+    question.mkdir(parents=True)
+    (scene.run.asks / "no question").mkdir()
+    scene.until(lambda: len(list(question.iterdir())) == 2)
+    assert [rundir.read_json(question / f"node_{n}.json") for n in range(2)] == [
+        {"stacks": [{"rank": 0}]},
+        {"stacks": [{"rank": 1}]},
+    ]
+    scene.until(lambda: len(nodes[0].of("ping")) > 2)
+    assert [len(node.of("stacks")) for node in nodes] == [1, 1]  # once each
+    assert sorted(p.name for p in scene.run.asks.iterdir()) == ["0" * 16, "no question"]
