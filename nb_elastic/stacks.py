@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from nb_elastic import (
-    rundir,
     snapshot,
     stacks_ask,
     stacks_flight,
@@ -22,7 +21,6 @@ from nb_elastic import (
     stacks_nodes,
     stacks_proc,
     stacks_waits,
-    untrusted,
 )
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import Frame, StackReport, WorkerState
@@ -55,7 +53,7 @@ def report(folder: RunDir, *, rank: int | None = None) -> StackReport:
     if now.state.is_final:
         return StackReport(time_ns=time_ns, cause="asked", headline=f"The run is over: it is {now.state.value}.")
     if now.nodes:  # a pid of theirs is another process here, or none
-        told = stacks_nodes.found(folder, now, rank=rank, texts=texts_of(folder))
+        told = stacks_nodes.found(folder, now, rank=rank, texts=stacks_frames.texts_of(folder))
     else:
         told = found(folder, now, rank=rank)
     if not told:
@@ -71,7 +69,7 @@ def found(folder: RunDir, now: RunSnapshot | None = None, *, rank: int | None = 
         now: the state of the run; read from its folder where it is not given.
     """
     asked = [t for t in targets(folder, now or snapshot.load(folder)) if rank in {None, t.rank}]
-    texts = texts_of(folder)
+    texts = stacks_frames.texts_of(folder)
     told = take(asked, texts=texts) if asked else []
     return [_with_native(one) for one in _with_quiet(asked, told, texts, now_s=time.time())]
 
@@ -92,17 +90,6 @@ def targets(folder: RunDir, now: RunSnapshot) -> list[Target]:
         for worker in now.workers
     ]
     return sorted(found, key=lambda t: t.rank)
-
-
-def texts_of(folder: RunDir) -> Texts:
-    """Reads lines of the notebook's cells as ``run.json`` keeps them, and of files."""
-    asked = rundir.read_json(folder.run_json, max_bytes=64 << 20)
-    sources, entry, cell = asked.get("sources"), asked.get("entry"), asked.get("cell")
-    cells: dict[str, object] = dict(sources) if isinstance(sources, dict) else {}
-    if isinstance(entry, dict) and entry.get("kind") == "cell" and isinstance(cell, str):
-        above = min(max(0, untrusted.integer(asked.get("cell_offset"))), 1_000)
-        cells[str(entry.get("target"))] = "\n" * above + cell
-    return Texts(cells)
 
 
 def take(asked: Sequence[Target], *, texts: Texts, window_s: float = WINDOW_S) -> list[RankStack]:

@@ -10,7 +10,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,10 @@ def answering(story: NodeStory, answer: Callable[[int], Any]) -> Iterator[list[i
             for question in story.folder.asks.glob("*"):
                 modes.extend(stat.S_IMODE(p.stat().st_mode) for p in (question.parent, question) if p.exists())
                 for node in (0, 1):
-                    if question.exists() and (told := answer(node)) is not None:
-                        (question / ".new").write_text(told if isinstance(told, str) else json.dumps({"stacks": told}))
-                        (question / ".new").replace(question / f"node_{node}.json")
+                    if (told := answer(node)) is not None:
+                        text = told if isinstance(told, str) else json.dumps({"stacks": told})
+                        with suppress(OSError):  # nobody waits for it any more
+                            rundir.write_atomic(question / f"node_{node}.json", text.encode())
 
     thread = threading.Thread(target=serve)
     thread.start()
