@@ -5,6 +5,7 @@ Runs in: the kernel or command line. ``driver.asking`` is the other side. What a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -54,6 +55,8 @@ def _ask(folder: RunDir, nodes: Sequence[int]) -> dict[int, list[RankStack]]:
                     answers[node] = stacks_told.read(told.get("stacks"))
             time.sleep(POLL_S)
     finally:
+        with contextlib.suppress(OSError):  # under another name nobody puts a late answer into it
+            question = question.rename(question.with_name(f".{question.name}"))
         shutil.rmtree(question, ignore_errors=True)
     return answers
 
