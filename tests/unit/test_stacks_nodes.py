@@ -49,7 +49,7 @@ def answering(story: NodeStory, answer: Callable[[int], Any]) -> Iterator[list[i
 
     def serve() -> None:
         while not over.wait(0.005):
-            for question in story.folder.asks.glob("*"):
+            for question in story.folder.asks.glob("[0-9a-f]*"):
                 modes.extend(stat.S_IMODE(p.stat().st_mode) for p in (question.parent, question) if p.exists())
                 for node in (0, 1):
                     if (told := answer(node)) is not None:
