@@ -213,6 +213,7 @@ class Program:
             os.close(fd)
 
     def _run(self, message: dict[str, Any], _blob: bytes) -> None:
+        message = {**message, **message.get("each", {}).get(self._token, {})}
         home, node = self._home_of(message), int(message["node"])
         shipment = Shipment(home, node=node, token=self._token, wakes=self._wakes)
         self._runs = {run_id: run for run_id, run in self._runs.items() if not run.is_over}

@@ -64,7 +64,7 @@ def test_two_nodes_begin_together_with_what_each_must_know(make: Make):
     nodes = [ScriptedNode(n, obliging) for n in range(2)]
     scene = make(*nodes, nnodes="2", env={"A": "b"})
     assert scene.end()["state"] == "succeeded"
-    shares = [node.of("run")[0] for node in nodes]
+    shares = [{**node.of("run")[0], **node.of("run")[0]["each"][node.token]} for node in nodes]
     assert [(s["node"], s["endpoint"], s["min_nodes"], s["max_nodes"]) for s in shares] == [
         (0, "127.0.0.1:1", 2, 2),
         (1, "127.0.0.1:1", 2, 2),
