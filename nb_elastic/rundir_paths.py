@@ -125,6 +125,11 @@ class RunDir:
         """How the last asker wants the run stopped: grace_s and by."""
         return self.path / "stop.json"
 
+    @property
+    def asks(self) -> Path:
+        """A folder for each open question to the nodes of a run; their answers come into it, and whoever asked deletes it."""
+        return self.path / "asks"
+
     def node(self, node: int | None = None) -> Path:
         """Folder of what a node writes: the run's own, or, with ``node``, the level that runs of several nodes have."""
         return self.path if node is None else self.path / f"node_{node}"

@@ -12,16 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from nb_elastic import (
-    rundir,
     snapshot,
     stacks_ask,
     stacks_flight,
     stacks_frames,
     stacks_judge,
     stacks_native,
+    stacks_nodes,
     stacks_proc,
     stacks_waits,
-    untrusted,
 )
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import Frame, StackReport, WorkerState
@@ -44,7 +43,7 @@ WITH_CHILDREN = frozenset({"dataloader", "queue", "child", "thread"})
 
 
 def report(folder: RunDir, *, rank: int | None = None) -> StackReport:
-    """Tell where the ranks of a run stand now; takes about half a second, some seconds where ranks do not answer.
+    """Tell where the ranks of a run stand now; takes about half a second, some seconds where ranks or nodes do not answer.
 
     Args:
         rank: only this one.
@@ -54,16 +53,25 @@ def report(folder: RunDir, *, rank: int | None = None) -> StackReport:
     if now.state.is_final:
         return StackReport(time_ns=time_ns, cause="asked", headline=f"The run is over: it is {now.state.value}.")
     if now.nodes:  # a pid of theirs is another process here, or none
-        text = f"The ranks run on other nodes of the run ({len(now.nodes)} joined it): their stacks can't be taken from here."
-        return StackReport(time_ns=time_ns, cause="asked", headline=text)
-    asked = [t for t in targets(folder, now) if rank in {None, t.rank}]
-    if not asked:
+        told = stacks_nodes.found(folder, now, rank=rank, texts=stacks_frames.texts_of(folder))
+    else:
+        told = found(folder, now, rank=rank)
+    if not told:
         what = "No rank has started yet." if rank is None else f"There is no rank {rank} now."
         return StackReport(time_ns=time_ns, cause="asked", headline=what)
-    texts = texts_of(folder)
-    found = take(asked, texts=texts)
-    found = _with_quiet(asked, found, texts, now_s=time_ns / 1e9)
-    return stacks_judge.judge([_with_native(one) for one in found], cause="asked", time_ns=time_ns)
+    return stacks_judge.judge(told, cause="asked", time_ns=time_ns)
+
+
+def found(folder: RunDir, now: RunSnapshot | None = None, *, rank: int | None = None) -> list[RankStack]:
+    """Where the ranks of this machine stand, by rank.
+
+    Args:
+        now: the state of the run; read from its folder where it is not given.
+    """
+    asked = [t for t in targets(folder, now or snapshot.load(folder)) if rank in {None, t.rank}]
+    texts = stacks_frames.texts_of(folder)
+    told = take(asked, texts=texts) if asked else []
+    return [_with_native(one) for one in _with_quiet(asked, told, texts, now_s=time.time())]
 
 
 def targets(folder: RunDir, now: RunSnapshot) -> list[Target]:
@@ -82,17 +90,6 @@ def targets(folder: RunDir, now: RunSnapshot) -> list[Target]:
         for worker in now.workers
     ]
     return sorted(found, key=lambda t: t.rank)
-
-
-def texts_of(folder: RunDir) -> Texts:
-    """Reads lines of the notebook's cells as ``run.json`` keeps them, and of files."""
-    asked = rundir.read_json(folder.run_json, max_bytes=64 << 20)
-    sources, entry, cell = asked.get("sources"), asked.get("entry"), asked.get("cell")
-    cells: dict[str, object] = dict(sources) if isinstance(sources, dict) else {}
-    if isinstance(entry, dict) and entry.get("kind") == "cell" and isinstance(cell, str):
-        above = min(max(0, untrusted.integer(asked.get("cell_offset"))), 1_000)
-        cells[str(entry.get("target"))] = "\n" * above + cell
-    return Texts(cells)
 
 
 def take(asked: Sequence[Target], *, texts: Texts, window_s: float = WINDOW_S) -> list[RankStack]:

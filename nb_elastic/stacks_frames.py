@@ -12,7 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nb_elastic import rundir, untrusted
 from nb_elastic.model import Frame
+from nb_elastic.rundir import RunDir
+from nb_elastic.stacks_nouns import RankStack
 
 OWN = str(Path(__file__).parent) + os.sep
 MAX_SOURCE_BYTES = 4 << 20
@@ -81,12 +84,27 @@ class Texts:
         """The frames with their lines' texts, where these are to be had."""
         return tuple(replace(f, text=self.line(f)) for f in frames)
 
+    def fill_gaps(self, one: RankStack) -> RankStack:
+        """The same stack; lines that its node could not read have their texts, where these are to be had."""
+        return replace(one, frames=tuple(f if f.text else replace(f, text=self.line(f)) for f in one.frames))
+
     def line(self, frame: Frame) -> str:
         """Text of a frame's line, or ""."""
         if frame.file not in self._lines:
             self._lines[frame.file] = _read(frame.file)
         lines = self._lines[frame.file]
         return lines[frame.line - 1].strip()[:MAX_LINE_CHARS] if 0 < frame.line <= len(lines) else ""
+
+
+def texts_of(folder: RunDir) -> Texts:
+    """Reads lines of the notebook's cells as ``run.json`` keeps them, and of files."""
+    asked = rundir.read_json(folder.run_json, max_bytes=64 << 20)
+    sources, entry, cell = asked.get("sources"), asked.get("entry"), asked.get("cell")
+    cells: dict[str, object] = dict(sources) if isinstance(sources, dict) else {}
+    if isinstance(entry, dict) and entry.get("kind") == "cell" and isinstance(cell, str):
+        above = min(max(0, untrusted.integer(asked.get("cell_offset"))), 1_000)
+        cells[str(entry.get("target"))] = "\n" * above + cell
+    return Texts(cells)
 
 
 def _read(path: str) -> list[str]:

@@ -6,7 +6,7 @@ Runs in: the kernel or command line, and the supervisor.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nb_elastic import stacks_flight, stacks_frames
 from nb_elastic.model import StackGroup, StackReport
@@ -43,7 +43,9 @@ KINDS = {
 
 TOGETHER = frozenset({"collective", "p2p", "barrier", "beginning"})
 MAX_GROUPS, MAX_NOTES, MAX_HEADLINE = 100, 10, 5
-_ORDER = ("stopped", "stuck", "gone", "held", "busy", "waiting", "silent")
+SHORT_GROUPS, SHORT_FRAMES = 20, 15
+STATES = ("stopped", "stuck", "gone", "held", "busy", "waiting", "silent")
+"""Of a rank, those first that are told first."""
 _PLURAL = {"is": "are", "has": "have"}
 
 
@@ -75,7 +77,7 @@ def judge(stacks: Sequence[RankStack], *, cause: str, time_ns: int) -> StackRepo
         group.is_odd = bool(odd) and set(group.ranks) <= odd
     groups.sort(
         key=lambda g: (
-            (not g.is_odd, _ORDER.index(g.first.state), len(g.stacks), g.ranks[0])
+            (not g.is_odd, STATES.index(g.first.state), len(g.stacks), g.ranks[0])
             if odd
             else (False, -len(g.stacks), 0, g.ranks[0])
         )
@@ -89,6 +91,15 @@ def judge(stacks: Sequence[RankStack], *, cause: str, time_ns: int) -> StackRepo
         kind=kind,
         groups=tuple(_told(g, verdict if i == 0 else Verdict()) for i, g in enumerate(groups[:MAX_GROUPS])),
     )
+
+
+def shortened(report: StackReport) -> StackReport:
+    """A report that an event of the journal has room for."""
+
+    def short(group: StackGroup) -> StackGroup:
+        return replace(group, frames=group.frames[-SHORT_FRAMES:])
+
+    return replace(report, groups=tuple(map(short, report.groups[:SHORT_GROUPS])))
 
 
 def _grouped(stacks: Sequence[RankStack]) -> list[_Group]:

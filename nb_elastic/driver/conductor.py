@@ -9,8 +9,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nb_elastic import untrusted
+from nb_elastic import stacks_frames, untrusted
 from nb_elastic.driver import log, verdict
+from nb_elastic.driver.asking import Asking
 from nb_elastic.driver.fleet import Fleet, Node
 from nb_elastic.driver.gathering import Gathering
 from nb_elastic.driver.job import Job
@@ -18,10 +19,12 @@ from nb_elastic.driver.meeting import Meeting
 from nb_elastic.driver.pace import Pace
 from nb_elastic.driver.post import Delivery
 from nb_elastic.driver.roster import Roster
+from nb_elastic.driver.standstill import Standstill
 from nb_elastic.driver.story import Story
 from nb_elastic.driver.verdict import Member, Verdict
 from nb_elastic.model import FailureCategory
 from nb_elastic.supervisor import stopping
+from nb_elastic.supervisor.hang_words import BY_HANG
 
 GRACE_S = stopping.GRACE_S
 
@@ -43,6 +46,10 @@ class Conductor:
         self._gathering = Gathering(job, fleet, meeting, pace, now=now)
         self._roster = Roster(job, story)
         self._members = self._roster.members
+        self._asking = Asking(job.folder, self._roster)
+        self._standstill = Standstill(
+            story, self._roster, self._asking, self._options, texts=lambda: stacks_frames.texts_of(job.folder)
+        )
         self._by = ""
         self._until: float | None = None
         self._give_up_at: float | None = None
@@ -90,6 +97,10 @@ class Conductor:
             self._give_up(now)
         if not self._is_ending:
             self._gather(now)
+        self._asking.look()
+        if not (self.is_over or self._is_failing or self._by) and (headline := self._standstill.look(now)):
+            self._end = verdict.of_hang(headline, self._options.hang_after)
+            self.stop(by=BY_HANG, grace_s=GRACE_S, now=now)
         self._judge(now)
 
     def fail(self, text: str, *, category: str = FailureCategory.UNKNOWN.value, reasons: Sequence[str] = ()) -> None:
@@ -116,8 +127,10 @@ class Conductor:
             self._gathering.on_reached(node, message)
         elif member is None or message.get("run_id") != self._job.spec.run_id or self.is_over:
             return
+        elif kind == "stacks":
+            self._asking.take(member, message)
         elif kind == "event":
-            self._story.retell(member.index, message.get("event"))
+            self._hear(member, message.get("event"))
         elif kind == "done" and member.done is None:
             member.done, member.done_at = message, now
             text = untrusted.word(message.get("text"), limit=300)
@@ -126,6 +139,13 @@ class Conductor:
                 member.has_left = True
                 self._story.tell("node_left", node=member.index, text=text)
             self._judge(now)
+
+    def _hear(self, member: Member, event: Any) -> None:
+        kind = event.get("event") if isinstance(event, Mapping) else None
+        if kind in {"hang_found", "hang_over"}:
+            self._standstill.hear(member, untrusted.integer(event.get("round"), -1), is_still=kind == "hang_found")
+        else:
+            self._story.retell(member.index, event)
 
     def on_hello(self, node: Node) -> None:
         """A node is there."""

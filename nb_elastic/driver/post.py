@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,25 +35,22 @@ class Parcel:
 
 @dataclass(slots=True, kw_only=True)
 class Delivery:
-    """What some nodes of a link need to begin: files, then a frame for each.
+    """What some nodes of a link need to begin: files, then a frame for all of them.
 
     Attributes:
         tokens: of these nodes.
         links: how many get the same at the same time.
+        is_done: nothing is left to send.
     """
 
     run_id: str
     tokens: Sequence[str]
     parcels: Sequence[Parcel]
-    frames: deque[bytes]
+    frame: bytes
     links: int = 1
+    is_done: bool = False
     _parcel: int = 0
     _offset: int = 0
-
-    @property
-    def is_done(self) -> bool:
-        """True when nothing is left to send."""
-        return not self.frames
 
     def next(self) -> bytes:
         """The next frame.
@@ -62,7 +59,8 @@ class Delivery:
             OSError: if a file can't be read.
         """
         if self._parcel >= len(self.parcels):
-            return self.frames.popleft()
+            self.is_done = True
+            return self.frame
         parcel = self.parcels[self._parcel]
         size = max(LEAST_BYTES, min(PIECE_BYTES, UNDERWAY_BYTES // self.links))
         data = os.pread(parcel.fd, size, self._offset)
@@ -120,7 +118,7 @@ class Post:
         with self._changed:
             dropped = [d for d in self._deliveries if d.run_id == run_id]
             self._deliveries = deque(d for d in self._deliveries if d.run_id != run_id)
-        return [token for d in dropped for token in _unheard(d)]
+        return [token for d in dropped for token in d.tokens]
 
     def close(self) -> None:
         """Send nothing more; the thread ends as soon as the link lets it."""
@@ -162,8 +160,3 @@ class Post:
                         if delivery.is_done and self._deliveries and self._deliveries[0] is delivery:
                             self._deliveries.popleft()
                 self._changed.wait()
-
-
-def _unheard(delivery: Delivery) -> Iterable[str]:
-    """Of each node there is one frame, in the order of the tokens; those at the end are left."""
-    return delivery.tokens[len(delivery.tokens) - len(delivery.frames) :]

@@ -6,7 +6,6 @@ Runs in: the driver, in its main thread.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
 
 from nb_elastic import wire
@@ -68,7 +67,7 @@ class Roster:
                     run_id=self._job.spec.run_id,
                     tokens=[m.node.token for m in members],
                     parcels=self._job.parcels,
-                    frames=deque(self._frame(m, endpoint) for m in members),
+                    frame=self._frame(members, endpoint),
                     links=len(shares),
                 )
             )
@@ -110,6 +109,14 @@ class Roster:
             if tokens:
                 route.post.urge({"type": "stop", "run_id": run_id, "to": tokens, "by": by, "grace_s": grace_s})
 
+    def ask(self, nonce: str) -> None:
+        """Ask all whose share lasts where their ranks stand."""
+        tokens: dict[Route, list[str]] = {}
+        for member in self.active:
+            tokens.setdefault(member.node.route, []).append(member.node.token)
+        for route, to in tokens.items():
+            route.post.urge({"type": "stacks", "run_id": self._job.spec.run_id, "nonce": nonce, "to": to})
+
     def close(self) -> list[Node]:
         """The run is over; returns the nodes that were lost in it."""
         for member in self.members:
@@ -118,16 +125,9 @@ class Roster:
                 member.node.mirror = None
         return [m.node for m in self.members if m.lost]
 
-    def _frame(self, member: Member, endpoint: str) -> bytes:
-        hello = member.node.hello
-        return wire.encode(
-            share.frame(
-                self._job.spec,
-                token=member.node.token,
-                node=member.index,
-                address=hello.address if hello else "",
-                endpoint=endpoint,
-                key=self._key,
-                variables=self._variables,
-            )
-        )
+    def _frame(self, members: Sequence[Member], endpoint: str) -> bytes:
+        each = {
+            m.node.token: {"node": m.index, "address": m.node.hello.address if m.node.hello else ""} for m in members
+        }
+        message = share.frame(self._job.spec, each, endpoint=endpoint, key=self._key, variables=self._variables)
+        return wire.encode(message)

@@ -41,11 +41,12 @@ def variables(spec: LaunchSpec) -> dict[str, str]:
 
 
 def frame(
-    spec: LaunchSpec, *, token: str, node: int, address: str, endpoint: str, key: bytes, variables: Mapping[str, str]
+    spec: LaunchSpec, each: Mapping[str, Mapping[str, Any]], *, endpoint: str, key: bytes, variables: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The message that starts one node's share.
+    """The message that starts the shares of the nodes of one link. All of them read it: what is alike stands in it once.
 
     Args:
+        each: by a node's token what it alone is told: its number (``node``) and under which ``address`` the others reach it.
         key: of the group, made for this run; the journal's own key stays here.
     """
     options = spec.options
@@ -56,7 +57,6 @@ def frame(
         run_dir="",
         key_hex="",
         is_detached=False,
-        node=node,
         affinity=(),
         niceness=None,
         rlimits={},
@@ -70,12 +70,11 @@ def frame(
     return {
         "type": "run",
         "run_id": spec.run_id,
-        "to": [token],
-        "node": node,
+        "to": list(each),
+        "each": dict(each),
         "spec": to_json(share),
         "env": dict(variables),
         "endpoint": endpoint,
-        "address": address,
         "key_hex": key.hex(),
         "min_nodes": options.min_nodes,
         "max_nodes": options.max_nodes,

@@ -21,7 +21,6 @@ RETRY_S, DETACHED_RETRY_S = 2.0, 30.0
 
 OF_RANKS = frozenset({
     "worker_started", "worker_ready", "worker_held", "worker_released", "worker_exited", "worker_failed", "signal_sent",
-    "hang_found", "hang_over",
 })  # fmt: skip
 ONCE_A_ROUND = frozenset({"rendezvous_started", "rendezvous_finished", "round_ended"})
 MAX_NOTES = 500
@@ -156,6 +155,11 @@ class Story:
         """True if this lost node's ranks belong to the last round that was formed."""
         ranks = self._ranks.get(node)
         return ranks is not None and ranks.round == self.round
+
+    def living(self, node: int) -> list[int]:
+        """This node's ranks of the last round that have not ended."""
+        ranks = self._ranks.get(node)
+        return sorted(rank for number, rank in ranks.living.values() if number == self.round) if ranks else []
 
     def has_ranks(self, node: int) -> bool:
         """True if any rank of this node was ever started."""

@@ -14,6 +14,7 @@ from nb_elastic import untrusted
 from nb_elastic.driver.fleet import Node
 from nb_elastic.driver.story import Failed
 from nb_elastic.model import FailureCategory
+from nb_elastic.supervisor.hang_words import HANG_AFTER_S, hang_reason, hang_text
 
 LOST_PEER = FailureCategory.LOST_PEER.value
 LOST = (LOST_PEER, FailureCategory.LOST_NODE.value)
@@ -106,6 +107,16 @@ def stopper(member: Member) -> str:
     """Who stopped a node's share, though the driver did not ask."""
     told = untrusted.word((member.done or {}).get("text"), limit=300).removeprefix("stopped by ")
     return f"{told or 'somebody'} on {member.name}"
+
+
+def of_hang(headline: str, hang_after_s: float | None) -> Verdict:
+    """Nothing moved on any node, and the user wanted that to end the run."""
+    return Verdict(
+        state="failed",
+        text=hang_text(headline),
+        category=FailureCategory.TIMEOUT.value,
+        reasons=(hang_reason(hang_after_s or HANG_AFTER_S),),
+    )
 
 
 def of_stop(members: Sequence[Member], by: str) -> Verdict:

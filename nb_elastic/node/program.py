@@ -213,6 +213,7 @@ class Program:
             os.close(fd)
 
     def _run(self, message: dict[str, Any], _blob: bytes) -> None:
+        message = {**message, **message.get("each", {}).get(self._token, {})}
         home, node = self._home_of(message), int(message["node"])
         shipment = Shipment(home, node=node, token=self._token, wakes=self._wakes)
         self._runs = {run_id: run for run_id, run in self._runs.items() if not run.is_over}
@@ -228,8 +229,8 @@ class Program:
         run = self._runs.get(str(message["run_id"]))
 
         def take() -> None:
-            report = to_json(stacks.report(run.home)) if run is not None else None
-            self._out.say("stacks", nonce=message.get("nonce"), run_id=message["run_id"], report=report)
+            found = [to_json(one) for one in stacks.found(run.home)] if run is not None else []
+            self._out.say("stacks", nonce=message.get("nonce"), run_id=message["run_id"], stacks=found)
 
         threading.Thread(target=take, name="nb_elastic-node-stacks", daemon=True).start()
 

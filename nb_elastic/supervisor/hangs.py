@@ -15,26 +15,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from nb_elastic import stacks, stacks_judge, stacks_proc
+from nb_elastic import stacks, stacks_frames, stacks_judge, stacks_proc
 from nb_elastic.lifeline import ProcessId
-from nb_elastic.model import StackGroup, StackReport, to_json
+from nb_elastic.model import StackReport, to_json
 from nb_elastic.rundir import RunDir
 from nb_elastic.stacks_nouns import RankStack, Target
 from nb_elastic.supervisor.channel import EventLog
+from nb_elastic.supervisor.hang_words import BUSY_TIMES, BY_HANG, MOVING
 from nb_elastic.supervisor.stopping import GRACE_S, Stopper
 
 if TYPE_CHECKING:
     from nb_elastic.supervisor.pulse import Subject
 
-HANG_AFTER_S = 60.0
-"""Where nothing is asked for."""
 LOOKS = 8
 """So many looks, and at most so many stacks, in the time after which ranks count as hanging."""
 MAX_PAUSE_S = 2.0
 CALM_PAUSE_S = 15.0
 """Longest time between two looks at ranks that are known to hang."""
-BUSY_TIMES = 5
-"""A rank that computes, and a run of several nodes whose others can't be seen, is stopped only after so many times as long."""
 
 FAMILY_SHARE = 0.2
 """More than this much of a CPU, used by what a rank waits for, is work."""
@@ -42,17 +39,7 @@ SWITCHES_A_SECOND = 50
 IO_BYTES = 1 << 20
 WITH_FAMILY = frozenset({"child", "queue", "dataloader", "thread", "lock", "socket", "start", ""})
 WITH_SWITCHES = frozenset({"socket", "file", "start", ""})
-MAX_GROUPS, MAX_FRAMES = 20, 15
 JOIN_S = 8.0
-
-
-BY_HANG = "hang"
-"""Who asked for the end of a run that hangs."""
-
-
-def hang_text(headline: str) -> str:
-    """The run's last word when it was ended because it hung."""
-    return f"timeout: nothing moved any more. {headline}\nRaise --hang-after if the ranks only needed longer."
 
 
 @dataclass(slots=True, kw_only=True)
@@ -101,21 +88,31 @@ class HangWatch:
         after_s: how long all must stand still.
         is_stop: ask for the run's end then.
         has_others: there are ranks on other nodes, which can't be seen.
+        is_driven: the driver, which hears all nodes' watches, decides what is a hang.
 
     Attributes:
         text: why it asked for the run's end, or "".
     """
 
     def __init__(
-        self, run: RunDir, *, log: EventLog, stopper: Stopper, after_s: float, is_stop: bool, has_others: bool
+        self,
+        run: RunDir,
+        *,
+        log: EventLog,
+        stopper: Stopper,
+        after_s: float,
+        is_stop: bool,
+        has_others: bool,
+        is_driven: bool = False,
     ) -> None:
         self.text = ""
         self._run = run
         self._log = log
         self._stopper = stopper
         self._after_s = after_s
-        self._stop_after_s = after_s if is_stop else None
+        self._stop_after_s = after_s if is_stop and not is_driven else None
         self._has_others = has_others
+        self._is_driven = is_driven
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -129,6 +126,7 @@ class HangWatch:
             take=self._take,
             tell=lambda kind, report: self._tell(number, kind, report),
             after_s=self._after_s,
+            tells_all=self._is_driven,
         )
         run = lambda: self._watch(watched, over)  # noqa: E731
         self._thread = threading.Thread(target=run, name="nb_elastic-hangs", daemon=True)
@@ -162,13 +160,13 @@ class HangWatch:
         return watched.still_s >= self._stop_after_s * (BUSY_TIMES if is_unsure else 1)
 
     def _take(self, targets: Sequence[Target]) -> list[RankStack]:
-        return stacks.take(targets, texts=stacks.texts_of(self._run))
+        return stacks.take(targets, texts=stacks_frames.texts_of(self._run))
 
     def _tell(self, number: int, kind: str, report: StackReport | None) -> None:
         if report is None:
             self._log.tell(kind, round=number)
         else:
-            self._log.tell(kind, round=number, report=to_json(_shortened(report)))
+            self._log.tell(kind, round=number, report=to_json(stacks_judge.shortened(report)))
 
 
 class _Round:
@@ -182,6 +180,7 @@ class _Round:
         take: Callable[[Sequence[Target]], list[RankStack]],
         tell: Callable[[str, StackReport | None], None],
         after_s: float,
+        tells_all: bool,
     ) -> None:
         self.number = number
         self.still_s = 0.0
@@ -189,6 +188,7 @@ class _Round:
         self._take = take
         self._tell = tell
         self._after_s = after_s
+        self._tells_all = tells_all
         self._found: StackReport | None = None
         self._next_stacks = 0.0
 
@@ -223,7 +223,7 @@ class _Round:
         self.still_s = min((now - r.moved_at for r in alive), default=0.0)
         if self.still_s < self._after_s:
             self._go_on()
-        elif self._found is None and not all(s.state in {"busy", "gone", "held"} for s in found):
+        elif self._found is None and (self._tells_all or not all(s.state in MOVING for s in found)):
             self._found = stacks_judge.judge(found, cause="hang", time_ns=time.time_ns())
             self._tell("hang_found", self._found)
 
@@ -280,12 +280,3 @@ def _works(stack: RankStack, before: tuple[float, int, int, int], now: tuple[flo
     is_bare = not stack.frames  # of a program without Python, a little work is all that can be seen
     share = (now[1] - before[1]) / (seconds * 1e9)
     return share >= (FAMILY_SHARE / 10 if is_bare else FAMILY_SHARE) and (is_bare or stack.kind in WITH_FAMILY)
-
-
-def _shortened(report: StackReport) -> StackReport:
-    """A report that an event of the journal has room for."""
-
-    def short(group: StackGroup) -> StackGroup:
-        return replace(group, frames=group.frames[-MAX_FRAMES:])
-
-    return replace(report, groups=tuple(map(short, report.groups[:MAX_GROUPS])))

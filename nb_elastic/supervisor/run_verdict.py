@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from nb_elastic.errors import RendezvousError
 from nb_elastic.model import FailureCategory, WorkerFailure
 from nb_elastic.supervisor import failures_verdict
+from nb_elastic.supervisor.hang_words import hang_reason
 
 Category = FailureCategory
 
@@ -43,10 +44,7 @@ def of_timeout(timeout_s: float | None) -> Verdict:
 
 def of_hang(hang_after_s: float) -> Verdict:
     """Nothing moved for too long, and the user wanted that to end the run."""
-    reasons = (
-        f"Nothing had moved for --hang-after, {hang_after_s:g} s, and --on-hang stop ended the run; no rank had failed.",
-    )
-    return Verdict(category=Category.TIMEOUT.value, reasons=reasons)
+    return Verdict(category=Category.TIMEOUT.value, reasons=(hang_reason(hang_after_s),))
 
 
 def of_error(error: Exception) -> Verdict:

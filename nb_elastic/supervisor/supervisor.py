@@ -32,7 +32,8 @@ from nb_elastic.supervisor import placement as placing
 from nb_elastic.supervisor.agent import Agent
 from nb_elastic.supervisor.channel import EventLog, FrameDecoder, FrameReader
 from nb_elastic.supervisor.crew import ForkServer, ForkServerLostError
-from nb_elastic.supervisor.hangs import BY_HANG, HANG_AFTER_S, HangWatch, hang_text
+from nb_elastic.supervisor.hang_words import BY_HANG, HANG_AFTER_S, hang_text
+from nb_elastic.supervisor.hangs import HangWatch
 from nb_elastic.supervisor.logs import RunLogs, load_specs
 from nb_elastic.supervisor.pulse import Pulse
 from nb_elastic.supervisor.rendezvous_c10d import GroupIsOverError
@@ -109,6 +110,7 @@ def run(spec: LaunchSpec, ground: Ground) -> int:
         after_s=spec.options.hang_after or HANG_AFTER_S,
         is_stop=spec.options.on_hang == "stop",
         has_others=not spec.options.is_one_node,
+        is_driven=bool(spec.driven_by),
     )
     pulse = Pulse(folder, node=spec.level, hangs=hangs)
     stopper.install(spec.options.signals_to_handle)

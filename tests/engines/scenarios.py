@@ -232,6 +232,20 @@ class Scenarios:
             assert again.wait(WAIT_S) is RunState.SUCCEEDED
             assert again.results == {0: 2, 1: 2}
 
+    def test_the_odd_rank_out_is_found_across_nodes(self, place: Place, tmp_path: Path):
+        del tmp_path
+        with launched(programs.leave_one_out, place=place, nnodes=2, nproc_per_node=2, hang_after=2) as run:
+            until(lambda: logs_say(run, "ready", ranks=4), WAIT_S, "all ranks in a group")
+            until(lambda: [g.ranks for g in run.stacks().groups] == [(3,), (0, 1, 2)], WAIT_S, "the odd one, first")
+            hang = until(lambda: run.snapshot.hang, WAIT_S, "the hang")
+            for report in (run.stacks(), hang):
+                assert report.headline.startswith("Ranks 0-2 wait in all_reduce, on_many_nodes.py, line ")
+                assert "; rank 3 sleeps, line " in report.headline
+                assert [g.is_odd for g in report.groups] == [True, False]
+                assert report.groups[0].frames[-1].text == "time.sleep(600)"
+            assert [g.ranks for g in run.stacks(rank=3).groups] == [(3,)]
+            assert list((run.dir / "asks").iterdir()) == []
+
     def test_a_crashed_node_is_lost_and_the_others_go_on(self, place: Place, tmp_path: Path):
         go = tmp_path / "go"
         options = {"nnodes": "1:2", "nproc_per_node": 1, "max_restarts": 3}

@@ -116,7 +116,7 @@ class Pretended:
         if kind == "reach":
             self._say("reached", nonce=message["nonce"], ok=True, why="")
         elif kind == "run":
-            self._begin(message)
+            self._begin({**message, **message["each"][self.token]})
         elif kind == "stop" and self._run_id:
             self._end("stopped")
 

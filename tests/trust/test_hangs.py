@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nb_elastic import rundir, snapshot, stacks, stacks_text
+from nb_elastic import rundir, snapshot, stacks, stacks_frames, stacks_text
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import StackReport
 from nb_elastic.rundir import RunDir
@@ -150,7 +150,7 @@ def test_busy_ranks_with_threads_survive_any_number_of_askers(kernel: Kernel):
     with launched(kernel, "--hang-after 300", str(HANGING / "busy_threads.py"), nproc=2) as run:
         until(lambda: all_said(run, nproc=2), 60)
         asked = stacks.targets(run, snapshot.load(run))
-        texts = stacks.texts_of(run)
+        texts = stacks_frames.texts_of(run)
         for _ in range(60):
             found = stacks.take(asked, texts=texts, window_s=0.01)
             assert all(one.frames for one in found)

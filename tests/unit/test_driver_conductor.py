@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from nb_elastic.driver import meeting
+from nb_elastic import rundir
+from nb_elastic.driver import meeting, standstill
 from tests.support.scripted_nodes import Scene, ScriptedNode, obliging
 
 KEEPER = 'import sys; print(\'{"type":"hosting","endpoint":"127.0.0.1:1"}\', flush=True); sys.stdin.read()'
@@ -63,7 +64,7 @@ def test_two_nodes_begin_together_with_what_each_must_know(make: Make):
     nodes = [ScriptedNode(n, obliging) for n in range(2)]
     scene = make(*nodes, nnodes="2", env={"A": "b"})
     assert scene.end()["state"] == "succeeded"
-    shares = [node.of("run")[0] for node in nodes]
+    shares = [{**node.of("run")[0], **node.of("run")[0]["each"][node.token]} for node in nodes]
     assert [(s["node"], s["endpoint"], s["min_nodes"], s["max_nodes"]) for s in shares] == [
         (0, "127.0.0.1:1", 2, 2),
         (1, "127.0.0.1:1", 2, 2),
@@ -161,3 +162,105 @@ def test_a_lost_node_that_is_heard_again_in_time_takes_part_again(make: Make):
     for node in nodes:
         node.say("done", run_id="run0", state="succeeded")
     assert scene.end()["state"] == "succeeded"
+
+
+def test_a_question_in_the_run_folder_reaches_the_nodes_and_their_answers_come_back(make: Make):
+    def tells(node: ScriptedNode, message: Mapping[str, Any]) -> None:
+        if message["type"] == "stacks":
+            for nonce in (message["nonce"], "../../x", "f" * 16, None):
+                node.say("stacks", run_id=message["run_id"], nonce=nonce, stacks=[{"rank": int(node.token, 16)}])
+        else:
+            busy(node, message)
+
+    nodes = [ScriptedNode(0, tells), ScriptedNode(1, tells)]
+    scene = make(*nodes, nnodes="2")
+    scene.until(lambda: all(node.of("run") for node in nodes))
+    question = scene.run.asks / ("0" * 16)
+    question.mkdir(parents=True)
+    (scene.run.asks / "no question").mkdir()
+    scene.until(lambda: len(list(question.iterdir())) == 2)
+    assert [rundir.read_json(question / f"node_{n}.json") for n in range(2)] == [
+        {"stacks": [{"rank": 0}]},
+        {"stacks": [{"rank": 1}]},
+    ]
+    scene.until(lambda: len(nodes[0].of("ping")) > 2)
+    assert [len(node.of("stacks")) for node in nodes] == [1, 1]  # once each
+    assert sorted(p.name for p in scene.run.asks.iterdir()) == ["0" * 16, "no question"]
+
+
+def hangs(doing: Mapping[str, str]) -> Callable[[ScriptedNode, Mapping[str, Any]], None]:
+    """A node with one rank, which stands still when it is told to; ``doing`` says how."""
+
+    def answer(node: ScriptedNode, message: Mapping[str, Any]) -> None:
+        rank = int(node.token, 16)
+        if message["type"] == "stacks":
+            one = {"rank": rank, "state": doing[node.token], "doing": "waits in x" if rank else "sleeps"}
+            node.say("stacks", run_id=message["run_id"], nonce=message["nonce"], stacks=[one])
+        elif message["type"] == "run":
+            tells(node, "worker_started", rank=rank, local_rank=0)
+        else:
+            busy(node, message)
+
+    return answer
+
+
+def tells(node: ScriptedNode, kind: str, **data: Any) -> None:
+    """A line of the node's journal."""
+    node.say("event", run_id="run0", event={"event": kind, "time_ns": 1, "node": 9, "round": 0, **data})
+
+
+def test_a_run_hangs_only_where_nothing_moves_on_any_node(make: Make):
+    """On one node all may wait for long while another one validates or saves."""
+    doing = {"00000000": "busy", "00000001": "busy"}
+    nodes = [ScriptedNode(n, hangs(doing)) for n in range(2)]
+    scene = make(*nodes, nnodes="2", hang_after=0.2)
+
+    def found() -> list[tuple[str, str]]:
+        told = [e for e in scene.events() if e.kind.startswith("hang_")]
+        return [(e.kind, (e.get("report") or {}).get("headline", "")) for e in told]
+
+    scene.until(lambda: len([e for e in scene.events() if e.kind == "worker_started"]) == 2)
+    tells(nodes[1], "hang_found", report={"headline": "only mine"})
+    pings = len(nodes[1].of("ping"))
+    scene.until(lambda: len(nodes[1].of("ping")) > pings + 2)
+    assert found() == [] and nodes[0].of("stacks") == []
+    tells(nodes[0], "hang_found")
+    scene.until(lambda: len(nodes[0].of("stacks")) > 1)  # all compute: it looks again
+    assert found() == []
+    doing["00000001"] = "waiting"
+    scene.until(found)
+    said = ("hang_found", "Rank 0 sleeps; rank 1 waits in x.")
+    assert found() == [said]
+    tells(nodes[1], "hang_over")
+    scene.until(lambda: len(found()) == 2)
+    assert found() == [said, ("hang_over", "")]
+
+
+def test_a_hang_of_all_nodes_ends_the_run_where_that_is_wished(make: Make):
+    doing = {"00000000": "waiting", "00000001": "waiting"}
+    nodes = [ScriptedNode(n, hangs(doing)) for n in range(2)]
+    scene = make(*nodes, nnodes="2", hang_after=0.2, on_hang="stop")
+    scene.until(lambda: len([e for e in scene.events() if e.kind == "worker_started"]) == 2)
+    for node in nodes:
+        tells(node, "hang_found")
+    end = scene.end()
+    assert (end["state"], end["category"]) == ("failed", "timeout")
+    assert end["text"].startswith("timeout: nothing moved any more. Rank 0 sleeps; rank 1 waits in x.")
+    assert [node.of("stop")[0]["by"] for node in nodes] == ["hang", "hang"]
+
+
+def test_a_silent_node_does_not_keep_a_hang_from_being_told(make: Make, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(standstill, "ANSWER_S", 0.2)
+
+    def mute(node: ScriptedNode, message: Mapping[str, Any]) -> None:
+        if message["type"] != "stacks":
+            hangs({})(node, message)
+
+    nodes = [ScriptedNode(0, hangs({"00000000": "waiting"})), ScriptedNode(1, mute)]
+    scene = make(*nodes, nnodes="2", hang_after=0.2)
+    scene.until(lambda: len([e for e in scene.events() if e.kind == "worker_started"]) == 2)
+    for node in nodes:
+        tells(node, "hang_found")
+    scene.until(lambda: [e for e in scene.events() if e.kind == "hang_found"])
+    report = scene.events()[-1]["report"]
+    assert "rank 1 is on node 1 (host1), which does not answer" in report["headline"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from nb_elastic import cli, report_failure, report_nodes, report_text, rundir, stacks
+from nb_elastic import cli, report_failure, report_nodes, report_text, rundir, stacks, stacks_nodes
 from nb_elastic.cli_logs import LogPrinter, Wanted
 from nb_elastic.errors import ElasticError
 from nb_elastic.model import RunState, WorkerFailure
@@ -153,12 +153,13 @@ def test_runs_tells_on_how_many_nodes_a_run_is(home: Path, capsys: pytest.Captur
     assert "succeeded  4 on 2 nodes" in capsys.readouterr().out
 
 
-def test_ranks_of_other_machines_are_not_called_gone_because_their_pids_are_not_here(tmp_path: Path) -> None:
+def test_ranks_of_other_machines_are_not_called_gone_because_their_pids_are_not_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     story = NodeStory(tmp_path)
     node_stories.changing(story, until="lost")
     (tmp_path / story.folder.run_id / "supervisor.log").touch()
-    report = stacks.report(story.folder)
-    assert (report.groups, report.headline) == (
-        (),
-        "The ranks run on other nodes of the run (2 joined it): their stacks can't be taken from here.",
-    )
+    monkeypatch.setattr(stacks_nodes, "GIVE_UP_S", 0.05)
+    gone, silent = sorted(stacks.report(story.folder).groups, key=lambda g: g.state)
+    assert (gone.ranks, gone.doing) == ((2, 3), "is gone (its node was lost)")
+    assert (silent.ranks, silent.doing) == ((0, 1), "is on node 0 (ada), which does not answer")
