@@ -40,13 +40,26 @@ def core_bundle() -> Path:
     return FRONT / "build"
 
 
+@pytest.fixture(scope="session")
+def _stage(browser: Any) -> Iterator[Any]:
+    """The one page of all tests that need no server: a new page is half a second of a core."""
+    context = browser.new_context()
+    yield context.new_page()
+    context.close()
+
+
 @pytest.fixture
-def bare_page(page: Any, core_bundle: Path) -> Any:
+def bare_page(_stage: Any, core_bundle: Path) -> Any:
     """An empty page with the core loaded: ``nbe`` holds what ``core/src/index.ts`` exports, ``#root`` is an element to draw in."""
-    page.set_content("<!doctype html><html><body style='margin:8px'><div id='root'></div></body></html>")
-    page.add_style_tag(path=str(core_bundle / "core.css"))
-    page.add_script_tag(path=str(core_bundle / "core.js"))
-    return page
+    _stage.goto("about:blank")
+    _stage.unroute_all()
+    _stage.set_viewport_size({"width": 1280, "height": 720})
+    _stage.emulate_media(media="null", color_scheme="null", reduced_motion="null", forced_colors="null")
+    _stage.mouse.move(0, 0)
+    _stage.set_content("<!doctype html><html><body style='margin:8px'><div id='root'></div></body></html>")
+    _stage.add_style_tag(path=str(core_bundle / "core.css"))
+    _stage.add_script_tag(path=str(core_bundle / "core.js"))
+    return _stage
 
 
 @pytest.fixture(scope="session", autouse=True)

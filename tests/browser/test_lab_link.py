@@ -6,7 +6,6 @@ A user would lose: a dashboard that lives through a reload, and Stop while the c
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from playwright.sync_api import expect
 
@@ -16,16 +15,6 @@ from tests.support.until import until
 LOAD = "from tests.browser.fake_monitor import FakeMonitor, FakeRun\nfake = FakeMonitor()"
 BLOCK = "fake.run.cell = 'fake.show_and_wait()'\nfake.show_and_wait()"
 AFTER = "print(len(fake.heard), sorted({m['type'] for m in fake.heard}), fake.run.state)"
-
-
-def test_stop_is_heard_while_the_cell_is_busy(lab: LabPage) -> None:
-    lab.new(LOAD, BLOCK, "print(fake.threads)").run(0).start(1)
-    expect(lab.dashboard(1)).to_contain_text("running")
-    lab.stop_button(1).click()
-    lab.until_ended(1)
-    expect(lab.dashboard(1)).to_contain_text("stopped")
-    lab.run(2)
-    assert "MainThread" not in lab.output(2).inner_text()
 
 
 def test_a_reload_in_the_middle_of_a_busy_cell_brings_the_dashboard_back(lab: LabPage) -> None:
@@ -45,18 +34,6 @@ def test_a_reload_in_the_middle_of_a_busy_cell_brings_the_dashboard_back(lab: La
     [output] = lab.save()["cells"][1]["outputs"]
     assert output["data"][MIME]["snapshot"]["state"] == "stopped"
     assert "html of fake-1" in "".join(output["data"]["text/html"])
-
-
-def test_two_pages_on_one_notebook_both_follow_it(lab: LabPage, context: Any) -> None:
-    lab.new(LOAD, BLOCK).run(0).start(1)
-    expect(lab.dashboard(1)).to_contain_text("running")
-    lab.until_saved()
-    other = LabPage(context.new_page(), lab.server).open(lab.path, is_busy=True)
-    expect(other.stop_button(1)).to_be_visible()
-    other.stop_button(1).click()
-    expect(other.dashboard(1)).to_contain_text("stopped")
-    expect(lab.dashboard(1)).to_contain_text("stopped")
-    lab.until_ended(1)
 
 
 def test_a_kernel_that_restarts_is_found_again_and_keeps_no_subshell_behind(lab: LabPage) -> None:
@@ -182,17 +159,6 @@ def test_a_link_to_a_cell_selects_its_line(lab: LabPage) -> None:
             return panel.content.activeCellIndex === 1 && start.line === 1;
         }"""
     )
-
-
-def test_stop_is_heard_in_notebook_7_while_the_cell_is_busy(notebook7: LabPage) -> None:
-    notebook7.new(LOAD, BLOCK).run(0).start(1)
-    expect(notebook7.dashboard(1)).to_contain_text("running")
-    notebook7.until_saved()
-    notebook7.reload()
-    expect(notebook7.stop_button(1)).to_be_visible()
-    notebook7.stop_button(1).click()
-    expect(notebook7.dashboard(1)).to_contain_text("stopped")
-    expect(notebook7.show_runs().locator("li")).to_contain_text("stopped")
 
 
 def test_a_run_in_a_code_console_is_live_as_well(lab: LabPage) -> None:

@@ -14,7 +14,15 @@ export function timelineView(data: RunData): View {
   const axis = h('div', { class: 'nbe-axis', 'aria-hidden': 'true' });
   const rows = h('div', { class: 'nbe-time-rows', role: 'list' });
   const detail = h('div', { class: 'nbe-time-detail', 'aria-live': 'polite' }, HINT);
+  let pointer = '';
   const show = (event: Event) => {
+    if (event instanceof PointerEvent && event.type === 'pointerover') {
+      const at = `${event.screenX} ${event.screenY}`;
+      if (at === pointer) {
+        return; // what is drawn moved below a pointer that rests: somebody may be reading by keyboard
+      }
+      pointer = at;
+    }
     const text = (event.target as HTMLElement).closest<HTMLElement>('[data-detail]')?.dataset.detail;
     setText(detail, text ?? HINT);
     detail.classList.toggle('nbe-muted', !text);
