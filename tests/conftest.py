@@ -59,10 +59,13 @@ def _no_leaks(elastic_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     """Fail a test that leaves a process, or a thread of ours, behind."""
     mark = secrets.token_hex(8)
     monkeypatch.setenv(leaks.MARK, mark)
-    processes_before, threads_before = leaks.processes(mark), leaks.threads()
+    starts_before, had_children, threads_before = leaks.starts(), leaks.has_children(), leaks.threads()
+    processes_before = leaks.processes(mark) if had_children else set()
     yield
 
     def is_clean() -> bool:
+        if leaks.starts() == starts_before and not (had_children or leaks.has_children()):
+            return not leaks.threads() - threads_before
         return not (leaks.processes(mark) - processes_before or leaks.threads() - threads_before)
 
     try:

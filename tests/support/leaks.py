@@ -11,14 +11,36 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
-from nb_elastic.lifeline import ProcessId, descendants, stat_fields
+from nb_elastic.lifeline import ProcessId, children, descendants, stat_fields
 
 STANDING_BY = ("nb_elastic:standby", "nb_elastic:launcher")
 MARK = "NBE_TEST_MARK"
 """Environment variable that carries the mark."""
+
+_STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"})
+_started = 0
+
+
+def _count_starts(event: str, _details: object) -> None:
+    global _started
+    _started += event in _STARTS
+
+
+sys.addaudithook(_count_starts)
+
+
+def starts() -> int:
+    """How many processes this one has started so far; not those of multiprocessing, which are children for long."""
+    return _started
+
+
+def has_children() -> bool:
+    """True if this process has any that a test could have started. Looking through all of /proc takes ten times as long."""
+    return any(not _is_lasting(pid) for pid in children(os.getpid()))
 
 
 def processes(mark: str, *, has_standing_by: bool = False) -> set[ProcessId]:

@@ -7,6 +7,7 @@ safely (workers never import the front end), and later versions (a plan that nob
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,8 +75,13 @@ NAMES_THAT_SAY_NOTHING = {
 }
 
 
-def imports(name: str, *, is_late_too: bool = True) -> Iterator[tuple[str, int]]:
-    """Yield (module, line) of what a module imports when it runs; what only annotations need is left out."""
+@functools.cache
+def imports(name: str, *, is_late_too: bool = True) -> tuple[tuple[str, int], ...]:
+    """(module, line) of what a module imports when it runs; what only annotations need is left out."""
+    return tuple(_imports(name, is_late_too=is_late_too))
+
+
+def _imports(name: str, *, is_late_too: bool) -> Iterator[tuple[str, int]]:
     queue: list[ast.AST] = [TREES[name]]
     while queue:
         node = queue.pop(0)
