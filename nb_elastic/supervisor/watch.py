@@ -127,6 +127,7 @@ class Watch:
         for one in self._server.exits():
             if rank := by_pid.get(one.pid):
                 self._see_exit(rank, one)
+                self._next_look = 0.0  # its end must not take away others that are held, and were not seen yet
         for rank in self.alive:
             if not rank.is_ready:
                 self._see_ready(rank)

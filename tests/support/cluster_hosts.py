@@ -224,7 +224,7 @@ def _hold(command: Sequence[str]) -> tuple[subprocess.Popen[bytes], int]:
             raise OSError(err.read().decode(errors="replace").strip())
     own = _namespace(os.getpid())
     below = [pid for pid in descendants(process.pid) if _namespace(pid) not in {"", own}]
-    pid = next(pid for pid in reversed(below) if _words(pid).startswith("sh"))
+    pid = next(pid for pid in below if _words(pid).startswith("sh"))  # and not the child that is to become cat
     until(lambda: any(_words(below).strip() == "cat" for below in descendants(pid)), 10, "what keeps the shell waiting")
     return process, pid
 

@@ -33,6 +33,12 @@ def _count_starts(event: str, _details: object) -> None:
 sys.addaudithook(_count_starts)
 
 
+def note_start() -> None:
+    """Another process started one for this one."""
+    global _started
+    _started += 1
+
+
 def starts() -> int:
     """How many processes this one has started so far; not those of multiprocessing, which are children for long."""
     return _started
@@ -100,10 +106,11 @@ def _words(pid: int) -> str:
 
 
 def _is_lasting(pid: int) -> bool:
-    """True for what a browser or Ray's raylet, one for all tests, starts of itself, and for Python's resource tracker."""
+    """True for what all tests share: what a browser or Ray's raylet starts of itself, the nursery, Python's resource tracker."""
     words = _words(pid)
     of_ray = ("/ray/_private/workers/default_worker.py", "-m ray.util.client.server")
     is_stock = words.startswith("ray::IDLE") or any(part in words for part in of_ray)
+    is_stock = is_stock or "-m tests.support.nursery" in words or words.startswith("nb_elastic:nursery")
     return "/chrom" in words.partition(" ")[0] or is_stock or _is_resource_tracker(pid)
 
 

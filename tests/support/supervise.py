@@ -21,6 +21,7 @@ from nb_elastic.events import Event, decode
 from nb_elastic.model import Entrypoint, LaunchSpec, WorkerFailure, from_json, to_json
 from nb_elastic.model_options import LaunchOptions
 from nb_elastic.rundir import RunDir
+from tests.support import nursery
 from tests.support.until import until
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +48,7 @@ class Supervised:
     """A supervisor that was started: its events so far and its folder."""
 
     run: RunDir
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | nursery.Child
     lines: list[bytes] = field(default_factory=list)
     reader: threading.Thread | None = None
 
@@ -173,6 +174,7 @@ def start(
     stop: Mapping[str, Any] | None = None,
     ambient: Mapping[str, Any] | None = None,
     prefix: Sequence[str] = (),
+    is_cold: bool = False,
     **options: Any,
 ) -> Supervised:
     """Start a supervisor on a fresh run folder and hand it the launch.
@@ -182,6 +184,7 @@ def start(
         stop: what another process asks for in ``stop.json`` before the supervisor is there.
         prefix: words before the command line, to start it in a place of its own.
         ambient: the notebook's limits and priority, as fields of the launch.
+        is_cold: it is started anew, and not forked from what has torch already.
     """
     run = rundir.create(log_dir=options.get("log_dir"))
     settings = LaunchOptions(nproc_per_node=nproc, **{"numa_binding": "none", **options})
@@ -208,14 +211,19 @@ def start(
         os.chown(run.path, LIMITED_UID, -1)
         caps = [f"--{kind}-caps=+dac_override" for kind in ("inh", "ambient")]
         prefix += ["setpriv", f"--reuid={LIMITED_UID}", "--clear-groups", *caps, "prlimit", f"--nproc={max_processes}"]
+    full_env = {**os.environ, **SUPERVISOR_ENV, "PYTHONPATH": str(ROOT), **(supervisor_env or {})}
+    pass_fds = (buffers_fd,) if buffers_fd >= 0 else ()
+    process: Any = None
     with open(run.supervisor_log, "wb") as log:
-        process = subprocess.Popen(
+        if not (prefix or is_cold):
+            process = nursery.fork(full_env, cwd="/", log=log.fileno(), pass_fds=pass_fds)
+        process = process or subprocess.Popen(
             [*prefix, sys.executable, "-m", "nb_elastic.supervisor"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env={**os.environ, **SUPERVISOR_ENV, "PYTHONPATH": str(ROOT), **(supervisor_env or {})},
-            pass_fds=(buffers_fd,) if buffers_fd >= 0 else (),
+            env=full_env,
+            pass_fds=pass_fds,
             cwd="/",
         )
     found = Supervised(run=run, process=process)
