@@ -110,7 +110,7 @@ def _is_lasting(pid: int) -> bool:
     words = _words(pid)
     of_ray = ("/ray/_private/workers/default_worker.py", "-m ray.util.client.server")
     is_stock = words.startswith("ray::IDLE") or any(part in words for part in of_ray)
-    is_stock = is_stock or "-m tests.support.nursery" in words or words.startswith("nb_elastic:nursery")
+    is_stock = is_stock or "/nursery_process.py" in words or words.startswith("nb_elastic:nursery")
     return "/chrom" in words.partition(" ")[0] or is_stock or _is_resource_tracker(pid)
 
 

@@ -1,15 +1,13 @@
 """Supervisors without a second of imports each: forked from a process that has torch already, as the launcher forks them.
 
-Runs in: the tests (``Child``), and a process of its own for each pytest (``python -m tests.support.nursery FD``).
+Runs in: the tests. ``nursery_process`` is the process, one for each pytest.
 """
 
 from __future__ import annotations
 
 import atexit
-import fcntl
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -17,13 +15,12 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tests.support import leaks
 
 ROOT = Path(__file__).parents[2]
+PROCESS = Path(__file__).with_name("nursery_process.py")
 MESSAGE_BYTES = 1 << 18
-HIGH_FD = 500
 CHANGING = ("NB_ELASTIC_", "PYTEST_", leaks.MARK)
 """Variables that nothing reads while it is imported: they may differ from those of the nursery."""
 
@@ -81,7 +78,7 @@ class _Nursery:
         self._turn = threading.Lock()
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.nursery", str(theirs.fileno())],
+            [sys.executable, str(PROCESS), str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             env=dict(env),
             cwd=ROOT,
@@ -140,73 +137,3 @@ def fork(env: Mapping[str, str], *, cwd: str, log: int, pass_fds: Sequence[int] 
 
 def _lasting(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if not name.startswith(CHANGING)}
-
-
-# -- the process -------------------------------------------------------------------------------
-
-
-def _serve(sock: socket.socket) -> None:
-    from nb_elastic import lifeline
-    from nb_elastic.supervisor import starting
-    from nb_elastic.worker import set_title
-
-    starting.import_own()
-    set_title("nb_elastic:nursery")  # who names processes looks for the environment's place before that is changed
-    lifeline.become_subreaper()  # a supervisor's orphans stay below pytest, which looks for what is left
-    wakes, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.set_wakeup_fd(wake)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    forked: set[int] = set()
-    while True:
-        ready, _, _ = select.select([sock, wakes], [], [])
-        if wakes in ready:
-            os.read(wakes, 4096)
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if not pid:
-                break
-            if pid in forked:
-                forked.discard(pid)
-                sock.send(json.dumps({"pid": pid, "code": os.waitstatus_to_exitcode(status)}).encode())
-        if sock in ready:
-            data, fds, _, _ = socket.recv_fds(sock, MESSAGE_BYTES, 16)
-            if not data:
-                return
-            words = json.loads(data)
-            pid = os.fork()
-            if not pid:
-                _become(words, fds)
-            for fd in fds:
-                os.close(fd)
-            forked.add(pid)
-            sock.send(json.dumps({"pid": pid}).encode())
-
-
-def _become(words: dict[str, Any], fds: Sequence[int]) -> None:
-    code = 70
-    try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        high = [fcntl.fcntl(fd, fcntl.F_DUPFD, HIGH_FD) for fd in fds]
-        os.closerange(3, HIGH_FD)
-        for fd, target in zip(high, words["targets"], strict=True):
-            os.dup2(fd, target)
-            os.close(fd)
-        os.environ.clear()
-        os.environ.update(words["env"])
-        os.chdir(words["cwd"])
-        from nb_elastic.supervisor import __main__ as supervisor
-        from nb_elastic.worker import set_title
-
-        set_title("nb_elastic:supervisor")  # until it knows its run
-        code = supervisor.main()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
-
-
-if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -1,0 +1,87 @@
+"""Forks supervisors for the tests: one for each message, with the environment and the descriptors that come with it.
+
+Runs in: a process of its own, started by ``nursery``. It imports nothing of the tests, which would be there in ranks, too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+MESSAGE_BYTES = 1 << 18
+HIGH_FD = 500
+
+
+def _serve(sock: socket.socket) -> None:
+    from nb_elastic import lifeline
+    from nb_elastic.supervisor import starting
+    from nb_elastic.worker import set_title
+
+    starting.import_own()
+    set_title("nb_elastic:nursery")  # who names processes looks for the environment's place before that is changed
+    lifeline.become_subreaper()  # a supervisor's orphans stay below pytest, which looks for what is left
+    wakes, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    forked: set[int] = set()
+    while True:
+        ready, _, _ = select.select([sock, wakes], [], [])
+        if wakes in ready:
+            os.read(wakes, 4096)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if not pid:
+                break
+            if pid in forked:
+                forked.discard(pid)
+                sock.send(json.dumps({"pid": pid, "code": os.waitstatus_to_exitcode(status)}).encode())
+        if sock in ready:
+            data, fds, _, _ = socket.recv_fds(sock, MESSAGE_BYTES, 16)
+            if not data:
+                return
+            words = json.loads(data)
+            pid = os.fork()
+            if not pid:
+                _become(words, fds)
+            for fd in fds:
+                os.close(fd)
+            forked.add(pid)
+            sock.send(json.dumps({"pid": pid}).encode())
+
+
+def _become(words: dict[str, Any], fds: Sequence[int]) -> None:
+    code = 70
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD, HIGH_FD) for fd in fds]
+        os.closerange(3, HIGH_FD)
+        for fd, target in zip(high, words["targets"], strict=True):
+            os.dup2(fd, target)
+            os.close(fd)
+        os.environ.clear()
+        os.environ.update(words["env"])
+        os.chdir(words["cwd"])
+        from nb_elastic.supervisor import __main__ as supervisor
+        from nb_elastic.worker import set_title
+
+        set_title("nb_elastic:supervisor")  # until it knows its run
+        code = supervisor.main()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # the folder of this file
+    _serve(socket.socket(fileno=int(sys.argv[1])))
