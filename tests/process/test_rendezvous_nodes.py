@@ -1,4 +1,4 @@
-"""The rendezvous of several nodes on one machine: they form one group, restart together, grow and shrink.
+"""The rendezvous of several nodes on one machine: they form one group and restart together. ``test_rendezvous_supervisors`` has the rest.
 
 A user would lose: runs over several machines, and runs that survive a lost one.
 """
@@ -37,15 +37,6 @@ def test_two_nodes_started_by_hand_form_one_group(endpoint):
     assert len({tuple(node.all("master_port")) for node in both}) == 1
 
 
-def test_two_nodes_on_loopback_listen_there_only(endpoint):
-    options = to_json(LaunchOptions(nnodes="2", rdzv_endpoint=endpoint))
-    with nodes() as start:
-        both = [start(options=options, program=f"{PROGRAMS}:work_for_ever") for _ in range(2)]
-        for node in both:
-            node.wait_for("ready")
-        assert listeners.ips(pid for node in both for pid in node.pids()) == {"127.0.0.1"}
-
-
 @pytest.mark.parametrize("backend", ["c10d", "static"])
 def test_two_nodes_restart_together_though_their_ranks_are_out_of_step(backend, endpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("NBE_TEST_FOLDER", str(tmp_path))
@@ -65,34 +56,6 @@ def test_two_nodes_restart_together_though_their_ranks_are_out_of_step(backend, 
         ends = [node.end() for node in both]
     assert sorted([end["results"] for end in ends], key=str) == [{"0": 3.0}, {"1": 3.0}]
     assert [node.all("world_size") for node in both] == [[2] * 4] * 2
-
-
-def test_a_group_grows_when_a_node_joins_late(endpoint):
-    options = to_json(LaunchOptions(nnodes="1:2", rdzv_endpoint=endpoint))
-    with nodes() as start:
-        first = start(options=options, program=f"{PROGRAMS}:wait_for_company")
-        first.wait_for("world_size")
-        second = start(options=options, program=f"{PROGRAMS}:wait_for_company")
-        ends = [node.end() for node in (first, second)]
-    assert sorted([end["results"] for end in ends], key=str) == [{"0": 3.0}, {"1": 3.0}]
-    assert (first.all("world_size"), second.all("world_size")) == ([1, 2], [2])
-
-
-@pytest.mark.parametrize(("program", "restarts"), [("talk_until_alone", 1), ("idle_until_alone", 0)])
-def test_a_group_shrinks_when_a_node_is_lost(program, restarts, endpoint, tmp_path, monkeypatch):
-    """In a collective the loss is a failure, which costs a restart; ranks that don't talk are told, at no cost."""
-    monkeypatch.setenv("NBE_TEST_FOLDER", str(tmp_path))
-    options = to_json(LaunchOptions(nnodes="1:2", rdzv_endpoint=endpoint, max_restarts=restarts))
-    with nodes() as start:
-        first = start(options=options, program=f"{PROGRAMS}:{program}")
-        first.wait_for("backend")  # it hosts the rendezvous
-        second = start(options=options, program=f"{PROGRAMS}:{program}")
-        until(lambda: (tmp_path / "company").exists(), 120, "a group of two")
-        second.kill()
-        end = first.end()
-    assert end == {"state": "SUCCEEDED", "results": {"0": 1.0}, "failures": {}}
-    assert first.all("world_size")[-2:] == [2, 1]
-    assert first.all("restarts")[-2:] == [0, restarts]
 
 
 def test_two_static_nodes_with_one_number_are_told(endpoint):
