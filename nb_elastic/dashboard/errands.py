@@ -44,10 +44,8 @@ class Errands:
         _send(door, {**to, "type": "stacks", "ok": False, "text": text, "report": None})
 
     def end(self) -> None:
-        """Forget what is done; what is not is let be: nobody waits for it."""
-        for thread in (*self._stops, *self._stacks):
-            thread.join(0)
-        self._stops, self._stacks = [], []
+        """Forget what is done; nobody waits for what is not, which counts on when the board begins again."""
+        self._stops, self._stacks = _living(self._stops), _living(self._stacks)
 
 
 def _living(threads: list[threading.Thread]) -> list[threading.Thread]:

@@ -13,7 +13,7 @@ import pytest
 from nb_elastic.dashboard import messages, runlist
 from nb_elastic.dashboard import view as views
 from nb_elastic.dashboard.board import Board
-from nb_elastic.dashboard.errands import MAX_STACKS
+from nb_elastic.dashboard.errands import MAX_STACKS, Errands
 from nb_elastic.dashboard.live import LiveRun
 from nb_elastic.dashboard.panel import Panel
 from nb_elastic.dashboard.view import Door, View
@@ -385,6 +385,21 @@ def test_a_page_that_asks_for_stacks_without_end_gets_few_threads_and_always_an_
     is_let.set()
     until(lambda: wire.kinds() == ["stacks"] * 200)
     assert sum(m["ok"] for m in wire.sent) == MAX_STACKS
+
+
+def test_a_board_that_rested_still_counts_who_takes_stacks(tmp_path: Path) -> None:
+    folder = DashboardStory(tmp_path).folder
+    wire = Wire(folder)
+    is_let, errands = threading.Event(), Errands()
+    wire.door.stacks = lambda _: (is_let.wait(60), stack_report())[1]
+    try:
+        for _ in range(MAX_STACKS + 1):
+            errands.stacks(wire.door, folder, {})
+            errands.end()
+        assert wire.kinds() == ["stacks"], "the last one was refused"
+    finally:
+        is_let.set()
+    until(lambda: wire.kinds() == ["stacks"] * (MAX_STACKS + 1))
 
 
 def test_a_huge_report_is_cut_to_what_a_page_can_draw() -> None:
