@@ -16,10 +16,8 @@ pytest.importorskip("threadpoolctl")
 
 ONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 SETTINGS = [
-    {"OMP_NUM_THREADS": "1"},
     {"OMP_NUM_THREADS": "2"},
-    {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"},
-    {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "1"},
+    {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
     {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "64", "MKL_NUM_THREADS": "2"},
     {},
 ]
