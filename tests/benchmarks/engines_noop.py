@@ -16,7 +16,7 @@ def of_ray(address: str, nodes: int) -> Callable[[], None]:
     import ray
 
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    task = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(lambda: os.getpid())
+    task = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(lambda: os.getpid())
     return lambda: ray.get([task.remote() for _ in range(nodes)])
 
 

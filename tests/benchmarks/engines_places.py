@@ -299,7 +299,8 @@ class Ray(Place):
         self._temp = Path(tempfile.mkdtemp(prefix="nbr"))  # short: sockets lie there
         self.stack.callback(shutil.rmtree, self._temp, ignore_errors=True)
         with self.entered():
-            self.cluster = rays.RayCluster(self._temp, self.net[0])
+            token = {name: os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+            self.cluster = rays.RayCluster(self._temp, self.net[0], env=token)
 
     @property
     def elastic(self) -> str:
