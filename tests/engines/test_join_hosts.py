@@ -79,7 +79,8 @@ def test_a_machine_whose_cable_was_pulled_comes_back(tmp_path):
         launch.says_last("world 2")
         net[1].unplug()
         launch.says_last("world 1")
-        assert [e.node for e in told(launch.run, "node_lost")] == [1]
+        lost = until(lambda: told(launch.run, "node_lost"), END_S, "the loss, which the others' group may see first")
+        assert [e.node for e in lost] == [1]
         until(lambda: not any("nb_elastic.node" in _words(pid) for pid in net[1].pids()), 60, "the lease's end")
         net[1].plug()
         launch.says_last("world 2")
