@@ -20,6 +20,7 @@ from nb_elastic import (
     stacks_native,
     stacks_nodes,
     stacks_proc,
+    stacks_told,
     stacks_waits,
 )
 from nb_elastic.lifeline import ProcessId
@@ -107,13 +108,11 @@ def take(asked: Sequence[Target], *, texts: Texts, window_s: float = WINDOW_S) -
         zip([t.pid for t in alive], stacks_ask.ask([(identities[t.pid], t.folder) for t in alive]), strict=True)
     )
     return [
-        _gone(t) if t.ended else _stack(t, before[t.pid], now[t.pid], answers[t.pid], texts, window_s=window_s)
+        stacks_told.gone(t.rank, t.pid, t.ended)
+        if t.ended
+        else _stack(t, before[t.pid], now[t.pid], answers[t.pid], texts, window_s=window_s)
         for t in asked
     ]
-
-
-def _gone(target: Target) -> RankStack:
-    return RankStack(rank=target.rank, pid=target.pid, state="gone", doing=f"is gone ({target.ended})")
 
 
 def _stack(
@@ -121,7 +120,7 @@ def _stack(
 ) -> RankStack:
     """Put together what is known of one rank."""
     if before is None or now is None or answer.why == "it is gone":
-        return replace(_gone(target), doing="is gone")
+        return stacks_told.gone(target.rank, target.pid, "")
     plain = RankStack(rank=target.rank, pid=target.pid, state="silent", doing="")
     frames = texts.fill(stacks_frames.without_own(answer.main))
     share = (now.run_ns - before.run_ns + now.delay_ns - before.delay_ns) / (window_s * 1e9)

@@ -5,14 +5,14 @@ Runs in: the kernel or command line, and the supervisor. What a rank told may be
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nb_elastic import untrusted
 from nb_elastic.spans import is_one, spans
 
-MAX_ROWS = 200
+MAX_ROWS, MAX_GROUP = 200, 100_000
 SAME_SHAPES = frozenset({"all_reduce", "broadcast", "reduce", "all_gather", "allgather", "allreduce", "reduce_scatter"})
 """Collectives that all ranks must call with equal shapes."""
 
@@ -61,7 +61,7 @@ class Verdict:
 
 def read(told: Mapping[str, Any]) -> Flight | None:
     """Read a rank's words; None where it told nothing."""
-    groups, entries = _rows(told.get("groups")), _rows(told.get("entries"))
+    groups, entries = (untrusted.rows(told.get(key), most=MAX_ROWS) for key in ("groups", "entries"))
     if not groups:
         return None
     ranks: dict[str, tuple[int, ...]] = {}
@@ -69,10 +69,26 @@ def read(told: Mapping[str, Any]) -> Flight | None:
     for row in groups:
         name = untrusted.text(row.get("name"), limit=200)
         members = row.get("ranks")
-        members = members[:100_000] if isinstance(members, list) else []
+        members = members[:MAX_GROUP] if isinstance(members, list) else []
         ranks[name] = tuple(sorted({untrusted.integer(r, -1) for r in members} - {-1}))
         counts[name] = untrusted.integer(row.get("seq"), -1)
-    pending = [
+    return Flight(ranks=ranks, counts=counts, pending=_pending([e for e in entries if e.get("is_done") is not True]))
+
+
+def retold(data: Any) -> Flight | None:
+    """Read what a node retells of its rank's words; None for what is none."""
+    if not isinstance(data, Mapping):
+        return None
+    ranks, counts = (list(_pairs(data.get(key))) for key in ("ranks", "counts"))
+    return Flight(
+        ranks={k: tuple(untrusted.integer(r, -1) for r in v[:MAX_GROUP]) for k, v in ranks if isinstance(v, list)},
+        counts={k: untrusted.integer(v, -1) for k, v in counts},
+        pending=_pending(untrusted.rows(data.get("pending"), most=MAX_ROWS)),
+    )
+
+
+def _pending(rows: Sequence[Mapping[str, Any]]) -> tuple[Pending, ...]:
+    found = [
         Pending(
             group=untrusted.text(row.get("group"), limit=200),
             seq=untrusted.integer(row.get("seq")),
@@ -81,10 +97,14 @@ def read(told: Mapping[str, Any]) -> Flight | None:
             types=untrusted.text(row.get("types"), limit=200),
             is_p2p=row.get("is_p2p") is True,
         )
-        for row in entries
-        if row.get("is_done") is not True
+        for row in rows
     ]
-    return Flight(ranks=ranks, counts=counts, pending=tuple(sorted(pending, key=lambda p: p.seq)))
+    return tuple(sorted(found, key=lambda p: p.seq))
+
+
+def _pairs(data: Any) -> Iterable[tuple[str, Any]]:
+    pairs = list(data.items())[:MAX_ROWS] if isinstance(data, Mapping) else []
+    return ((untrusted.text(key, limit=200), value) for key, value in pairs)
 
 
 def judge(flights: Mapping[int, Flight]) -> Verdict:
@@ -158,10 +178,6 @@ def _fewest(parts: list[list[int]]) -> tuple[int, ...]:
 
 def _in_order(name: str) -> tuple[int, str]:
     return (int(name), "") if name.isdecimal() and len(name) < 10 else (1 << 30, name)
-
-
-def _rows(data: Any) -> list[Mapping[str, Any]]:
-    return [row for row in data[:MAX_ROWS] if isinstance(row, dict)] if isinstance(data, list) else []
 
 
 def _capital(text: str) -> str:

@@ -22,7 +22,6 @@ POLL_S = 0.02
 GIVE_UP_S = 15.0
 """A rank that must be waited for takes its node six seconds; the rest is the way there and back."""
 ANSWER_BYTES = 64 << 20
-GONE = "gone"
 
 
 def found(folder: RunDir, now: RunSnapshot, *, rank: int | None, texts: Texts) -> list[RankStack]:
@@ -64,7 +63,5 @@ def _ask(folder: RunDir, nodes: Sequence[int]) -> dict[int, list[RankStack]]:
 def _unheard(worker: WorkerSnapshot, host: str) -> RankStack:
     """What is known of a rank that its node says nothing of."""
     if worker.state.is_final:
-        return RankStack(
-            rank=worker.rank, pid=worker.pid, state=GONE, doing=f"is gone ({worker.how or worker.state.value})"
-        )
+        return stacks_told.gone(worker.rank, worker.pid, worker.how or worker.state.value)
     return stacks_told.unheard(worker.rank, f"node {worker.node}{f' ({host})' if host else ''}", pid=worker.pid)

@@ -18,7 +18,7 @@ E = TypeVar("E", bound=Enum)
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
-MAX_GROUPS, MAX_TEXTS = 200, 20
+MAX_GROUPS, MAX_TEXTS, MAX_FRAMES = 200, 20, 200
 _FAILURE_TEXTS = ("message", "traceback", "followed", "hint")
 
 MAX_VALUES, MAX_VALUE_CHARS = 20, 200
@@ -63,8 +63,7 @@ def failure(e: Event) -> WorkerFailure | None:
     data = e.get("failure")
     if not isinstance(data, Mapping):
         return None
-    code, frames = data.get("exit_code"), data.get("frames")
-    frames = frames[:200] if isinstance(frames, (list, tuple)) else ()
+    code = data.get("exit_code")
     return WorkerFailure(
         rank=integer(data.get("rank"), integer(e.get("rank"), -1)),
         local_rank=integer(data.get("local_rank"), integer(e.get("local_rank"), -1)),
@@ -73,7 +72,7 @@ def failure(e: Event) -> WorkerFailure | None:
         node=e.node,
         pid=integer(data.get("pid")),
         exit_code=None if code is None else integer(code),
-        frames=tuple(frame(f) for f in frames if isinstance(f, Mapping)),
+        frames=tuple(map(frame, rows(data.get("frames"), most=MAX_FRAMES))),
         reasons=texts(data.get("reasons")),
         **{k: text(data.get(k)) for k in _FAILURE_TEXTS},
         **{k: word(data.get(k)) for k in ("signal", "error_type", "category")},
@@ -84,26 +83,28 @@ def stack_report(data: Any) -> StackReport | None:
     """Read where the ranks stand; None for what is no report."""
     if not isinstance(data, Mapping):
         return None
-    rows = data.get("groups")
     return StackReport(
         time_ns=integer(data.get("time_ns")),
-        groups=tuple(_stack_group(g) for g in rows[:MAX_GROUPS] if isinstance(g, Mapping))
-        if isinstance(rows, (list, tuple))
-        else (),
+        groups=tuple(map(_stack_group, rows(data.get("groups"), most=MAX_GROUPS))),
         **{k: text(data.get(k), limit=4_000) for k in ("cause", "headline", "advice", "kind")},
     )
 
 
 def _stack_group(data: Mapping[str, Any]) -> StackGroup:
-    ranks, rows = data.get("ranks"), data.get("frames")
+    ranks = data.get("ranks")
     return StackGroup(
         ranks=tuple(integer(r, -1) for r in ranks[:100_000]) if isinstance(ranks, (list, tuple)) else (),
         state=text(data.get("state"), limit=100),
         doing=text(data.get("doing"), limit=4_000),
-        frames=tuple(frame(f) for f in rows[:200] if isinstance(f, Mapping)) if isinstance(rows, (list, tuple)) else (),
+        frames=tuple(map(frame, rows(data.get("frames"), most=MAX_FRAMES))),
         notes=texts(data.get("notes")),
         is_odd=data.get("is_odd") is True,
     )
+
+
+def rows(data: Any, *, most: int) -> list[Mapping[str, Any]]:
+    """The first objects of a list; none of what is no list."""
+    return [row for row in data[:most] if isinstance(row, Mapping)] if isinstance(data, (list, tuple)) else []
 
 
 def texts(data: Any) -> tuple[str, ...]:

@@ -83,12 +83,7 @@ class Conductor:
         """See what the time brings."""
         if self._timeout_at is not None and now >= self._timeout_at:
             self._timeout_at = None
-            self._end = self._end or Verdict(
-                state="failed",
-                text=stopping.timeout_text(self._options.timeout),
-                category=FailureCategory.TIMEOUT.value,
-                reasons=(f"The run took longer than --timeout, {self._options.timeout or 0:g} s; no rank had failed.",),
-            )
+            self._end = self._end or verdict.of_timeout(self._options.timeout)
             self.stop(by="timeout", grace_s=GRACE_S, now=now)
         if self._fail_at is not None and now >= self._fail_at:
             self._fail_at = None

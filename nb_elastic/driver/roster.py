@@ -6,7 +6,7 @@ Runs in: the driver, in its main thread.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from nb_elastic import wire
 from nb_elastic.driver import descriptors, log, share
@@ -51,7 +51,6 @@ class Roster:
         Args:
             endpoint: where they meet.
         """
-        shares: dict[Route, list[Member]] = {}
         most_open = descriptors.of_each(self._job.spec.options.max_nodes)
         is_late = bool(self.members)
         for node in nodes:
@@ -59,9 +58,9 @@ class Roster:
             self.members.append(member)
             self._of[node] = member
             node.mirror = Mirror(self._job.folder, member.index, most_open=most_open)
-            shares.setdefault(node.route, []).append(member)
             self.tell_joined(member, is_back=False)
-        for route, members in shares.items():
+        shares = _by_route(self._of[node] for node in nodes)
+        for route, members in shares:
             route.post.deliver(
                 Delivery(
                     run_id=self._job.spec.run_id,
@@ -95,10 +94,7 @@ class Roster:
     def stop(self, *, by: str, grace_s: float) -> None:
         """Stop all whose share lasts; those that never heard of it are done."""
         run_id = self._job.spec.run_id
-        shares: dict[Route, list[Member]] = {}
-        for member in self.active:
-            shares.setdefault(member.node.route, []).append(member)
-        for route, members in shares.items():
+        for route, members in _by_route(self.active):
             unheard = set(route.post.take_back(run_id))
             tokens = []
             for member in members:
@@ -111,10 +107,8 @@ class Roster:
 
     def ask(self, nonce: str) -> None:
         """Ask all whose share lasts where their ranks stand."""
-        tokens: dict[Route, list[str]] = {}
-        for member in self.active:
-            tokens.setdefault(member.node.route, []).append(member.node.token)
-        for route, to in tokens.items():
+        for route, members in _by_route(self.active):
+            to = [m.node.token for m in members]
             route.post.urge({"type": "stacks", "run_id": self._job.spec.run_id, "nonce": nonce, "to": to})
 
     def close(self) -> list[Node]:
@@ -131,3 +125,11 @@ class Roster:
         }
         message = share.frame(self._job.spec, each, endpoint=endpoint, key=self._key, variables=self._variables)
         return wire.encode(message)
+
+
+def _by_route(members: Iterable[Member]) -> list[tuple[Route, list[Member]]]:
+    """Each link with those of its nodes: what is alike for them goes over it once."""
+    found: dict[Route, list[Member]] = {}
+    for member in members:
+        found.setdefault(member.node.route, []).append(member)
+    return list(found.items())

@@ -63,6 +63,8 @@ class Standstill:
 
     def look(self, now: float) -> str:
         """See whether the run hangs; where it is to be stopped for that, whom all wait for."""
+        if not self._still and self._found is None:
+            return ""
         members = [m for m in self._roster.active if self._story.living(m.index)]
         if not members or any(m.index not in self._still for m in members) or self._round < self._story.round:
             self._question = None

@@ -15,6 +15,7 @@ from nb_elastic.driver.fleet import Node
 from nb_elastic.driver.story import Failed
 from nb_elastic.model import FailureCategory
 from nb_elastic.supervisor.hang_words import HANG_AFTER_S, hang_reason, hang_text
+from nb_elastic.supervisor.stopping import timeout_reason, timeout_text
 
 LOST_PEER = FailureCategory.LOST_PEER.value
 LOST = (LOST_PEER, FailureCategory.LOST_NODE.value)
@@ -107,6 +108,16 @@ def stopper(member: Member) -> str:
     """Who stopped a node's share, though the driver did not ask."""
     told = untrusted.word((member.done or {}).get("text"), limit=300).removeprefix("stopped by ")
     return f"{told or 'somebody'} on {member.name}"
+
+
+def of_timeout(timeout_s: float | None) -> Verdict:
+    """The time that the user gave the run was up."""
+    return Verdict(
+        state="failed",
+        text=timeout_text(timeout_s),
+        category=FailureCategory.TIMEOUT.value,
+        reasons=(timeout_reason(timeout_s),),
+    )
 
 
 def of_hang(headline: str, hang_after_s: float | None) -> Verdict:

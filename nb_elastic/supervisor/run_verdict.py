@@ -14,6 +14,7 @@ from nb_elastic.errors import RendezvousError
 from nb_elastic.model import FailureCategory, WorkerFailure
 from nb_elastic.supervisor import failures_verdict
 from nb_elastic.supervisor.hang_words import hang_reason
+from nb_elastic.supervisor.stopping import timeout_reason
 
 Category = FailureCategory
 
@@ -38,8 +39,7 @@ def of_failures(failures: Sequence[WorkerFailure]) -> Verdict:
 
 def of_timeout(timeout_s: float | None) -> Verdict:
     """The time that the user gave the run was up."""
-    reasons = (f"The run took longer than --timeout, {timeout_s or 0:g} s; no rank had failed.",)
-    return Verdict(category=Category.TIMEOUT.value, reasons=reasons)
+    return Verdict(category=Category.TIMEOUT.value, reasons=(timeout_reason(timeout_s),))
 
 
 def of_hang(hang_after_s: float) -> Verdict:

@@ -58,6 +58,11 @@ def timeout_text(timeout_s: float | None) -> str:
     return f"timeout: the time was up after {timeout_s or 0:g} s; raise --timeout to let the run take longer."
 
 
+def timeout_reason(timeout_s: float | None) -> str:
+    """Why the run counts as one that took too long."""
+    return f"The run took longer than --timeout, {timeout_s or 0:g} s; no rank had failed."
+
+
 class Stopper:
     """What was asked for about ending the run. Any thread may ask; the main thread acts.
 

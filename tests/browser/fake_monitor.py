@@ -67,7 +67,6 @@ class FakeMonitor:
     def __init__(self, run: FakeRun | None = None) -> None:
         self.run = run or FakeRun()
         self.heard: list[dict[str, Any]] = []
-        self.threads: set[str] = set()
         self._views: dict[str, list[int]] = {}  # [seq, offset]
         self._lock = threading.RLock()
         self.open()
@@ -105,7 +104,6 @@ class FakeMonitor:
         ask = message["content"]["data"]
         with self._lock:
             self.heard.append(ask)
-            self.threads.add(threading.current_thread().name)
             kind, view = ask["type"], ask["view"]
             if kind == "list":
                 self._tell_runs()

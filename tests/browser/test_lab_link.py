@@ -14,7 +14,6 @@ from tests.support.until import until
 
 LOAD = "from tests.browser.fake_monitor import FakeMonitor, FakeRun\nfake = FakeMonitor()"
 BLOCK = "fake.run.cell = 'fake.show_and_wait()'\nfake.show_and_wait()"
-AFTER = "print(len(fake.heard), sorted({m['type'] for m in fake.heard}), fake.run.state)"
 
 
 def test_a_reload_in_the_middle_of_a_busy_cell_brings_the_dashboard_back(lab: LabPage) -> None:

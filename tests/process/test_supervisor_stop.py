@@ -222,7 +222,7 @@ def test_a_killed_rank_ends_the_run_and_is_named():
 
 
 def test_a_stop_while_the_supervisor_still_warms_up_is_not_lost():
-    with supervise.start(supervise.entry("saves_when_stopped.py"), nproc=1) as one:
+    with supervise.start(supervise.entry("saves_when_stopped.py"), nproc=1, is_cold=True) as one:
         until(lambda: _blocks_sigint(one.process.pid), 30)
         one.process.send_signal(signal.SIGINT)
         one.wait(60)
@@ -293,7 +293,8 @@ def test_a_timeout_counts_from_the_launch(tmp_path):
 
 
 def test_a_stop_asked_for_before_the_supervisor_told_its_pid_is_honoured():
-    with supervise.start(supervise.entry("saves_when_stopped.py"), nproc=1, stop={"grace_s": 1, "by": "early"}) as one:
+    stop = {"grace_s": 1, "by": "early"}
+    with supervise.start(supervise.entry("saves_when_stopped.py"), nproc=1, stop=stop, is_cold=True) as one:
         one.wait(60)
     assert (one.process.returncode, one.state, one.end["text"]) == (2, "stopped", "stopped by early")
     assert one.of("worker_started") == []

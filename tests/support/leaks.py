@@ -108,9 +108,8 @@ def _words(pid: int) -> str:
 def _is_lasting(pid: int) -> bool:
     """True for what all tests share: what a browser or Ray's raylet starts of itself, the nursery, Python's resource tracker."""
     words = _words(pid)
-    of_ray = ("/ray/_private/workers/default_worker.py", "-m ray.util.client.server")
-    is_stock = words.startswith("ray::IDLE") or any(part in words for part in of_ray)
-    is_stock = is_stock or "/nursery_process.py" in words or words.startswith("nb_elastic:nursery")
+    shared = ("/ray/_private/workers/default_worker.py", "-m ray.util.client.server", "/nursery_process.py")
+    is_stock = words.startswith(("ray::IDLE", "nb_elastic:nursery")) or any(part in words for part in shared)
     return "/chrom" in words.partition(" ")[0] or is_stock or _is_resource_tracker(pid)
 
 

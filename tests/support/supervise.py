@@ -215,7 +215,7 @@ def start(
     pass_fds = (buffers_fd,) if buffers_fd >= 0 else ()
     process: Any = None
     with open(run.supervisor_log, "wb") as log:
-        if not (prefix or is_cold):
+        if not (prefix or is_cold or supervisor_env):
             process = nursery.fork(full_env, cwd="/", log=log.fileno(), pass_fds=pass_fds)
         process = process or subprocess.Popen(
             [*prefix, sys.executable, "-m", "nb_elastic.supervisor"],
