@@ -18,6 +18,7 @@ from nb_elastic.model import Frame, StackGroup, StackReport, WorkerFailure
 from nb_elastic.model import to_json as model_json
 from nb_elastic.rundir import RunDir
 from nb_elastic.snapshot import NodeSnapshot, RunSnapshot, to_json
+from nb_elastic.supervisor.hang_words import HANG_AFTER_S
 
 CHARTS = "charts.js"
 VERSION = 1
@@ -25,8 +26,6 @@ EVERYBODY = "*"
 """The view that stands for every page, while none was heard."""
 GRACE_S = 5.0
 """Seconds between the SIGINT and the SIGTERM of a stop, unless the page says otherwise."""
-HANG_AFTER_S = 60.0
-"""Seconds without a sign of life after which ranks count as hanging, where the run says nothing else."""
 READ_BYTES = 1 << 20
 """Most bytes that one ``read`` gets."""
 CELL_CHARS = 100_000

@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-import nbformat
-import pytest
-
-from tests.support.run_notebook import DEFAULT_HOME, execute
-from tests.support.tutorials import Book, is_run_in_order, names_of_a_machine
-
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "04_many_machines.ipynb"
+from tests.support.tutorials import Book, Tutorial
 
 
 def check(book: Book) -> None:
@@ -36,20 +29,9 @@ def check(book: Book) -> None:
     assert sorted(state for _, state in states) == ["joined", "joined", "lost"]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_every_cell_does_what_the_text_says() -> None:
-    pytest.importorskip("ray", reason="needs the extra ray")
-    check(Book(execute(NOTEBOOK)))
+class TestTutorial(Tutorial):
+    """Run anew, and as it was kept."""
 
-
-def test_the_kept_outputs_are_those_a_reader_gets() -> None:
-    book = Book(nbformat.read(NOTEBOOK, as_version=4))
-    check(book)
-    assert is_run_in_order(book)
-
-
-def test_the_kept_outputs_name_nothing_of_the_machine_they_came_from() -> None:
-    text = NOTEBOOK.read_text()
-    assert DEFAULT_HOME in text
-    assert names_of_a_machine(text) == []
+    file = "04_many_machines.ipynb"
+    check = staticmethod(check)
+    needs = "ray"

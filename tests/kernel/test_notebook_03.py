@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-import nbformat
-import pytest
-
-from tests.support.run_notebook import DEFAULT_HOME, execute
-from tests.support.tutorials import Book, is_run_in_order, names_of_a_machine
-
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "03_when_things_go_wrong.ipynb"
+from tests.support.tutorials import Book, Tutorial
 
 
 def check(book: Book) -> None:
@@ -58,19 +51,8 @@ def check_debugging(book: Book) -> None:
     assert book.text("nb_elastic.last_run().results") == "{0: 3, 1: 102}"
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_every_cell_does_what_the_text_says() -> None:
-    check(Book(execute(NOTEBOOK)))
+class TestTutorial(Tutorial):
+    """Run anew, and as it was kept."""
 
-
-def test_the_kept_outputs_are_those_a_reader_gets() -> None:
-    book = Book(nbformat.read(NOTEBOOK, as_version=4))
-    check(book)
-    assert is_run_in_order(book)
-
-
-def test_the_kept_outputs_name_nothing_of_the_machine_they_came_from() -> None:
-    text = NOTEBOOK.read_text()
-    assert DEFAULT_HOME in text
-    assert names_of_a_machine(text) == []
+    file = "03_when_things_go_wrong.ipynb"
+    check = staticmethod(check)

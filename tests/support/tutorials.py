@@ -6,11 +6,16 @@ Runs in: the tests.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import nbformat
+import pytest
 
-from tests.support.run_notebook import texts
+from tests.support.run_notebook import DEFAULT_HOME, execute, texts
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
 
 
 class Book:
@@ -41,3 +46,39 @@ def is_run_in_order(book: Book) -> bool:
 def names_of_a_machine(text: str) -> list[str]:
     """Paths in a notebook's file that are those of the machine where it was run."""
     return re.findall(r"(?<![\w~.<])/(?:root|home|tmp|work|Users|opt)/[^\s\"']*", text)
+
+
+class Tutorial:
+    """What is true of every tutorial; a test module has ``class TestTutorial(Tutorial)``.
+
+    Attributes:
+        file: its name.
+        check: fails unless under its cells stands what the text around them promises.
+        needs: a package without which it can't be run.
+    """
+
+    file: str
+    check: Callable[[Book], None]
+    needs = ""
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return FOLDER / self.file
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(600)
+    def test_every_cell_does_what_the_text_says(self) -> None:
+        if self.needs:
+            pytest.importorskip(self.needs, reason=f"needs the extra {self.needs}")
+        type(self).check(Book(execute(self.path)))
+
+    def test_the_kept_outputs_are_those_a_reader_gets(self) -> None:
+        book = Book(nbformat.read(self.path, as_version=4))
+        type(self).check(book)
+        assert is_run_in_order(book)
+
+    def test_the_kept_outputs_name_nothing_of_the_machine_they_came_from(self) -> None:
+        text = self.path.read_text()
+        assert DEFAULT_HOME in text
+        assert names_of_a_machine(text) == []
