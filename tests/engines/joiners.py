@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tests.support.cluster_hosts import Process
 from tests.support.until import until
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,8 @@ class Joiner:
 
     def __init__(self, *words: str, prefix: Sequence[str] = ()) -> None:
         self.lines: list[str] = []
-        self.process = subprocess.Popen(
+        start = Process if prefix else subprocess.Popen  # signals are to reach the command, not what brought it there
+        self.process = start(
             [*prefix, sys.executable, "-m", "nb_elastic", "join", *words],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
