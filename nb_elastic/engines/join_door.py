@@ -147,7 +147,9 @@ class Door:
         stream = None
         try:
             be_prompt(sock)
-            stream = greet_as_server(sock, self._key)
+            greeted = greet_as_server(sock, self._key)
+            greeted.send(BEAT)  # by which it knows that it is in, and not that we hung up on it meanwhile
+            stream = greeted
         except (StreamError, OSError):
             pass  # a scanner, a mistyped token: it was told what it may know
         with self._changed:

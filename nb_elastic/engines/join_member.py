@@ -42,7 +42,7 @@ class End(Enum):
     """How a connection ended."""
 
     FREE = "this machine was a node, and may be one again"
-    UNUSED = "it was not needed"
+    UNUSED = "it was not needed, or never let in"
     LOST = "nothing was heard any more"
     UNFIT = "this machine can't be a node"
 
@@ -175,12 +175,14 @@ class Member:
     def _attend(self, stream: SealedStream) -> End:
         """Do what the notebook says, as long as the connection lasts."""
         program: Program | None = None
+        is_in = False
         try:
             while True:
                 record = stream.receive(SILENCE_S)
                 if record is None:
                     return End.LOST
                 kind, data = record
+                is_in = True
                 if kind == START and program is None:
                     program = self._start(stream, data)
                 elif kind == DATA and program is not None:
@@ -193,7 +195,7 @@ class Member:
         except (StreamError, ValueError, KeyError, TypeError):
             if program is not None:
                 program.end(LOST_S)
-            return self._judged(program, End.LOST)
+            return self._judged(program, End.LOST if is_in else End.UNUSED)
         except KeyboardInterrupt:
             if program is not None:
                 self._tell("Leaving; what runs here is stopped.")

@@ -75,6 +75,19 @@ def test_a_machine_joins_works_and_is_let_go(join, tmp_path):
     ]
 
 
+def test_a_notebook_that_closes_its_door_meanwhile_is_done_and_not_lost(join):
+    """Between its word and ours: the run is over while this machine proves itself. No word of a cut network, then."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        joiner = join(text_of(port), "--linger", "0.5")
+        sock, _ = server.accept()
+        stream = sealed_stream.greet_as_server(sock, KEY)
+    stream.cut()
+    stream.close()
+    assert joiner.end() == 0
+    assert joiner.lines[1:] == [f"The notebook at 127.0.0.1:{port} is done with this machine."]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_leaving_is_told_to_both_ends(number, join, tmp_path):
     with notebook(tmp_path) as (it, token):
