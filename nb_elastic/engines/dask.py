@@ -69,6 +69,7 @@ class DaskEngine:
 
     def __init__(self) -> None:
         self._client: Any = None
+        self._watched: Any = None
         self._address = ""
         self._topic = f"nb_elastic-{secrets.token_hex(6)}"
         self._held: dict[str, _Held] = {}
@@ -102,6 +103,7 @@ class DaskEngine:
             links = [held.link for held in self._held.values() if held.link and held.link.is_alive]
             with contextlib.suppress(Exception):  # whatever Dask can't do now: its tasks end with its client
                 client.sync(_end, links, callback_timeout=20)
+            self._watched = None
             for link in links:
                 link.finish("")
             for held in list(self._held.values()):
@@ -139,7 +141,7 @@ class DaskEngine:
                 lost.close(timeout=1)
         if self._client is None:
             self._address = str(order.settled.value["address"])
-            self._client = _join(order.settled.value, order.is_over)
+            self._client = self._watched = _join(order.settled.value, order.is_over)
             self._client.loop.add_callback(self._watch, self._client)
         # Again each time: a client that had to connect anew has lost its subscriptions.
         self._client.subscribe_topic(self._topic, lambda event: self._events.put(event[1]))
@@ -219,7 +221,7 @@ class DaskEngine:
     async def _watch(self, client: Any) -> None:
         """Find links that are over because Dask lost their worker or their task; runs on the client's loop."""
         heard = time.monotonic()
-        while self._client is client and not self._is_closed:
+        while self._watched is client:  # also while it is closed, when a lost worker would else be waited for
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._doubt.wait(), WATCH_S)
             self._doubt.clear()

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -300,6 +301,28 @@ def test_one_node_at_a_time_where_workers_say_so(cluster, place, tmp_path):
             second.order.is_over.set()
             thread.join(30)
             second.close()
+
+
+def test_closing_does_not_wait_for_a_worker_that_dies_meanwhile(cluster, place, tmp_path):
+    """As it does where a job's time is over, or all of a cluster is ended with the notebook."""
+    cluster.work("doomed", "127.0.0.4", "--resources=NODE=1")
+    cluster.wait("doomed")
+    with opened(place, tmp_path, nodes=3) as it:
+        of = {line["place"]: line["from"] for line in it.hellos()}
+        it.send("stubborn", to=[of["doomed"]])
+        until(lambda: it.said("stubborn"), 10)
+        thread = threading.Thread(target=it.engine.close)
+        thread.start()
+        until((tmp_path / f"{of['doomed']}.eof").exists, 10, "the end of its stdin")
+        closing = time.monotonic()
+        until(lambda: time.monotonic() > closing + 2, 5)  # who looks no more while it is closed has ceased by then
+        cluster.end("doomed", is_kill=True)
+        thread.join(5)
+        is_waited_for = thread.is_alive()
+        for pid in it.left():  # a real node program ends with its parent
+            os.kill(pid, signal.SIGKILL)
+        thread.join(30)
+        assert not is_waited_for
 
 
 def test_a_lost_worker_ends_its_link_and_others_join(cluster, place, tmp_path):

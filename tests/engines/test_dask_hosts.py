@@ -9,10 +9,8 @@ import time
 
 import pytest
 
-from nb_elastic.model import RunState
+from tests.engines.host_scenarios import HostScenarios
 from tests.engines.opened import Place, opened
-from tests.engines.scenarios import WAIT_S, launched, logs_say, told
-from tests.programs import on_many_nodes as programs
 from tests.support.cluster_hosts import hosts
 from tests.support.dask_cluster import dask_cluster
 from tests.support.until import until
@@ -90,23 +88,8 @@ def test_a_driver_that_is_cut_off_leaves_no_node(net, place, tmp_path):
             net[0].plug()
 
 
-def test_a_run_goes_on_without_a_machine_that_is_cut_off_and_with_it_again(net, place, tmp_path):
-    """Nobody closes a connection here: only the silence tells."""
-    go = tmp_path / "go"
-    options = {"nnodes": "1:2", "nproc_per_node": 1, "max_restarts": 3}
-    with net[0].entered(), launched(programs.tick_until, str(go), place=place, **options) as run:
-        until(lambda: logs_say(run, "world 2", ranks=2), WAIT_S, "a world of two")
-        net[2].unplug()
-        try:
-            until(lambda: logs_say(run, "world 1", ranks=1), WAIT_S, "a world of one")
-            assert [e.kind for e in told(run, "node_lost")] == ["node_lost"]
-        finally:
-            net[2].plug()
-        rounds = len(run.snapshot.rounds)
-        until(lambda: len(run.snapshot.rounds) > rounds and logs_say(run, "world 2", ranks=2), WAIT_S, "a world of two")
-        go.touch()
-        assert run.wait(WAIT_S) is RunState.SUCCEEDED
-        assert set(run.results.values()) == {2}
+class TestDaskHosts(HostScenarios):
+    """Whole runs."""
 
 
 def test_a_machine_that_crashes_is_known_at_once(net, place, tmp_path):

@@ -17,7 +17,7 @@ from nb_elastic.run import Run
 from nb_elastic.rundir import RunDir
 from tests.engines.joiners import Joiner, joiners, token_in
 from tests.engines.scenarios import told
-from tests.support.cluster_hosts import Host, Process, hosts
+from tests.support.cluster_hosts import STYLES, Host, Process, hosts
 from tests.support.until import until
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +90,16 @@ def test_a_machine_whose_cable_was_pulled_comes_back(tmp_path):
         assert {w.node for w in launch.run.snapshot.workers} == {0, 2}, "it came back as another node"
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_ranks_meet_whatever_their_machines_are_called(tmp_path, style):
+    words = ("--nnodes", "2", "--nproc", "1", "--engine", "join")
+    program = "tests.programs.on_many_nodes:add_up"
+    with hosts(2, style=style) as net, joiners() as join, notebook(net[0], tmp_path, *words, program) as launch:
+        join(launch.token, prefix=net[1].prefix)
+        assert launch.process.wait(END_S) == 0, launch.text[-3000:]
+        assert "ranks 0-1: 3.0" in launch.text
+
+
 def test_a_machine_that_crashes_ends_a_fixed_group_and_the_reason_is_told(tmp_path):
     words = ("--nnodes", "2", "--nproc", "1", "--engine", "join")
     program = ("tests.programs.on_many_nodes:tick_until", str(tmp_path / "never"))
@@ -103,16 +113,12 @@ def test_a_machine_that_crashes_ends_a_fixed_group_and_the_reason_is_told(tmp_pa
 
 
 def test_a_machine_with_another_version_is_sent_away_and_told_why(tmp_path):
-    """The versions are real: another nb_elastic stands before the installed one."""
-    (tmp_path / "nb_elastic-99.0.dist-info").mkdir()
-    (tmp_path / "nb_elastic-99.0.dist-info" / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: nb-elastic\nVersion: 99.0\n"
-    )
     go = tmp_path / "go"
     words = ("--nnodes", "1:2", "--nproc", "1", "--engine", "join", "tests.programs.on_many_nodes:tick_until", str(go))
     with hosts(2) as net, joiners() as join, notebook(net[0], tmp_path, *words) as launch:
-        joiner = join(launch.token, prefix=(*net[1].prefix, "env", f"PYTHONPATH={tmp_path}:{ROOT}"))
-        assert joiner.end(END_S) == 1
+        with net[1].with_version("nb_elastic", "99.0"):
+            joiner = join(launch.token, prefix=net[1].prefix)
+            assert joiner.end(END_S) == 1
         assert "node1 has nb_elastic 99.0, and the notebook has nb_elastic" in joiner.text
         assert joiner.lines[-1] == "This machine can't take part: its node program ended with status 2."
         launch.says_last("world 1")

@@ -22,6 +22,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,19 @@ class Host:
     def plug(self) -> None:
         """Put it back."""
         _run_on_switch(self._yard, f"ip link set {self._port} up")
+
+    @contextlib.contextmanager
+    def with_version(self, package: str, version: str) -> Iterator[None]:
+        """Have it another version of a package: what is installed says so there, and nowhere else."""
+        found = metadata.distribution(package)
+        [file] = [found.locate_file(name) for name in found.files or () if str(name).endswith(".dist-info/METADATA")]
+        other = self.etc_hosts.with_name(f"{self.name}.{package}")
+        other.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+        self.run("mount", "--bind", str(other), str(file))
+        try:
+            yield
+        finally:
+            self.run("umount", str(file))
 
     def crash(self) -> None:
         """Kill all its processes at once; its connections are reset. Unplug first for a machine that loses its power."""

@@ -1,4 +1,4 @@
-"""A real Slurm on this machine: munged, slurmctld and a slurmd for each of a few nodes, without systemd.
+"""A real Slurm on this machine, or on pretended ones: munged, slurmctld and a slurmd for each node, without systemd.
 
 Runs in: the tests. All of it lies in one temporary folder, has its own ports and its own key, and is ended by pid.
 """
@@ -15,8 +15,10 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from nb_elastic.lifeline import descendants, die_with_parent
+from tests.support.cluster_hosts import Host
 from tests.support.until import until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "salloc", "sbatch", "squeue", "scontrol", "sinfo", "scancel")
@@ -26,7 +28,7 @@ CAN_RUN = IS_INSTALLED and os.geteuid() == 0
 
 CONF = """
 ClusterName=nbe
-SlurmctldHost={host}(127.0.0.1)
+SlurmctldHost={host}({address})
 SlurmctldPort={port}
 SlurmUser=root
 SlurmdUser=root
@@ -66,10 +68,12 @@ PartitionName=small Nodes={first} MaxTime=10 State=UP
 
 
 class SlurmCluster:
-    """A Slurm of a few nodes, all on this machine.
+    """A Slurm of a few nodes.
 
     Args:
         nodes: how many; they are called n1, n2, ...
+        on: pretended machines: the first has the controller, the others are the nodes and give them their names; else
+            all are on this machine.
         cpus: of each node.
         pairs: names of partitions that have two more nodes each, which are in no other.
         gpus: of each node; devices that only look like it, or plain files.
@@ -79,10 +83,20 @@ class SlurmCluster:
     """
 
     def __init__(
-        self, folder: Path, *, nodes: int = 3, cpus: int = 2, gpus: int = 0, pairs: Sequence[str] = ()
+        self,
+        folder: Path,
+        *,
+        nodes: int = 3,
+        on: Sequence[Host] = (),
+        cpus: int = 2,
+        gpus: int = 0,
+        pairs: Sequence[str] = (),
     ) -> None:
         self.folder = folder
-        self.names = tuple(f"n{i + 1}" for i in range(nodes + 2 * len(pairs)))
+        self._hosts = {host.name: host for host in on[1:]}
+        self._controller = on[0] if on else None
+        nodes = len(self._hosts) or nodes
+        self.names = tuple(self._hosts) or tuple(f"n{i + 1}" for i in range(nodes + 2 * len(pairs)))
         self.pairs = {name: self.names[nodes + 2 * i : nodes + 2 * i + 2] for i, name in enumerate(pairs)}
         self.conf = folder / "slurm.conf"
         self.env = {**os.environ, "SLURM_CONF": str(self.conf)}
@@ -101,7 +115,7 @@ class SlurmCluster:
             f"--pid-file={key.parent}/pid", f"--log-file={key.parent}/log", f"--seed-file={key.parent}/seed", "--num-threads=2",
         )  # fmt: skip
         until(socket_path.exists, 10, "munged")
-        self._start("slurmctld", "-D", "-i")
+        self._start("slurmctld", "-D", "-i", on=self._controller)
         for name in self.names:
             self.start_node(name)
         until(lambda: self.states() == dict.fromkeys(self.names, "idle"), 30, f"idle nodes; {self.logs()}")
@@ -109,7 +123,7 @@ class SlurmCluster:
 
     def start_node(self, name: str) -> None:
         """Start a node's slurmd, for the first time or again."""
-        self._start(name, "-D", "-N", name, program="slurmd")
+        self._start(name, "-D", "-N", name, program="slurmd", on=self._hosts.get(name))
 
     def crash_node(self, name: str) -> None:
         """Kill a node's slurmd and all that it runs, at once."""
@@ -182,11 +196,14 @@ class SlurmCluster:
             process.wait()
         self._processes.clear()
 
-    def _start(self, name: str, *arguments: str, program: str = "") -> None:
+    def _start(self, name: str, *arguments: str, program: str = "", on: Host | None = None) -> None:
         path = shutil.which(program or name, path=self.env["PATH"])
         assert path
         parent = os.getpid()
         with (self.folder / f"{name}.out").open("ab") as out:
+            if on is not None:
+                self._processes[name] = on.popen(path, *arguments, env=self.env, stdout=out, stderr=out)
+                return
             self._processes[name] = subprocess.Popen(
                 [path, *arguments], env=self.env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
                 preexec_fn=lambda: die_with_parent(parent=parent),
@@ -198,13 +215,16 @@ class SlurmCluster:
         (self.folder / "munge").chmod(0o711)
         (self.folder / "munge" / "key").write_bytes(os.urandom(128))
         (self.folder / "munge" / "key").chmod(0o600)
-        own = socket.gethostname().partition(".")[0]
+        own, local = socket.gethostname().partition(".")[0], "127.0.0.1"
         with contextlib.ExitStack() as stack:  # all held until all are chosen, so that none is chosen twice
             ports = [stack.enter_context(_bound()).getsockname()[1] for _ in range(len(self.names) + 1)]
+        where = {n: (h.name, h.address) for n, h in self._hosts.items()} or dict.fromkeys(self.names, (own, local))
+        controller = self._controller
         gres = f" Gres=gpu:{self._gpus}" if self._gpus else ""
         self.conf.write_text(
             CONF.format(
-                host=own,
+                host=controller.name if controller else own,
+                address=controller.address if controller else local,
                 port=ports[0],
                 folder=self.folder,
                 main=",".join(self._main),
@@ -212,7 +232,8 @@ class SlurmCluster:
                 first=self.names[0],
                 gres="GresTypes=gpu" if gres else "",
                 nodes="\n".join(
-                    f"NodeName={n} NodeHostname={own} NodeAddr=127.0.0.1 Port={p} CPUs={self._cpus} RealMemory=1000{gres} State=UNKNOWN"
+                    f"NodeName={n} NodeHostname={where[n][0]} NodeAddr={where[n][1]} Port={p} CPUs={self._cpus} "
+                    f"RealMemory=1000{gres} State=UNKNOWN"
                     for n, p in zip(self.names, ports[1:], strict=True)
                 ),
             )
@@ -235,10 +256,10 @@ def _bound() -> socket.socket:
 
 
 @contextlib.contextmanager
-def slurm_cluster(*, nodes: int = 3, cpus: int = 2, gpus: int = 0, pairs: Sequence[str] = ()) -> Iterator[SlurmCluster]:
-    """A cluster that is up, and gone at the end."""
+def slurm_cluster(**options: Any) -> Iterator[SlurmCluster]:
+    """A cluster that is up, and gone at the end; see ``SlurmCluster``."""
     with tempfile.TemporaryDirectory(prefix="nbs-", ignore_cleanup_errors=True) as folder:
-        cluster = SlurmCluster(Path(folder), nodes=nodes, cpus=cpus, gpus=gpus, pairs=pairs)
+        cluster = SlurmCluster(Path(folder), **options)
         try:
             yield cluster.start()
         finally:
