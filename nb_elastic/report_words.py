@@ -68,7 +68,8 @@ def failure_words(failure: WorkerFailure) -> str:
 def verdict_words(category: str, words: str) -> str:
     """What failed and how, without saying a thing twice: ``out of host memory: killed by the kernel's OOM killer``."""
     category = first_line(category)
-    if not category or words.lower().startswith(category.lower()):
+    is_told = words.lower().startswith(category.lower()) or category == FailureCategory.UNKNOWN.value
+    if not category or (words and is_told):
         return words
     if category == FailureCategory.NATIVE_CRASH.value:
         words = words.removeprefix("native crash: ")

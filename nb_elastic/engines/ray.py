@@ -28,11 +28,14 @@ from nb_elastic.engines import ray_actor, ray_settings, ray_shape
 from nb_elastic.engines.base import Order, Settled, Wanted
 from nb_elastic.engines.ray_link import Away, Gone, RayLink
 from nb_elastic.engines.ray_local import LocalCluster, serve
+from nb_elastic.engines.ray_words import is_refusal, words
 from nb_elastic.errors import EngineError
 
 NAMESPACE = "nb_elastic"
 CALLS = 16
 """How many calls an actor takes at once: some may wait for a node program that reads nothing, or says nothing."""
+CONNECT_S = 20.0
+"""A head that is started again may take so long to answer."""
 TELL_S = 3.0
 LOOK_S = 0.5
 GROW_S = 0.5
@@ -162,7 +165,7 @@ class RayEngine:
             except EngineError:
                 raise
             except Exception as e:
-                raise EngineError(f"{order.settled.label} can't be joined: {_words(e)}") from e
+                raise EngineError(f"{_named(order)} can't be joined: {words(e)}") from e
             if _has_no_token(order.settled.value):
                 order.tell(OPEN_TO_ALL)
             return
@@ -177,16 +180,23 @@ class RayEngine:
                 command, order.folder, order.log, nodes=int(value["nodes"]), nproc=order.wanted.nproc
             )
             address = self._cluster.start()
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")  # else Ray tries for 20 s what was refused at once
         import ray
 
         runtime_env = {"py_modules": [str(Path(ray_actor.__file__).parents[1])]} if value.get("ships") else None
-        ray.init(
-            address=address,
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **({"runtime_env": runtime_env} if runtime_env else {}),
-        )
+        deadline = time.monotonic() + CONNECT_S
+        while not ray.is_initialized():
+            try:
+                ray.init(
+                    address=address,
+                    namespace=NAMESPACE,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **({"runtime_env": runtime_env} if runtime_env else {}),
+                )
+            except Exception as e:
+                if order.is_over.is_set() or time.monotonic() > deadline or is_refusal(e):
+                    raise
         for module in (ray_actor, sys.modules[__name__]):
             ray.cloudpickle.register_pickle_by_value(module)
         return ray
@@ -201,7 +211,7 @@ class RayEngine:
         except Exception as e:
             if order.is_over.is_set():
                 return None
-            raise EngineError(f"{order.settled.label} does not answer: {_words(e)}") from e
+            raise EngineError(f"{_named(order)} does not answer: {words(e)}") from e
         return ray_shape.shape(order.wanted, resources, cpus=int(order.settled.value.get("cpus", 0)))
 
     def _waiting(self) -> list[_Placed]:
@@ -270,7 +280,7 @@ class RayEngine:
             where = self._ray.get(one.started)
         except Exception as e:  # border: Ray's own errors, of many kinds
             self._forget(one)
-            raise EngineError(f"No node could be started on {order.settled.label}: {_words(e)}") from e
+            raise EngineError(f"No node could be started on {order.settled.label}: {words(e)}") from e
         if where["node"] in self._taken():  # its place in the group has moved to where there is a node by now
             self._places.discard(one.index)
             self._forget(one)
@@ -321,13 +331,13 @@ class _Actor:
         except (TimeoutError, Away, Gone):
             raise
         except errors.ActorUnavailableError as e:
-            raise Away(_words(e)) from e
+            raise Away(words(e)) from e
         except errors.RayActorError as e:
-            raise Gone(_words(e)) from e
+            raise Gone(words(e)) from e
         except (ConnectionError, CancelledError, errors.RayError) as e:
-            raise Gone(_words(e)) from e
+            raise Gone(words(e)) from e
         except Exception as e:  # border: what Ray's client and core raise when the connection is over
-            raise Gone(_words(e)) from e
+            raise Gone(words(e)) from e
 
 
 def _in_group(group: Any, index: int) -> Any:
@@ -350,19 +360,10 @@ def _has_no_token(value: Mapping[str, Any]) -> bool:
     return value["address"] != ray_settings.LOCAL and os.environ.get("RAY_AUTH_MODE", "").lower() != "token"
 
 
-def _words(error: BaseException) -> str:
-    """What Ray says, in one line."""
-    chain: list[str] = []
-    one: BaseException | None = error
-    while one is not None:
-        chain.append(f"{type(one).__name__}: {one}")
-        one = one.__cause__ or one.__context__
-    if any("AuthenticationError" in text or "InvalidAuthToken" in text for text in chain):
-        return "it wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, for the kernel"
-    lines = [line.strip() for line in "\n".join(chain).splitlines()]
-    reason = next((line for line in lines if "died because" in line), "")
-    text = reason or " ".join(str(error).partition("Traceback (most recent call last)")[0].split())
-    return (text if len(text) < 400 else text[:400] + "...") or type(error).__name__
+def _named(order: Order) -> str:
+    """The cluster at the start of a sentence."""
+    label = order.settled.label
+    return label[:1].upper() + label[1:]
 
 
 def main() -> None:

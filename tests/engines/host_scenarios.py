@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,9 @@ from tests.support.until import until
 ROOT = Path(__file__).parents[2]
 
 
-def typed(host: Host, folder: Path, *words: str) -> tuple[int, str]:
+def typed(host: Host, folder: Path, *words: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Type ``nb-elastic run`` on a machine; its status and what it printed."""
-    env = {"PYTHONPATH": str(ROOT), "NB_ELASTIC_HOME": str(folder / "home")}
+    env = {"PYTHONPATH": str(ROOT), "NB_ELASTIC_HOME": str(folder / "home"), **(env or {})}
     command = [sys.executable, "-m", "nb_elastic", "run", *words]
     with host.popen(*command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         out = process.communicate(timeout=WAIT_S)[0].decode(errors="replace")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from nb_elastic.engines.ray import OPEN_TO_ALL
 from nb_elastic.run import Run
-from tests.engines.host_scenarios import HostScenarios
+from tests.engines.host_scenarios import HostScenarios, typed
 from tests.engines.opened import Place
 from tests.engines.scenarios import Scenarios, told
 from tests.support.cluster_hosts import Host, hosts
@@ -22,6 +23,31 @@ pytestmark = pytest.mark.slow
 
 LARGE = 16
 """CPUs of the machines on which runs grow and shrink; the head has half of it."""
+
+
+def test_a_cluster_lets_in_who_has_its_token(tmp_path: Path):
+    folder = Path(tempfile.mkdtemp(prefix="nbr"))
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
+    with hosts(2) as net:
+        cluster = RayCluster(folder, net[0], env=token)
+        cluster.start(net[1])
+        words = ("--nnodes", "2", "--nproc", "1", "--engine", f"ray={cluster.address}")
+        asked = (net[0], tmp_path, *words, "tests.programs.on_many_nodes:add_up")
+        own = {"HOME": str(tmp_path), "RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN": ""}
+        for env, told in (
+            (
+                own,
+                "it wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, for the kernel.",
+            ),
+            ({**token, "RAY_AUTH_TOKEN": "b" * 64}, "it wants another token than the kernel's: see RAY_AUTH_TOKEN,"),
+        ):
+            code, out = typed(*asked, env={**own, **env})
+            assert code == 1, out
+            assert f"failed: The Ray cluster at {cluster.address} can't be joined: {told}" in out, out
+        code, out = typed(*asked, env={**own, **token})
+        assert code == 0, out
+        assert OPEN_TO_ALL not in out
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class TestRayRuns(Scenarios, HostScenarios):
