@@ -342,6 +342,14 @@ def test_what_slurm_would_not_give_is_refused_before_anything_starts(cluster, al
 
 
 @needs_slurm
+def test_a_cluster_that_takes_us_for_a_stranger_is_told(cluster, tmp_path, monkeypatch):
+    """Another munge key here than there: Slurm answers nothing."""
+    with cluster.with_another_key() as conf, monkeypatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(conf))
+        assert "sinfo fails (slurm_load_partitions: " in refusal("", tmp_path)
+
+
+@needs_slurm
 def test_a_python_that_is_not_there_is_told(cluster, tmp_path):
     with opened(Place(name="slurm", settings="python=/no/such/python"), tmp_path) as it:
         link = it.heard[0].link

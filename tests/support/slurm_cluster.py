@@ -108,18 +108,25 @@ class SlurmCluster:
     def start(self) -> SlurmCluster:
         """Start it and wait until all nodes are idle."""
         self._write()
-        key = self.folder / "munge" / "key"
-        socket_path = self.folder / "munge" / "socket"
-        self._start(
-            "munged", "--foreground", "--force", f"--key-file={key}", f"--socket={socket_path}",
-            f"--pid-file={key.parent}/pid", f"--log-file={key.parent}/log", f"--seed-file={key.parent}/seed", "--num-threads=2",
-        )  # fmt: skip
-        until(socket_path.exists, 10, "munged")
+        self._start_munged("munge")
         self._start("slurmctld", "-D", "-i", on=self._controller)
         for name in self.names:
             self.start_node(name)
         until(lambda: self.states() == dict.fromkeys(self.names, "idle"), 30, f"idle nodes; {self.logs()}")
         return self
+
+    @contextlib.contextmanager
+    def with_another_key(self) -> Iterator[Path]:
+        """A slurm.conf for those who have another key than this cluster."""
+        self._start_munged("stranger")
+        conf = self.folder / "stranger" / "slurm.conf"
+        conf.write_text(self.conf.read_text().replace(f"{self.folder}/munge/socket", f"{self.folder}/stranger/socket"))
+        try:
+            yield conf
+        finally:
+            process = self._processes.pop("stranger")
+            process.kill()
+            process.wait()
 
     def start_node(self, name: str) -> None:
         """Start a node's slurmd, for the first time or again."""
@@ -196,6 +203,18 @@ class SlurmCluster:
             process.wait()
         self._processes.clear()
 
+    def _start_munged(self, name: str) -> None:
+        """Start one with a key of its own."""
+        folder = self.folder / name
+        folder.mkdir()
+        folder.chmod(0o711)
+        (folder / "key").write_bytes(os.urandom(128))
+        (folder / "key").chmod(0o600)
+        paths = [f"--{what}-file={folder}/{what}" for what in ("key", "pid", "log", "seed")]
+        options = ("--foreground", "--force", "--num-threads=2", f"--socket={folder}/socket")
+        self._start(name, *options, *paths, program="munged")
+        until((folder / "socket").exists, 10, "munged")
+
     def _start(self, name: str, *arguments: str, program: str = "", on: Host | None = None) -> None:
         path = shutil.which(program or name, path=self.env["PATH"])
         assert path
@@ -210,11 +229,8 @@ class SlurmCluster:
             )  # fmt: skip
 
     def _write(self) -> None:
-        for name in ("munge", "state", *(f"spool-{n}" for n in self.names)):
+        for name in ("state", *(f"spool-{n}" for n in self.names)):
             (self.folder / name).mkdir(mode=0o700)
-        (self.folder / "munge").chmod(0o711)
-        (self.folder / "munge" / "key").write_bytes(os.urandom(128))
-        (self.folder / "munge" / "key").chmod(0o600)
         own, local = socket.gethostname().partition(".")[0], "127.0.0.1"
         with contextlib.ExitStack() as stack:  # all held until all are chosen, so that none is chosen twice
             ports = [stack.enter_context(_bound()).getsockname()[1] for _ in range(len(self.names) + 1)]
