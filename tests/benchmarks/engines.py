@@ -1,6 +1,7 @@
-"""Engines side by side: cells on two nodes, beside each engine's own smallest task and local commands; and a thousand pretended nodes.
+"""Engines side by side: cells on two nodes, beside each engine's own smallest task and local commands; cables; a thousand nodes.
 
-Runs in: the benchmarks (``make bench-engines``; ``ARGS='popen slurm'`` measures some, ``ARGS=scale`` the thousand nodes).
+Runs in: the benchmarks (``make bench-engines``; ``ARGS='popen slurm'`` measures some, ``ARGS=cables`` those alone, ``ARGS=scale`` the
+thousand pretended nodes).
 
 Two nodes of two ranks each. A cell is sent by a real kernel; its figure ends at its first line after an all-reduce. Clusters, kernels
 and ranks share this machine's cores: read an engine against local commands (popen) in the same run.
@@ -16,8 +17,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from tests.benchmarks import engines_cables, engines_scale
 from tests.benchmarks import engines_places as places
-from tests.benchmarks import engines_scale
 from tests.benchmarks.engines_places import Missing, Place
 from tests.benchmarks.engines_runs import Launches, joins_and_crashes
 from tests.benchmarks.table import Row, at_most, more_at_most, render, take_turns, verdicts
@@ -137,7 +138,9 @@ def _note(one: Measured, rows: tuple[Row, ...], measure: Callable[[], tuple[floa
 
 def measure(tell: Tell, chosen: list[str]) -> list[Row]:
     """Fill the rows of these engines, or of all."""
-    kinds = [kind for kind in places.ALL if not chosen or kind.name in chosen]
+    is_of_cables = chosen[:1] == ["cables"]
+    chosen = chosen[is_of_cables:]
+    kinds = [kind for kind in places.ALL if not is_of_cables and (not chosen or kind.name in chosen)]
     with ExitStack() as stack:
         home = stack.enter_context(tempfile.TemporaryDirectory(prefix="nbe-", ignore_cleanup_errors=True))
         stack.enter_context(places.environment())
@@ -147,12 +150,13 @@ def measure(tell: Tell, chosen: list[str]) -> list[Row]:
         popen = next((one.warm for one in found if one.place.name == "popen"), None)
         for one in found:
             one.judge(popen)
-    return [row for number in range(7) for one in found for row in one.rows[number : number + 1]]
+        cables = engines_cables.measure(tell, chosen)
+    return [row for number in range(7) for one in found for row in one.rows[number : number + 1]] + cables
 
 
 def main(chosen: list[str]) -> int:
     """Measure what was chosen, or all engines; 0 if everything could be measured."""
-    known = {kind.name for kind in places.ALL}
+    known = {kind.name for kind in places.ALL} | {"cables"}
     is_scale = chosen[:1] == ["scale"]
     if not is_scale and (unknown := sorted(set(chosen) - known)):
         print(f"unknown: {', '.join(unknown)}; there are {', '.join(sorted(known))}, and scale", file=sys.stderr)
