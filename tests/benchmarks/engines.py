@@ -25,7 +25,7 @@ from tests.benchmarks.table import Row, at_most, more_at_most, render, take_turn
 
 ROUNDS = 7
 LOCAL_S, BEYOND_NOOP_S = 1.5, 1.0
-CRASH_S, JOIN_S, KILLED_S = 10.0, 5.0, 15.0
+CRASH_S, JOIN_S, KILLED_S, LAG_MS = 10.0, 5.0, 15.0, 50.0
 LOCALS = frozenset({"popen", "join"})
 Tell = Callable[[str], None]
 
@@ -38,6 +38,7 @@ class Measured:
     warm: Row = field(init=False)
     noop: Row = field(init=False)
     cold: Row = field(init=False)
+    lag: Row = field(init=False)
     joins: Row = field(init=False)
     greets: Row = field(init=False)
     crash: Row = field(init=False)
@@ -48,6 +49,7 @@ class Measured:
         self.warm = Row("cell on 2 nodes x 2 ranks, warm, to its line", who, is_reference=who == "popen")
         self.noop = Row("the engine's own no-op on two nodes", who)
         self.cold = Row("the same cell, cold (the cluster is up)", who)
+        self.lag = Row("a rank's line, until it is in the run folder", who, "ms")
         self.joins = Row("a machine comes: world 2", who)
         self.greets = Row("the same since its node said hello", who)
         self.crash = Row("a node crashes (1:2): world 1 runs again", who)
@@ -56,7 +58,7 @@ class Measured:
     @property
     def rows(self) -> list[Row]:
         """All of them."""
-        return [self.warm, self.noop, self.cold, self.joins, self.greets, self.crash, self.killed]
+        return [self.warm, self.noop, self.cold, self.lag, self.joins, self.greets, self.crash, self.killed]
 
     def judge(self, popen: Row | None) -> None:
         """What the figures must reach."""
@@ -66,6 +68,7 @@ class Measured:
             more_at_most(self.warm, BEYOND_NOOP_S, self.noop, "beyond its no-op")
         if self.place.share_s and popen is not None:
             more_at_most(self.warm, self.place.share_s, popen, "the engine's share, beyond popen")
+        at_most(self.lag, LAG_MS)
         at_most(self.greets, JOIN_S)
         at_most(self.crash, CRASH_S)
         at_most(self.killed, KILLED_S)
@@ -118,6 +121,10 @@ def cells(found: list[Measured], stack: ExitStack, tell: Tell) -> None:
             turns.append((one.noop, one.place.noop))
     take_turns(ROUNDS, [row for row, _ in turns], [measure for _, measure in turns], tell)
     for one, launches in warm:
+        with contextlib.suppress(AssertionError):
+            one.lag.samples += launches.lags()
+            tell(f"  {one.place.name}: {one.lag.what}  median {one.lag.median:.1f} ms")
+    for one, launches in warm:
         _note(one, (one.killed,), lambda launches=launches: (launches.killed(),), tell)
 
 
@@ -151,7 +158,7 @@ def measure(tell: Tell, chosen: list[str]) -> list[Row]:
         for one in found:
             one.judge(popen)
         cables = engines_cables.measure(tell, chosen)
-    return [row for number in range(7) for one in found for row in one.rows[number : number + 1]] + cables
+    return [row for number in range(8) for one in found for row in one.rows[number : number + 1]] + cables
 
 
 def main(chosen: list[str]) -> int:

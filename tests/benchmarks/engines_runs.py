@@ -1,4 +1,4 @@
-"""What is measured on every engine: cells on two nodes, warm and cold; a node that joins, and crashes; a kernel that is killed.
+"""What is measured on every engine: cells on two nodes, warm and cold; how late lines come; a node that joins, and crashes; a kernel that is killed.
 
 Runs in: the benchmarks.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,27 @@ class Launches:
         """Have nodes again, where the others took longer than ours wait."""
         self._driver = 0
         self.cell()
+
+    def lags(self) -> list[float]:
+        """Milliseconds from a line's printing, on any rank, until it lies in the run folder."""
+        name = f"stamps-{self.place.name}"
+        cell = self.kernel.start(
+            f"{self._line} --name {name}\nfrom tests.programs import on_many_nodes as programs\nprograms.print_the_time()"
+        )
+        waiting = threading.Thread(target=self.kernel.wait, args=(cell,))
+        waiting.start()
+        folder = detached.run_named(self.home, name).path
+        found: list[float] = []
+        read: dict[Path, int] = {}
+        while waiting.is_alive():
+            for path in folder.glob("node_*/round_0/*/stdout.log"):
+                whole, _, _ = path.read_bytes()[read.get(path, 0) :].rpartition(b"\n")
+                now_ns = time.time_ns()
+                found += [(now_ns - int(line)) / 1e6 for line in whole.split()]
+                read[path] = read.get(path, 0) + len(whole)
+            waiting.join(0.001)
+        assert len(found) == 4 * programs.STAMPS, f"{len(found)} lines"
+        return found
 
     def killed(self) -> float:
         """Seconds from the kernel's SIGKILL until nothing is left of its driver, nodes and ranks, on any machine."""

@@ -1,4 +1,4 @@
-"""What ranks do on several nodes: add up, fail, fail once, print much, wait for each other, tick until told.
+"""What ranks do on several nodes: add up, fail, fail once, print much or the time, wait for each other, tick until told.
 
 Runs in: the ranks of a test.
 """
@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 SKEW_S = 0.7
 LINES = 3_000
+STAMPS, STAMP_S = 40, 0.05
 
 
 def where() -> tuple[int, int, int]:
@@ -60,6 +61,13 @@ def print_much() -> int:
     for n in range(LINES):
         print(f"rank {rank} says line {n} of {LINES}, which is a sentence of about seventy bytes")
     return rank
+
+
+def print_the_time() -> None:
+    """A few lines a second, each with the moment at which it was printed, in nanoseconds since the epoch."""
+    for _ in range(STAMPS):
+        print(time.time_ns(), flush=True)
+        time.sleep(STAMP_S)
 
 
 def print_a_long_line(size_bytes: int) -> int:
