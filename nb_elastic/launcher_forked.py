@@ -9,9 +9,8 @@ both die at once, the children of their ranks come here.
 from __future__ import annotations
 
 import os
-import signal
 
-from nb_elastic import lifeline
+from nb_elastic import killing, lifeline
 from nb_elastic.lifeline import ProcessId
 
 LOOKS = 20
@@ -40,9 +39,8 @@ class Forked:
             strays = [pid for pid in lifeline.children(os.getpid()) if pid not in self._living()]
             if not strays:
                 break
-            for pid in [p for stray in strays for p in (stray, *lifeline.descendants(stray))]:
-                if identity := ProcessId.of(pid):
-                    count += identity.signal(signal.SIGKILL)
+            found = [p for stray in strays for p in (stray, *lifeline.descendants(stray))]
+            count += killing.kill_all([identity for identity in map(ProcessId.of, found) if identity])
         return count
 
     def _living(self) -> set[int]:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nb_elastic import events, lifeline, machine, opening, rundir, sight, snapshot, untrusted
+from nb_elastic import events, killing, lifeline, machine, opening, rundir, sight, snapshot, untrusted
 from nb_elastic.events import Event
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.rundir import JournalReader, LineReader, RunDir
@@ -78,12 +78,16 @@ def end_left(run: RunDir) -> list[Left]:
     ended: dict[ProcessId, Left] = {}
     for _ in range(LOOKS):
         new = [one for one in left_by(run) if one.process not in ended]
-        stopped = {one.process: one for one in new if _signal(one.process, signal.SIGSTOP)}
+        # but not who frees their memory when they are gone, and starts nothing
+        stopped = {
+            one.process: one
+            for one in new
+            if killing.cleans_up(one.process.pid) or _signal(one.process, signal.SIGSTOP)
+        }
         if not stopped:
             break
         ended.update(stopped)
-    for process in ended:
-        _signal(process, signal.SIGKILL)
+    killing.kill_all(ended)
     deadline = time.monotonic() + GONE_S
     while any(process.is_alive for process in ended) and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -95,9 +99,7 @@ def end_below() -> None:
     for _ in range(LOOKS):
         if not (below := lifeline.descendants(os.getpid())):
             return
-        for pid in below:
-            if one := ProcessId.of(pid):
-                _signal(one, signal.SIGKILL)
+        killing.kill_all([one for one in map(ProcessId.of, below) if one])
         time.sleep(0.005)
 
 

@@ -15,16 +15,13 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from nb_elastic import lifeline, seals, wire, worker
+from nb_elastic import killing, lifeline, seals, wire, worker
 from nb_elastic.knell import Knell
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import WorkerSpec, from_json
 from nb_elastic.supervisor.channel import FrameDecoder
 from nb_elastic.supervisor.exit_order import ExitOrder
 from nb_elastic.supervisor.spares import Spares
-
-CLEAN_S = 3.0
-"""Most time for freeing what killed processes held; it takes some milliseconds, and longer on a machine that is overrun."""
 
 SWEEPS = 20
 """Most looks for descendants that fork while they are being killed."""
@@ -332,30 +329,8 @@ def _belongs_to(pid: int, spec: WorkerSpec) -> bool:
 
 
 def kill_all(pids: list[int], number: int) -> None:
-    """Signal each process, unless it is gone.
-
-    SIGKILL comes last to who only frees the shared memory of the others when these are gone: it is given the time for
-    that, since nobody else would, and ends by itself.
-    """
-    found = [identity for identity in map(ProcessId.of, pids) if identity]
-    cleaners = [one for one in found if number == signal.SIGKILL and _cleans_up(one.pid)]
-    for one in found:
-        one.signal(signal.SIGCONT if one in cleaners else number)
-    deadline = time.monotonic() + CLEAN_S
-    while (cleaners := [one for one in cleaners if one.is_alive]) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    for one in cleaners:
-        one.signal(number)
-
-
-def _cleans_up(pid: int) -> bool:
-    """True for Python's tracker of shared memory, and for torch's."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as f:
-            words = f.read()
-    except OSError:
-        return False
-    return b"multiprocessing.resource_tracker" in words or words.split(b"\0")[0].endswith(b"/torch_shm_manager")
+    """Signal each process, unless it is gone; what frees the memory of killed ones is given the time for that."""
+    killing.kill_all([identity for identity in map(ProcessId.of, pids) if identity], number)
 
 
 if __name__ == "__main__":  # started anew because the supervisor's own state can't be forked safely

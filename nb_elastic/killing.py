@@ -1,0 +1,51 @@
+"""SIGKILL for many processes at once, with some time for those that only free what the others leave.
+
+Runs in: wherever processes of runs are ended: kernel, command line, launcher, supervisor, forkserver, node program.
+
+Python's tracker of shared memory, and torch's, end by themselves when the last process is gone that they work for, and free
+its blocks then. Nobody else would: /dev/shm stays full until the machine is restarted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterable
+
+from nb_elastic.lifeline import ProcessId
+
+CLEAN_S = 3.0
+"""Most time for freeing what killed processes held; it takes some milliseconds, and longer on a machine that is overrun."""
+
+
+def kill_all(processes: Iterable[ProcessId], number: int = signal.SIGKILL) -> int:
+    """Signal each of these processes, unless it is gone or another user's; returns how many that were.
+
+    SIGKILL comes last to who only frees the shared memory of the others when these are gone, and is not needed then.
+    """
+    found = list(processes)
+    cleaners = [one for one in found if number == signal.SIGKILL and cleans_up(one.pid)]
+    count = sum(_signal(one, signal.SIGCONT if one in cleaners else number) for one in found)
+    deadline = time.monotonic() + CLEAN_S
+    while (cleaners := [one for one in cleaners if one.is_alive]) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    for one in cleaners:
+        _signal(one, number)
+    return count
+
+
+def cleans_up(pid: int) -> bool:
+    """True for Python's tracker of shared memory, and for torch's."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            words = f.read()
+    except OSError:
+        return False
+    return b"multiprocessing.resource_tracker" in words or words.split(b"\0")[0].endswith(b"/torch_shm_manager")
+
+
+def _signal(process: ProcessId, number: int) -> bool:
+    with contextlib.suppress(PermissionError):
+        return process.signal(number)
+    return False
