@@ -140,7 +140,11 @@ class Conductor:
         if kind in {"hang_found", "hang_over"}:
             self._standstill.hear(member, untrusted.integer(event.get("round"), -1), is_still=kind == "hang_found")
         else:
-            self._story.retell(member.index, event)
+            clock = member.node.clock
+            if not member.is_clock_told and (text := clock.words(member.node.where)):
+                member.is_clock_told = True
+                self._story.note(text, level="warning")
+            self._story.retell(member.index, event, behind_ns=clock.behind_ns)
 
     def on_hello(self, node: Node) -> None:
         """A node is there."""

@@ -9,6 +9,7 @@ import contextlib
 import json
 import re
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 from nb_elastic import untrusted
 from nb_elastic.driver import hello as hellos
 from nb_elastic.driver import log
+from nb_elastic.driver.clock import NodeClock
 from nb_elastic.driver.desk import Desk
 from nb_elastic.driver.hello import Hello
 from nb_elastic.driver.mirror import Mirror
@@ -41,6 +43,7 @@ class Node:
         is_over: it can't come back.
         mirror: writes its files, while it has a share of a run.
         bye: why it said that it leaves, or "".
+        clock: its clock, beside ours.
         reached: whether it reaches the meeting place of this endpoint.
     """
 
@@ -53,6 +56,7 @@ class Node:
     is_refused: bool = False
     mirror: Mirror | None = None
     bye: str = ""
+    clock: NodeClock = field(default_factory=NodeClock)
     reached: dict[str, bool] = field(default_factory=dict)
 
     @property
@@ -225,6 +229,8 @@ class Fleet:
             node = route.nodes[token] = Node(token, route, self._desk.clock())
         node.heard_at = self._desk.clock()
         kind = message.get("type")
+        if kind in {"hello", "alive"}:
+            node.clock.hear(untrusted.integer(message.get("time_ns")), time.time_ns())
         if node.is_lost:
             self._desk.call(self._on_back, node)
         if kind in FILES:

@@ -107,8 +107,12 @@ class Story:
             self._notes.add(text)
             self._log.note(text, level=level)
 
-    def retell(self, node: int, record: Any) -> None:
-        """Tell what a node's journal tells, as that node's, if it is anything that a node may tell."""
+    def retell(self, node: int, record: Any, *, behind_ns: int = 0) -> None:
+        """Tell what a node's journal tells, as that node's, if it is anything that a node may tell.
+
+        Args:
+            behind_ns: nanoseconds by which its clock is behind ours.
+        """
         if not isinstance(record, Mapping) or not isinstance(kind := record.get("event"), str):
             return
         time_ns = untrusted.integer(record.get("time_ns"), -1)
@@ -124,6 +128,8 @@ class Story:
             self._told.add((kind, number))
         elif kind not in OF_RANKS:
             return
+        if behind_ns:
+            time_ns, data = _put_right(time_ns, data, behind_ns)
         if kind == "round_ended":
             data["text"] = self._with_own_folder(untrusted.text(data.get("text")))
         self._remember(node, kind, number, data)
@@ -214,6 +220,14 @@ class Story:
                 category=untrusted.word(failure.get("category"), limit=100),
                 reasons=untrusted.texts(failure.get("reasons")),
             )
+
+
+def _put_right(time_ns: int, data: dict[str, Any], behind_ns: int) -> tuple[int, dict[str, Any]]:
+    """The times of an event by our clock; it names two if it is a failure."""
+    failure = data.get("failure")
+    if isinstance(failure, Mapping) and (failed_ns := untrusted.integer(failure.get("time_ns"))) > 0:
+        data = {**data, "failure": {**failure, "time_ns": max(0, failed_ns + behind_ns)}}
+    return max(0, time_ns + behind_ns) if time_ns >= 0 else time_ns, data
 
 
 def _is_follower(failure: Failed, failures: list[Failed]) -> bool:

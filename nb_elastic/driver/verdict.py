@@ -33,6 +33,7 @@ class Member:
         is_late: it joined after the run had begun.
         has_left: its share ended, and that is no matter for the run.
         done_at: when its share ended, by the driver's clock.
+        is_clock_told: the user knows that its clock is wrong.
     """
 
     index: int
@@ -42,6 +43,7 @@ class Member:
     is_late: bool = False
     has_left: bool = False
     done_at: float = math.inf
+    is_clock_told: bool = False
 
     @property
     def is_active(self) -> bool:

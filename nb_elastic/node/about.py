@@ -11,6 +11,7 @@ import os
 import platform
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
@@ -49,6 +50,7 @@ def hello(told: Mapping[str, str]) -> dict[str, Any]:
         "gpus": _gpus(),
         "boot_id": machine.boot_id(),
         "place": told.get("NB_ELASTIC_NODE_PLACE", ""),
+        "time_ns": time.time_ns(),
     }
 
 

@@ -103,7 +103,7 @@ class Outbox:
             return self._words.popleft()
         if self._is_alive_due:
             self._is_alive_due = False
-            return line_of(self._token, "alive")
+            return line_of(self._token, "alive", time_ns=time.time_ns())
         if self._is_closing:
             return None
         for _ in range(len(self._sources)):

@@ -10,10 +10,8 @@ Faults of the stock handler that are cured here (torch 2.9 to 2.15):
 * its state is a pickle that anyone may replace. Here it is sealed JSON (``rendezvous_sealed``);
 * a node that vanishes is noticed only by a collective's timeout (pytorch#111646). Here the rest of an elastic
   group re-form as soon as its keep-alives stop;
-* forming a group takes a second or two (``rendezvous_quick``).
-
-Keep-alives are compared with each machine's own clock: nodes whose clocks differ by more than
-``keep_alive_interval * keep_alive_max_attempt`` (5 s unless set) take each other for dead.
+* forming a group takes a second or two (``rendezvous_quick``);
+* nodes whose clocks differ by some seconds take each other for dead (``rendezvous_moments``).
 """
 
 from __future__ import annotations
@@ -39,12 +37,12 @@ from nb_elastic.errors import OptionError, RendezvousError
 from nb_elastic.model_options import LaunchOptions
 from nb_elastic.supervisor import addresses, stores
 from nb_elastic.supervisor.rendezvous_quick import fresh, quick
-from nb_elastic.supervisor.rendezvous_sealed import SealedBackend, derive_key, hidden_name
+from nb_elastic.supervisor.rendezvous_sealed import LAST_CALL_S, SealedBackend, derive_key, hidden_name
 
 DEFAULT_PORT = 29400
 DEFAULTS: Mapping[str, int] = {
     "join_timeout": 600,
-    "last_call_timeout": 3,
+    "last_call_timeout": int(LAST_CALL_S),
     "keep_alive_interval": 1,
     "keep_alive_max_attempt": 5,
 }
@@ -239,7 +237,7 @@ def make_c10d(
         raise OptionError(f"--rdzv-conf: {e} Nothing was started.") from e
     # A driver's store outlives the run, and a user may give two runs one id: the key is new for each.
     name = hmac.digest(key, f"name {rdzv_id}".encode(), "sha256").hex()[:32] if is_driven else hidden_name(rdzv_id)
-    backend = SealedBackend(meeting.store, name, key)
+    backend = SealedBackend(meeting.store, name, key, last_call_s=timeouts.last_call.total_seconds())
     handler = FreshStoreRendezvous.from_backend(
         name,
         meeting.store,

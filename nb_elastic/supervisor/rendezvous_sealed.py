@@ -24,9 +24,12 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.elastic.rendezvous import RendezvousConnectionError, RendezvousStateError
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import RendezvousBackend, Token
 
+from nb_elastic.supervisor.rendezvous_moments import Moments
+
 STATE_FIELDS = frozenset(
     {"round", "complete", "deadline", "closed", "participants", "wait_list", "redundancy_list", "last_heartbeats"}
 )
+LAST_CALL_S = 3.0
 _NOTHING_YET = "nb_elastic: no state yet"
 _MAX_STATE_CHARS = 4 << 20
 
@@ -48,16 +51,18 @@ class SealedBackend(RendezvousBackend):
         store: any store with ``compare_set``.
         name: of the run within the store; part of what is sealed.
         key: shared by the nodes of the run.
+        last_call_s: how long a group that has nodes enough waits for more, seconds.
 
     Raises:
         RendezvousConnectionError: if the store can't be reached.
     """
 
-    def __init__(self, store: Store, name: str, key: bytes) -> None:
+    def __init__(self, store: Store, name: str, key: bytes, *, last_call_s: float = LAST_CALL_S) -> None:
         self._store = store
         self._slot = f"nb_elastic.rendezvous.{name}"
         self._key = key
         self._has_state = False
+        self._moments = Moments(last_call_s)
         # A store's get blocks until the key exists; so it always exists.
         self._call("compare_set", self._slot, "", _NOTHING_YET)
 
@@ -80,7 +85,9 @@ class SealedBackend(RendezvousBackend):
         Raises:
             RendezvousStateError: if somebody without the key wrote the state.
         """
-        mine = self._seal(encode_state(pickle.loads(state)))
+        said = pickle.loads(state)
+        self._moments.restore(said)
+        mine = self._seal(encode_state(said))
         found = self._call("compare_set", self._slot, token or _NOTHING_YET, mine)
         opened = self._open(found)
         return None if opened is None else (*opened, found == mine)
@@ -102,7 +109,9 @@ class SealedBackend(RendezvousBackend):
                 "Nodes of one run need the same NB_ELASTIC_RDZV_KEY; two runs need two endpoints or ids."
             )
         self._has_state = True
-        return pickle.dumps(decode_state(body)), sealed
+        state = decode_state(body)
+        self._moments.localise(state)
+        return pickle.dumps(state), sealed
 
     def _mac(self, nonce: str, body: str) -> str:
         return hmac.new(self._key, f"{self._slot}\n{nonce}\n{body}".encode(), "sha256").hexdigest()

@@ -15,6 +15,7 @@ import pytest
 
 from nb_elastic.run import Run
 from nb_elastic.rundir import RunDir
+from tests.chaos.shim import Shim
 from tests.engines.joiners import Joiner, joiners, token_in
 from tests.engines.scenarios import told
 from tests.support.cluster_hosts import STYLES, Host, Process, hosts
@@ -110,6 +111,25 @@ def test_a_machine_that_crashes_ends_a_fixed_group_and_the_reason_is_told(tmp_pa
         assert launch.process.wait(END_S) == 1
         assert "Node 1 (node1) was lost" in launch.text
         assert launch.run.snapshot.category == "lost a peer"
+
+
+def test_a_machine_whose_clock_is_wrong_is_not_blamed_for_that(tmp_path):
+    """By its own clock it failed an hour before the other one."""
+    shim = Shim.build(tmp_path)
+    if shim is None:
+        pytest.skip("needs a C compiler")
+    shim.jump(-3600)
+    words = ("--nnodes", "2", "--nproc", "1", "--engine", "join")
+    program = "tests.programs.on_many_nodes:fail_one_after_the_other"
+    with hosts(2) as net, joiners() as join, notebook(net[0], tmp_path, *words, program) as launch:
+        join(launch.token, prefix=(*net[1].prefix, "env", *(f"{name}={value}" for name, value in shim.env.items())))
+        assert launch.process.wait(END_S) == 1
+        assert "The clock of node1 is 3600 s behind the notebook's machine's." in launch.text
+        first, second = launch.run.failures
+        assert (first.node, first.message, second.node) == (0, "bad batch of rank 0", 1)
+        assert 0 < second.time_ns - first.time_ns < 30e9
+        times = [e.time_ns for e in told(launch.run, "worker_started")]
+        assert max(times) - min(times) < 60e9
 
 
 def test_a_machine_with_another_version_is_sent_away_and_told_why(tmp_path):

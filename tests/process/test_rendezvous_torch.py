@@ -121,14 +121,17 @@ class TestSealedBackend:
     def setup_method(self):
         self.store = HashStore()
         self.ours = SealedBackend(self.store, "run", b"key")
-        self.state = pickle.dumps(a_state())
+        now = datetime.now(timezone.utc)
+        beats = dict.fromkeys(a_state().last_heartbeats, now)
+        self.said = a_state(deadline=now + timedelta(seconds=3), last_heartbeats=beats)  # by clocks that agree
+        self.state = pickle.dumps(self.said)
 
     def test_a_state_is_written_once_and_read_by_all(self):
         assert self.ours.get_state() is None
         _, token, has_set = self.ours.set_state(self.state)
         other = SealedBackend(self.store, "run", b"key")
         found, other_token = other.get_state()
-        assert (has_set, other_token, vars(pickle.loads(found))) == (True, token, vars(a_state()))
+        assert (has_set, other_token, vars(pickle.loads(found))) == (True, token, vars(self.said))
 
     def test_of_two_writers_one_wins_and_the_other_knows(self):
         _, token, _ = self.ours.set_state(self.state)
@@ -136,7 +139,7 @@ class TestSealedBackend:
         _, newer, first = self.ours.set_state(self.state, token)
         found, token_now, second = other.set_state(self.state, token)
         assert (first, second, token_now) == (True, False, newer), "though both wrote the same state"
-        assert vars(pickle.loads(found)) == vars(a_state())
+        assert vars(pickle.loads(found)) == vars(self.said)
 
     @pytest.mark.parametrize("forged", ["", "x", "a.b.{}", "nb_elastic: no state yet"])
     def test_what_others_write_is_refused(self, forged):

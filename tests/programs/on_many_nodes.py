@@ -41,6 +41,12 @@ def fail_on_the_second_node() -> None:
     time.sleep(600)
 
 
+def fail_one_after_the_other() -> None:
+    """Each rank raises by itself, a little after the one before it."""
+    time.sleep(1 + 0.2 * where()[0])
+    raise ValueError(f"bad batch of rank {where()[0]}")
+
+
 def fail_once_out_of_step() -> int:
     """Fail in the first attempt; in the second, one rank is late."""
     rank, attempt = where()[0], int(os.environ["TORCHELASTIC_RESTART_COUNT"])

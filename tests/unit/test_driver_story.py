@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from nb_elastic.driver.clock import NodeClock
 from nb_elastic.driver.story import Story
 from nb_elastic.rundir import JournalReader
 from nb_elastic.rundir_paths import RunDir
@@ -64,6 +65,30 @@ def test_a_nodes_own_folder_is_told_as_the_runs_which_has_all_of_it(folder: RunD
     story.end("failed", root_rank=None, text=f"Logs of all ranks: {there}\n", category="", reasons=())
     told = [e["text"] for e in JournalReader(folder.journal).read()]
     assert told == [f"Logs: {folder.path}", f"Logs of all ranks: {folder.path}\n"]
+
+
+def test_times_of_a_node_whose_clock_is_wrong_are_put_right(story: Story, folder: RunDir):
+    story.retell(0, failed(0, 1_000))
+    story.retell(1, failed(1, 10_000), behind_ns=-9_500)
+    assert story.root is not None
+    assert story.root.node == 1
+    (_, event) = JournalReader(folder.journal).read()
+    assert (event.time_ns, event["failure"]["time_ns"]) == (0, 500)
+
+
+def test_a_clock_is_told_by_the_quickest_sign_of_life():
+    clock = NodeClock()
+    assert (clock.behind_ns, clock.words("b")) == (0, "")
+    for gap_ms in (900, 3, 700):  # a slow network is no wrong clock
+        clock.hear(5_000_000_000, 5_000_000_000 + gap_ms * 1_000_000)
+    assert (clock.behind_ns, clock.words("b")) == (0, "")
+    clock.hear(42_250_000_000, 5_000_000_000)
+    assert clock.words("b").startswith("The clock of b is 37 s ahead of the notebook's machine's.")
+    for _ in range(50):
+        clock.hear(5_000_000_000, 7_500_000_000)
+    assert clock.words("b").startswith("The clock of b is 2.5 s behind the notebook's machine's.")
+    clock.hear(0, 1)  # an older node program doesn't say
+    assert clock.behind_ns == 2_500_000_000
 
 
 def test_a_round_goes_on_when_one_node_leaves_it(story: Story, folder: RunDir):
