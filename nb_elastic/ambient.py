@@ -50,6 +50,12 @@ def take_rlimits(wanted: Mapping[str, Sequence[int]]) -> list[str]:
     return short
 
 
+def write_freely() -> None:
+    """Let this process, which is no rank, write files as large as the hard limit allows: a run's last word must find room."""
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    take_rlimits({"FSIZE": (hard, hard)})
+
+
 def niceness() -> int:
     """This process's nice value, -20 to 19."""
     return os.getpriority(os.PRIO_PROCESS, 0)

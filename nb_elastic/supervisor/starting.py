@@ -64,6 +64,7 @@ def serve(warmth: Warmth | None = None) -> int:
         ambient.take_niceness(spec.niceness)
         ambient.take_affinity(spec.affinity)
         os.chdir(spec.run_dir)
+    ambient.write_freely()
     vigil = Vigil(spec, started_at=started_at)
     try:
         with vigil:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from nb_elastic import events, rundir
 from nb_elastic.errors import PayloadError
+from nb_elastic.model import RunState
 from nb_elastic.opening import RESERVE_BYTES
 from nb_elastic.report import ALL_BYTES
-from nb_elastic.run import Run
+from nb_elastic.run import Run, runs
 from nb_elastic.rundir import Journal, JournalReader, LineWriter, RunDir
 from nb_elastic.supervisor.channel import EventLog
 from tests.support import supervise
@@ -106,3 +109,19 @@ def test_a_rank_that_reports_in_a_tight_loop_fills_no_disk_and_its_last_step_is_
     assert (done.state, run.metrics[-1]["step"], run.result(0)) == ("succeeded", 7_999, 7_999)
     assert ALL_BYTES <= done.run.rank(0, 0).metrics.stat().st_size < ALL_BYTES + (2 << 20)  # of 40 MB
     assert "nb_elastic.report was called very often" in done.err()
+
+
+def test_a_limit_of_file_sizes_is_for_ranks_and_hides_no_end(elastic_home: Path, tmp_path: Path):
+    """``ulimit -f`` in the shell: the journal of a run with a few ranks is longer than four blocks."""
+    del elastic_home
+    script = tmp_path / "tells_its_limit.py"
+    script.write_text("import resource\nprint(resource.getrlimit(resource.RLIMIT_FSIZE)[0])\n")
+    command = f"ulimit -S -f 4 && exec {sys.executable} -m nb_elastic run -n 4 {script}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=supervise.ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = runs()
+    assert run.snapshot.state is RunState.SUCCEEDED
+    assert RunDir(run.dir).journal.stat().st_size > 4096
+    assert {run.logs(rank) for rank in range(4)} == {"4096\n"}
