@@ -28,6 +28,7 @@ CATEGORIES = {
     "exit 130": {"killed from outside"},
     "SIGSEGV": {"crashed in native code", "killed from outside"},
     "SIGABRT": {"crashed in native code", "killed from outside"},
+    "RuntimeError": {"killed from outside", "crashed in native code"},  # a DataLoader worker of the rank was
     "ValueError": {"user error"},
     "MemoryError": {"out of host memory"},
     "exit 3": {"user error"},
@@ -58,7 +59,7 @@ def allowed(
     """
     done = [d for d in deeds if d.is_done and not d.was_over]
     found = set(program.ends)
-    kills = [d for d in done if d.fault.kind == "rank"]
+    kills = [d for d in done if d.fault.kind in {"rank", "rank child"}]
     may_fail = len(kills) + program.restarts > restarts or any(e.state == "failed" for e in program.ends)
     for deed in done:
         if deed.fault.kind == "standby" and deed.pid in (ranks or {}):  # it was made one of this run's ranks
@@ -71,6 +72,9 @@ def _ends_of(deed: Deed, program: Program, *, may_fail: bool, is_detached: bool,
     kind = deed.fault.kind
     if kind == "rank":
         return _ends_of_rank(deed, program) if may_fail else set()
+    if kind == "rank child":  # one that loads the rank's data is missed
+        says = {End(state="failed", root=deed.fault.rank, how="RuntimeError", says="DataLoader worker")}
+        return says if may_fail and program.has_loaders else set()
     if kind == "supervisor":
         return {LOST}
     if kind == "forkserver":

@@ -52,6 +52,7 @@ class Program:
         is_deaf: ranks ignore every signal they can.
         needs_peers: ranks that lose one fail, too.
         restarts: how many it needs itself.
+        has_loaders: ranks have DataLoader workers.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Program:
     is_deaf: bool = False
     needs_peers: bool = False
     restarts: int = 0
+    has_loaders: bool = False
 
 
 Maker = Callable[[random.Random, int], Program]
@@ -222,7 +224,7 @@ def shares(rng: random.Random, nproc: int) -> Program:
         "loader = DataLoader(TensorDataset(torch.arange(400.)), batch_size=10, num_workers=2)\ntotal = 0\n"
         "for k, (batch,) in enumerate(loader):\n    total += int(batch.sum())\n    print('line', k, flush=True)\n    time.sleep(0.02)\ntotal"
     )
-    return Program(name="shares", body=body, lines=40, value=lambda rank, world: 79_800, seconds=3.0)
+    return Program(name="shares", body=body, lines=40, value=lambda rank, world: 79_800, seconds=3.0, has_loaders=True)
 
 
 def keeps_memory(rng: random.Random, nproc: int) -> Program:
