@@ -14,6 +14,8 @@ WORKERS ?= 3
 NODES ?= 4
 MINUTES ?= 2
 TRIES ?= 200
+# Of what is installed a tenth is ever imported, and kept in bytecode then.
+PIP := $(BIN)/python -m pip install --quiet $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
 SOURCES := nb_elastic tests labextension/hatch_build.py
 FRONT := nb_elastic/static/widget.js
 FRONT_SOURCES := $(shell find labextension \( -name node_modules -o -name lib -o -name build \) -prune -o -type f -print)
@@ -32,18 +34,18 @@ $(READY): pyproject.toml tests/constraints.txt
 	@test -x $(BIN)/python || { echo "making $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python -c 'import sys; sys.exit("nb_elastic needs Python 3.10 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
 	@echo "installing into $(VENV): torch takes a minute or two the first time ..."
-	@$(BIN)/python -m pip install --quiet --constraint tests/constraints.txt --editable '.[test]'
+	@$(PIP) --constraint tests/constraints.txt --editable '.[test]'
 	@mkdir -p $(LABEXTENSIONS) && ln -sfn $(CURDIR)/nb_elastic/labextension $(LABEXTENSIONS)/nb-elastic
 	@touch $@
 
 $(CLUSTERS): $(READY)
 	@echo "installing Ray and Dask into $(VENV) ..."
-	@NB_ELASTIC_NO_FRONT_END=1 $(BIN)/python -m pip install --quiet --constraint tests/constraints.txt --editable '.[ray,dask,clusters]'
+	@NB_ELASTIC_NO_FRONT_END=1 $(PIP) --constraint tests/constraints.txt --editable '.[ray,dask,clusters]'
 	@touch $@
 
 $(FRONT): $(FRONT_SOURCES) | $(READY)
 	@echo "building the front end: npm takes half a minute the first time ..."
-	@$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@$(PIP) --no-deps --editable .
 
 demo: $(READY) $(FRONT) ## run notebooks/01_first_launch.ipynb in a real kernel and print what its reader sees
 	@$(BIN)/python -m tests.support.run_notebook notebooks/01_first_launch.ipynb
