@@ -13,9 +13,10 @@ import os
 import platform
 import struct
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from nb_elastic import steady
 
 MOST = 127
 """So many ranks' locks can be waited for together: Linux allows 128 in one call, and one is ``STOP``."""
@@ -126,9 +127,9 @@ class WokenClock:
     def woken_ns(self) -> int:
         """Nanoseconds since the epoch at which the thread became able to run."""
         while True:
-            now_ns = time.time_ns()
+            now_ns = steady.wall_ns()
             waited_ns = self._read() - self._waited_ns
-            if 0 <= time.time_ns() - now_ns < _SURE_NS or waited_ns < 0:
+            if 0 <= steady.wall_ns() - now_ns < _SURE_NS or waited_ns < 0:
                 return now_ns - max(0, waited_ns)
 
     def _read(self) -> int:

@@ -24,7 +24,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nb_elastic import afresh, ambient, entry, frames, holding, machine, opening, rankshell_hooks, rankstacks, rundir
+from nb_elastic import (
+    afresh,
+    ambient,
+    entry,
+    frames,
+    holding,
+    machine,
+    opening,
+    rankshell_hooks,
+    rankstacks,
+    rundir,
+    steady,
+)
 from nb_elastic.errors import PayloadError
 from nb_elastic.knell import Knell
 from nb_elastic.lifeline import ProcessId
@@ -361,7 +373,7 @@ def _say(text: str) -> None:
 
 def _write_failure(spec: WorkerSpec, exc: BaseException) -> str:
     """Write ``failure.json`` and torch's error file; returns the traceback. The first thing after an exception."""
-    time_ns = time.time_ns()
+    time_ns, steady_ns = time.time_ns(), steady.now_ns()
     told = frames.tell(exc, has_values=not spec.hide_values)
     if not _is_rank():
         return told.text
@@ -377,7 +389,7 @@ def _write_failure(spec: WorkerSpec, exc: BaseException) -> str:
         frames=told.frames,
     )
     with contextlib.suppress(OSError):
-        rundir.write_json(RankDir(Path(spec.rank_dir)).failure_json, to_json(failure))
+        rundir.write_json(RankDir(Path(spec.rank_dir)).failure_json, {**to_json(failure), "steady_ns": steady_ns})
     if path := spec.env.get("TORCHELASTIC_ERROR_FILE"):
         extra = {"py_callstack": told.text, "timestamp": str(time_ns // 10**9)}
         message = {"message": f"{told.error_type}: {told.message}", "extraInfo": extra}

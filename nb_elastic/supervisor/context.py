@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from torch.distributed.elastic.multiprocessing import LogsSpecs, PContext, RunProcsResult
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from nb_elastic import steady
 from nb_elastic.errors import LaunchError
 from nb_elastic.lifeline import DEATH_SIGNALS, blocked_signals
 from nb_elastic.model import WorkerSpec
@@ -152,7 +153,7 @@ class RankContext(PContext):
     def _signal(self, number: int) -> None:
         alive = self.watch.alive
         for rank in alive:
-            rank.signals.append((number, time.time_ns()))
+            rank.signals.append((number, steady.wall_ns()))
             self.watch.tell("signal_sent", rank.spec, signal=signal.Signals(number).name)
         has_session = number == signal.SIGKILL or self._has_sessions
         self._server.signal([r.started.pid for r in alive], number, has_session=has_session)

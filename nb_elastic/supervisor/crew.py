@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import lifeline, wire
+from nb_elastic import lifeline, steady, wire
 from nb_elastic.errors import LaunchError
 from nb_elastic.knell import Knell
 from nb_elastic.model import WorkerSpec, to_json
@@ -67,7 +67,7 @@ class Exit:
     @classmethod
     def unseen(cls, pid: int) -> Exit:
         """An end that nobody saw; it went with the forkserver just now."""
-        now_ns = time.time_ns()
+        now_ns = steady.wall_ns()
         return cls(pid=pid, exit_code=-signal.SIGKILL, time_ns=now_ns, early_ns=now_ns, found_ns=now_ns)
 
 
@@ -277,7 +277,9 @@ class ForkServer:
             return False
         for message in self._decoder.feed(data):
             if message["type"] == "exit":
-                self._exits.append(self._exit(message["pid"], message["exit_code"], message["time_ns"]))
+                self._exits.append(
+                    self._exit(message["pid"], message["exit_code"], steady.as_wall(message["steady_ns"]))
+                )
             else:
                 self._answers.append(message)
         return bool(data)

@@ -6,10 +6,9 @@ Runs in: the supervisor, in a thread of its own while ranks run.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping
 
-from nb_elastic import lifeline
+from nb_elastic import lifeline, steady
 from nb_elastic.knell import MOST, OWNER_DIED, STOP, Knell, WokenClock
 
 EXITING = 0x4
@@ -79,14 +78,14 @@ class DeathWatch:
         """Note deaths until the last one, or until told to stop."""
         knell.hurry()
         clock = WokenClock()
-        since_ns = time.time_ns()
+        since_ns = steady.wall_ns()
         while self._words:
             clock.mark()
             if not knell.wait([*self._words.items(), (STOP, 0)]) or knell.word(STOP):
                 break
             early_ns = max(since_ns, clock.woken_ns())
             found = {place: now for place, word in self._words.items() if (now := knell.word(place)) != word}
-            late_ns = max(early_ns, time.time_ns())
+            late_ns = max(early_ns, steady.wall_ns())
             self._note(found, early_ns, late_ns)
             since_ns = late_ns + NEXT_NS
         with self._is_noted:

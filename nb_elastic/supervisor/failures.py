@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import rundir, untrusted
+from nb_elastic import rundir, steady, untrusted
 from nb_elastic.model import Frame, WorkerFailure
 from nb_elastic.rundir import RankDir
 from nb_elastic.supervisor import failures_verdict, failures_words
@@ -33,7 +33,7 @@ def read_exception(folder: RankDir, *, rank: int, local_rank: int, round_number:
     The rank may have been out of its mind: each field is checked.
     """
     data = rundir.read_json(folder.failure_json)
-    time_ns = data.get("time_ns")
+    time_ns, steady_ns = data.get("time_ns"), data.get("steady_ns")
     if not isinstance(time_ns, int) or not data.get("error_type"):
         return None
     frames = data.get("frames")
@@ -41,7 +41,7 @@ def read_exception(folder: RankDir, *, rank: int, local_rank: int, round_number:
         rank=rank,
         local_rank=local_rank,
         round=round_number,
-        time_ns=time_ns,
+        time_ns=steady.as_wall(steady_ns) if isinstance(steady_ns, int) and steady_ns > 0 else time_ns,
         error_type=_text(data.get("error_type")),
         message=_text(data.get("message")),
         traceback=_text(data.get("traceback")),

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from nb_elastic import killing, lifeline, seals, wire, worker
+from nb_elastic import killing, lifeline, seals, steady, wire, worker
 from nb_elastic.knell import Knell
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import WorkerSpec, from_json
@@ -31,7 +31,7 @@ SWEEPS = 20
 class _Exit:
     pid: int
     exit_code: int
-    time_ns: int
+    steady_ns: int
 
 
 def serve(
@@ -208,7 +208,7 @@ class _Server:
         while True:
             dead = self._dead()
             for one in dead:
-                self._send({"type": "exit", "pid": one.pid, "exit_code": one.exit_code, "time_ns": one.time_ns})
+                self._send({"type": "exit", "pid": one.pid, "exit_code": one.exit_code, "steady_ns": one.steady_ns})
             if dead:
                 kill_all(session_members({one.pid for one in dead}), signal.SIGKILL)
             self._order.forget([one.pid for one in dead])
@@ -224,10 +224,10 @@ class _Server:
 
     def _dead(self) -> list[_Exit]:
         """Ranks found dead, in the order of their deaths, each later than the one before."""
-        now = time.time_ns()
+        now = steady.now_ns()
         found = {e.pid: e for e in (_look(pid, now) for pid in self._alive) if e}
         pids = self._order.sort(list(found)) if len(found) > 1 else list(found)
-        return [replace(found[pid], time_ns=now + number) for number, pid in enumerate(pids)]
+        return [replace(found[pid], steady_ns=now + number) for number, pid in enumerate(pids)]
 
     def _reap_one_orphan(self) -> bool:
         """Reap an adopted process, if one is dead. True if somebody is dead and another look is due."""

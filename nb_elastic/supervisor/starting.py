@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nb_elastic import ambient, birth, installed, seals, wire
+from nb_elastic import ambient, birth, installed, seals, steady, wire
 from nb_elastic.events import make
 from nb_elastic.model import LaunchSpec, from_json
 from nb_elastic.supervisor import run_verdict
@@ -50,6 +50,7 @@ def serve(warmth: Warmth | None = None) -> int:
     frame = wire.read(io.FileIO(0, "r", closefd=False))  # unbuffered: the next frames stay in the pipe
     if frame is None:
         return NOT_STARTED
+    steady.anchor()
     started_at, received_ns = time.monotonic(), time.time_ns()
     spec, born = from_json(LaunchSpec, frame[0]["spec"]), warmth.born if warmth else dict(os.environ)
     if spec.key_hex:

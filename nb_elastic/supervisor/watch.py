@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import rundir, untrusted
+from nb_elastic import rundir, steady, untrusted
 from nb_elastic.model import WorkerFailure, WorkerSpec, WorkerState, to_json
 from nb_elastic.rundir import RankDir
 from nb_elastic.supervisor import failures, failures_judge, failures_verdict, failures_words
@@ -216,7 +216,7 @@ class Watch:
         self._tell_exit(rank, exit_code=one.exit_code)
 
     def _tell_exit(self, rank: Rank, *, exit_code: int | None) -> None:
-        time_ns = rank.exit.time_ns if rank.exit else time.time_ns()
+        time_ns = rank.exit.time_ns if rank.exit else steady.wall_ns()
         found_ns = rank.exit.found_ns if rank.exit else time_ns
         rank.how = way_to_end(rank.signals, exit_code=exit_code, time_ns=found_ns, is_stop=self._stopper.is_requested)
         self.tell(
@@ -309,7 +309,7 @@ class Watch:
             round_number=rank.spec.round,
             pid=rank.started.pid,
             exit_code=rank.exit.exit_code if rank.exit else None,
-            time_ns=rank.exit.time_ns if rank.exit else time.time_ns(),
+            time_ns=rank.exit.time_ns if rank.exit else steady.wall_ns(),
             found=evidence,
             is_ended=rank.signalled_ns is not None,
             node=self._node,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from nb_elastic.run import runs
 from nb_elastic.supervisor import addresses
+from tests.chaos.shim import Shim
 from tests.support import supervise
 
 
@@ -175,3 +178,20 @@ def test_a_full_disk_is_named(tmp_path):
         assert "is full" in failure.hint
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_clock_that_is_put_back_turns_no_order_round(elastic_home: Path, tmp_path: Path):
+    del elastic_home
+    shim = Shim.build(tmp_path)
+    if shim is None:
+        pytest.skip("needs a C compiler")
+    command = [sys.executable, "-m", "nb_elastic", "run", "-n", "2", "tests/programs/fails_as_the_clock_jumps.py"]
+    env = {**os.environ, **shim.env}
+    done = subprocess.run(
+        command, cwd=supervise.ROOT, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "rank 1 failed first (ValueError: the first)" in done.stderr, done.stderr
+    (run,) = runs()
+    first, second = run.failures
+    assert (first.rank, second.rank) == (1, 0)
+    assert 0 < second.time_ns - first.time_ns < 60e9

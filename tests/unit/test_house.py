@@ -25,7 +25,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 # Which floor a module stands on; it may use modules of its own floor and of those below.
 FLOORS = {
-    0: "ambient errors knell lifeline machine model nvml opening private sealed seals spans sysfs tokens",
+    0: "ambient errors killing knell lifeline machine model nvml opening private sealed seals spans steady sysfs tokens",
     1: "birth debugwire events installed logreader reap rundir sight snapshot stacks topology untrusted wakes wire",
     2: "payload cell frames binding report pools outputs rankstacks rankflight",
     3: "worker holding entry afresh rankshell supervisor launcher",
