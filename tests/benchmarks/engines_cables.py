@@ -45,8 +45,10 @@ def _join(net: list[Host], _: Path) -> Iterator[Two]:
     address, port = net[0].address, join_engine._free_port(net[0].address)
     with joiners() as start:
         token = tokens.Token(key=join_engine._derived(SECRET), addresses=(address,), port=port)
-        start(token.text, "--wait", "600", prefix=net[1].prefix)
-        yield f"join=address={address},port={port}", net[1]
+        for host in net[1:]:
+            start(token.text, "--wait", "600", prefix=host.prefix)
+        # here=no: this process has the network of the first, but not its empty resolv.conf, and would wait for a name service
+        yield f"join=address={address},port={port},here=no", net[2]
 
 
 @contextlib.contextmanager
