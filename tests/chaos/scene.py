@@ -85,6 +85,7 @@ class Scene:
     took_back: list[Callable[[], object]] = field(default_factory=list)
     trouble: list[str] = field(default_factory=list)
     _found: RunDir | None = None
+    _supervisor: ProcessId | None = None
 
     @property
     def folder(self) -> RunDir | None:
@@ -110,11 +111,11 @@ class Scene:
         return None
 
     def supervisor(self) -> ProcessId | None:
-        """The supervisor, once it has told of itself."""
-        for event in self.events():
+        """The supervisor, once it has told of itself; also when the journal is gone: one that was stopped is to be woken."""
+        for event in self.events() if self._supervisor is None else ():
             if event.kind == "supervisor_started":
-                return ProcessId(event["pid"], event["start_ticks"])
-        return None
+                self._supervisor = ProcessId(event["pid"], event["start_ticks"])
+        return self._supervisor
 
     def has_come(self, stage: str) -> bool:
         """True when a stage was reached."""
