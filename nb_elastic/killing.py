@@ -26,13 +26,18 @@ def kill_all(processes: Iterable[ProcessId], number: int = signal.SIGKILL) -> in
     """
     found = list(processes)
     cleaners = [one for one in found if number == signal.SIGKILL and cleans_up(one.pid)]
-    count = sum(_signal(one, signal.SIGCONT if one in cleaners else number) for one in found)
+    count = sum(signal_one(one, signal.SIGCONT if one in cleaners else number) for one in found)
     deadline = time.monotonic() + CLEAN_S
     while (cleaners := [one for one in cleaners if one.is_alive]) and time.monotonic() < deadline:
         time.sleep(0.001)
     for one in cleaners:
-        _signal(one, number)
+        signal_one(one, number)
     return count
+
+
+def kill_pids(pids: Iterable[int], number: int = signal.SIGKILL) -> int:
+    """The same for those that have these pids now."""
+    return kill_all([one for one in map(ProcessId.of, pids) if one], number)
 
 
 def cleans_up(pid: int) -> bool:
@@ -45,7 +50,8 @@ def cleans_up(pid: int) -> bool:
     return b"multiprocessing.resource_tracker" in words or words.split(b"\0")[0].endswith(b"/torch_shm_manager")
 
 
-def _signal(process: ProcessId, number: int) -> bool:
+def signal_one(process: ProcessId, number: int) -> bool:
+    """Signal a process; False if it is gone, or became another user's."""
     with contextlib.suppress(PermissionError):
         return process.signal(number)
     return False

@@ -39,8 +39,7 @@ class Forked:
             strays = [pid for pid in lifeline.children(os.getpid()) if pid not in self._living()]
             if not strays:
                 break
-            found = [p for stray in strays for p in (stray, *lifeline.descendants(stray))]
-            count += killing.kill_all([identity for identity in map(ProcessId.of, found) if identity])
+            count += killing.kill_pids(p for stray in strays for p in (stray, *lifeline.descendants(stray)))
         return count
 
     def _living(self) -> set[int]:

@@ -82,7 +82,7 @@ def end_left(run: RunDir) -> list[Left]:
         stopped = {
             one.process: one
             for one in new
-            if killing.cleans_up(one.process.pid) or _signal(one.process, signal.SIGSTOP)
+            if killing.cleans_up(one.process.pid) or killing.signal_one(one.process, signal.SIGSTOP)
         }
         if not stopped:
             break
@@ -99,7 +99,7 @@ def end_below() -> None:
     for _ in range(LOOKS):
         if not (below := lifeline.descendants(os.getpid())):
             return
-        killing.kill_all([one for one in map(ProcessId.of, below) if one])
+        killing.kill_pids(below)
         time.sleep(0.005)
 
 
@@ -128,12 +128,6 @@ def _loss(run: RunDir) -> str:
         return ""
     found = sight.loss(now, run, now_ns=time.time_ns())
     return found.text if found is not None and found.is_certain else ""
-
-
-def _signal(process: ProcessId, number: int) -> bool:
-    with contextlib.suppress(PermissionError):
-        return process.signal(number)
-    return False
 
 
 def _proofs(run: RunDir) -> _Proofs:

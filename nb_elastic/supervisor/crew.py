@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import lifeline, steady, wire
+from nb_elastic import killing, lifeline, steady, wire
 from nb_elastic.errors import LaunchError
 from nb_elastic.knell import Knell
 from nb_elastic.model import WorkerSpec, to_json
@@ -238,7 +238,7 @@ class ForkServer:
             left = [p for p in lifeline.descendants(os.getpid()) if p != self.pid]
             if not left:
                 return
-            forkserver.kill_all(left, signal.SIGKILL)
+            killing.kill_pids(left)
             time.sleep(0.001)  # what they leave in turn comes to us as they die
 
     def _send(self, message: dict[str, Any]) -> None:

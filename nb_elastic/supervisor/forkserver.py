@@ -196,9 +196,9 @@ class _Server:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
         members = session_members({pid}) if has_session else []
-        kill_all(members, number)
+        killing.kill_pids(members, number)
         if number in lifeline.DEATH_SIGNALS:  # who is stopped (SIGSTOP, a Ctrl-Z) could heed nothing
-            kill_all([p for p in (pid, *members) if _is_stopped(p)], signal.SIGCONT)
+            killing.kill_pids([p for p in (pid, *members) if _is_stopped(p)], signal.SIGCONT)
 
     def _reap(self) -> None:
         """See every exit at once, tell it, end what the dead left behind, and only then reap them.
@@ -210,7 +210,7 @@ class _Server:
             for one in dead:
                 self._send({"type": "exit", "pid": one.pid, "exit_code": one.exit_code, "steady_ns": one.steady_ns})
             if dead:
-                kill_all(session_members({one.pid for one in dead}), signal.SIGKILL)
+                killing.kill_pids(session_members({one.pid for one in dead}), signal.SIGKILL)
             self._order.forget([one.pid for one in dead])
             gone = [self._alive.pop(one.pid) for one in dead]
             if gone and self._alive:
@@ -255,7 +255,7 @@ class _Server:
             strays = [p for p in adopted if any(_belongs_to(p, spec) for spec in gone)]
             if not strays:
                 return
-            kill_all([p for stray in strays for p in (stray, *lifeline.descendants(stray))], signal.SIGKILL)
+            killing.kill_pids([p for stray in strays for p in (stray, *lifeline.descendants(stray))], signal.SIGKILL)
 
     def _sweep_orphans(self) -> int:
         """Kill all descendants that belong to no living rank, and reap those adopted."""
@@ -265,7 +265,7 @@ class _Server:
             orphans = [d for d in lifeline.descendants(os.getpid()) if d not in of_ranks]
             if not orphans:
                 break
-            kill_all(orphans, signal.SIGKILL)
+            killing.kill_pids(orphans, signal.SIGKILL)
             count += len(orphans)
             deadline = time.monotonic() + 1.0
             while any(lifeline.ProcessId.of(p) for p in orphans) and time.monotonic() < deadline:
@@ -326,11 +326,6 @@ def _belongs_to(pid: int, spec: WorkerSpec) -> bool:
             if os.readlink(f"/proc/{pid}/fd/{fd}") in {spec.stdout, spec.stderr}:
                 return True
     return False
-
-
-def kill_all(pids: list[int], number: int) -> None:
-    """Signal each process, unless it is gone; what frees the memory of killed ones is given the time for that."""
-    killing.kill_all([identity for identity in map(ProcessId.of, pids) if identity], number)
 
 
 if __name__ == "__main__":  # started anew because the supervisor's own state can't be forked safely

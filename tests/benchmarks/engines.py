@@ -121,9 +121,12 @@ def cells(found: list[Measured], stack: ExitStack, tell: Tell) -> None:
             turns.append((one.noop, one.place.noop))
     take_turns(ROUNDS, [row for row, _ in turns], [measure for _, measure in turns], tell)
     for one, launches in warm:
-        with contextlib.suppress(AssertionError):
+        try:
             one.lag.samples += launches.lags()
-            tell(f"  {one.place.name}: {one.lag.what}  median {one.lag.median:.1f} ms")
+        except AssertionError as e:  # as above
+            one.lag.failures, one.lag.note = 1, str(e)[:200]
+            continue
+        tell(f"  {one.place.name}: {one.lag.what}  median {one.lag.median:.1f} ms")
     for one, launches in warm:
         _note(one, (one.killed,), lambda launches=launches: (launches.killed(),), tell)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import cell, payload, report_failure, rundir, snapshot
+from nb_elastic import cell, killing, payload, report_failure, rundir, snapshot
 from nb_elastic.events import decode
 from nb_elastic.model import Entrypoint, FailureCategory, WorkerFailure
 from nb_elastic.snapshot import RunSnapshot
@@ -160,7 +160,7 @@ def _run(command: list[str], env: Mapping[str, str], folder: Path, limit_s: floa
             return ""
         finally:
             members = forkserver.session_members({process.pid})
-            forkserver.kill_all([process.pid, *members], 9)
+            killing.kill_pids([process.pid, *members], 9)
             process.wait()
     return (folder / "out").read_text(errors="replace")
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 import nb_elastic
-from nb_elastic.lifeline import ProcessId, children
+from nb_elastic.lifeline import ProcessId, children, descendants, stat_fields
 from nb_elastic.run import Run
+from nb_elastic.rundir import RunDir
 from tests.support.kernel import Kernel
 from tests.support.supervise import ROOT
 from tests.support.until import until
@@ -42,7 +43,7 @@ def blocks(run: Run) -> list[Path]:
 def strike(part: str, kernel: int, supervisor: int) -> None:
     """Kill one of a run's helpers, or two."""
     server, *_ = children(supervisor)
-    launcher = int(Path(f"/proc/{supervisor}/stat").read_text().rpartition(")")[2].split()[1])
+    launcher = int(stat_fields(supervisor)[1])
     doomed = {"supervisor": [supervisor], "forkserver": [server], "both": [supervisor, server], "launcher": [launcher]}
     for pid in doomed.get(part, [kernel]):
         os.kill(pid, signal.SIGKILL)
@@ -92,6 +93,9 @@ def test_reap_leaves_no_block_of_what_outlived_its_rank(elastic_home: Path):
     supervisor = ProcessId.of(run.snapshot.supervisor_pid)
     server, *_ = children(supervisor.pid)
     ranks = [ProcessId.of(worker.pid) for worker in run.snapshot.workers]
+    outlive = {pid for rank in ranks for pid in descendants(rank.pid)}  # two children, and the tracker of each
+    roll = RunDir(run.dir).processes()
+    until(lambda: all(str(pid) in roll.read_text() for pid in outlive), 60, "all of them on the roll")
     for pid in (supervisor.pid, server):  # both are to be dead before either can sweep
         os.kill(pid, signal.SIGSTOP)
     for pid in (supervisor.pid, server):
@@ -99,5 +103,5 @@ def test_reap_leaves_no_block_of_what_outlived_its_rank(elastic_home: Path):
     until(lambda: not any(one.is_alive for one in (supervisor, *ranks)), 10, "the end of all but the children")
     assert all(block.exists() for block in found)
     reaped = subprocess.run([*command, "reap"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
-    assert "Ended 4 processes of 1 run(s)." in reaped.stdout  # two children, and the tracker of each
+    assert "Ended 4 processes of 1 run(s)." in reaped.stdout
     until(lambda: [block.name for block in found if block.exists()] == [], 10, "no block")
