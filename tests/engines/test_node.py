@@ -124,12 +124,12 @@ def test_who_is_not_named_does_not_heed(node):
 
 
 def test_what_it_can_not_read_it_says_and_goes_on(node):
-    before = len(node.of("note"))
+    notes, ends = len(node.of("note")), len(node.of("done"))
     node.send("run", run_id="../../etc", node=0)
     node.send("file", b"x", run_id="a", name="../owner.json", offset=0, size=1)
-    node.wait_for("note", count=before + 2)
+    node.wait_for("note", count=notes + 2)
     node.send("run", run_id="torn", node=0, spec={})
-    done = node.wait_for("done", count=len(node.of("done")) + 1)
+    done = node.wait_for("done", count=ends + 1)
     assert (done["run_id"], done["state"], done["code"]) == ("torn", "failed", 3)
 
 
