@@ -13,7 +13,7 @@ import os
 import platform
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nb_elastic import steady
@@ -26,11 +26,10 @@ STOP = MOST
 
 OWNER_DIED = 0x40000000
 WAITERS = 0x80000000
-_OWNER = 0x3FFFFFFF
 
 _PLACE_BYTES = 64  # at least a pthread_mutex_t, whose first word glibc makes the futex; a cache line each
 _SHARED = _ROBUST = 1  # PTHREAD_PROCESS_SHARED, PTHREAD_MUTEX_ROBUST
-_FUTEX_WAKE = 1
+_FUTEX_WAKE, _ALL = 1, 0x7FFFFFFF
 _FUTEX_32 = 2  # a word of 32 bits, shared by processes
 _CALLS = {"x86_64": (202, 314, 449), "aarch64": (98, 274, 449)}  # futex, sched_setattr, futex_waitv
 _SLICE_NS = 100_000  # the shortest that Linux grants
@@ -75,7 +74,14 @@ class Knell:
         if self._init(lock, self._kind) or self._lock(lock) or self.word(place) != os.getpid():
             return False
         self._write(place, os.getpid() | WAITERS)  # else the kernel would wake nobody
+        self._wake(place)
         return True
+
+    def clear(self, places: Iterable[int]) -> None:
+        """Forget the dead who held these, so that they can be told from the next who do."""
+        for place in places:
+            if self.word(place) & OWNER_DIED:
+                self._write(place, 0)
 
     def word(self, place: int) -> int:
         """What stands in a lock's word now. Ranks can write there, too: it is a hint, never a proof."""
@@ -83,8 +89,7 @@ class Knell:
 
     def is_held(self, place: int, pid: int) -> bool:
         """True while the rank with this pid holds a lock and lives."""
-        word = self.word(place)
-        return word & _OWNER == pid and bool(word & WAITERS) and not word & OWNER_DIED
+        return self.word(place) == pid | WAITERS
 
     def wait(self, words: Sequence[tuple[int, int]]) -> bool:
         """Wait until one of these (place, word) is another word; False where the system forbids it."""
@@ -97,10 +102,9 @@ class Knell:
         return ctypes.get_errno() in {11, 4}  # EAGAIN: it is another word already; EINTR
 
     def stop(self, *, is_over: bool) -> None:
-        """Write ``STOP``'s word, and wake who waits."""
+        """Write ``STOP``'s word, and wake all who wait."""
         self._write(STOP, int(is_over))
-        address = ctypes.c_void_p(self._start + STOP * _PLACE_BYTES)
-        self._libc.syscall(self._futex, address, _FUTEX_WAKE, 1, None, None, 0)
+        self._wake(STOP)
 
     def hurry(self) -> None:
         """Ask that this thread be let run at once when it is woken, and only for a moment; where that can't be had, without."""
@@ -108,6 +112,10 @@ class Knell:
             return  # somebody chose otherwise
         asked = struct.pack("=IIQiIQQQ", 48, 0, 0, os.getpriority(os.PRIO_PROCESS, 0), 0, _SLICE_NS, 0, 0)
         self._libc.syscall(self._setattr, 0, asked, 0)
+
+    def _wake(self, place: int) -> None:
+        address = ctypes.c_void_p(self._start + place * _PLACE_BYTES)
+        self._libc.syscall(self._futex, address, _FUTEX_WAKE, _ALL, None, None, 0)
 
     def _write(self, place: int, word: int) -> None:
         struct.pack_into("=I", self._memory, place * _PLACE_BYTES, word)

@@ -62,7 +62,6 @@ class RankContext(PContext):
         self._log = log
         self._start_method = start_method
         self._has_sessions = has_sessions
-        self._sees_deaths = False
         self._is_settled = False
         self._is_closed = False
 
@@ -80,13 +79,12 @@ class RankContext(PContext):
 
     def _start(self) -> None:
         specs = [self._make_spec(r, self.envs[r], self.stdouts[r], self.stderrs[r]) for r in sorted(self.envs)]
-        self.watch.add(specs, self._server.start(specs), start_method=self._start_method)
+        started = self._server.start(specs)
+        self._server.watch_deaths(started)
+        self.watch.add(specs, started, start_method=self._start_method)
 
     def _poll(self) -> RunProcsResult | None:
         self.watch.look()
-        if self.watch.all_ready and not self._sees_deaths:
-            self._sees_deaths = True
-            self._server.watch_deaths(r.started for r in self.watch.ranks)
         if self.watch.is_holding:
             return None  # whatever else fails meanwhile: nobody's frames are taken away
         if self.watch.failed:

@@ -158,7 +158,7 @@ class ForkServer:
         return [Started(**w) for w in answer["workers"]]
 
     def watch_deaths(self, ranks: Iterable[Started]) -> None:
-        """See the deaths of a round's ranks, which are all ready, in the moment; until ``ignore_deaths``."""
+        """See the deaths of a round's ranks, which were just started, in the moment; until ``ignore_deaths``."""
         self._deaths.begin({one.local_rank: one.pid for one in ranks})
 
     def ignore_deaths(self) -> None:

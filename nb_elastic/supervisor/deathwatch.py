@@ -1,15 +1,19 @@
 """When each rank of this node died, by the locks that the kernel marks at once.
 
-Runs in: the supervisor, in a thread of its own while ranks run.
+Runs in: the supervisor, in threads of its own while ranks run: one for each rank, up to ``MOST_THREADS``. A thread that had to
+wait for a CPU knows when it was woken, but not by whom: of two ranks that it watches it could not tell which was first.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from nb_elastic import lifeline, steady
-from nb_elastic.knell import MOST, OWNER_DIED, STOP, Knell, WokenClock
+from nb_elastic.knell import MOST, OWNER_DIED, STOP, WAITERS, Knell, WokenClock
+
+MOST_THREADS = 16
+"""Of a node with more ranks than that, a thread watches several."""
 
 EXITING = 0x4
 """PF_EXITING in the flags of /proc/<pid>/stat."""
@@ -17,8 +21,14 @@ EXITING = 0x4
 NEXT_NS = 1_000
 """Deaths of two looks lie so far apart at least, so that those of one look can be put in an order in between."""
 
+UNSURE_NS = 500_000
+"""By so much a thread is woken later than another, often: a CPU that slept must wake up first."""
+
+BLUR_NS = 50_000_000
+"""By so much later may a death be seen, on busy CPUs."""
+
 NOTE_S = 0.02
-"""Most time that a death is waited for that the kernel marked and the thread did not note."""
+"""Most time that a death is waited for that the kernel marked and its thread did not note."""
 
 
 class DeathWatch:
@@ -26,32 +36,36 @@ class DeathWatch:
 
     def __init__(self, knell: Knell | None) -> None:
         self._knell = knell
-        self._thread: threading.Thread | None = None
-        self._places: dict[int, int] = {}
-        self._words: dict[int, int] = {}
+        self._threads: list[threading.Thread] = []
+        self._pids: dict[int, int] = {}
+        self._watched: set[int] = set()
+        self._alive_ns: dict[int, int] = {}
+        self._dead_by: dict[int, tuple[int, int]] = {}
         self._spans: dict[int, tuple[int, int]] = {}
         self._is_noted = threading.Condition()
         self._given = 0
 
     def begin(self, pids: Mapping[int, int]) -> None:
-        """Watch the ranks of a round, which all hold their locks by now.
+        """Watch the ranks of a round, which were just started: each is watched as soon as it holds its lock.
 
         Args:
             pids: local rank -> pid.
         """
         self.end()
-        knell, self._spans, self._given = self._knell, {}, 0
+        knell, self._spans, self._alive_ns, self._dead_by, self._given = self._knell, {}, {}, {}, 0
         if knell is None or max(pids, default=MOST) >= MOST:
             return
-        self._places = {pid: place for place, pid in pids.items()}
-        self._words = {place: knell.word(place) for place, pid in pids.items() if knell.is_held(place, pid)}
-        if self._words:
-            knell.stop(is_over=False)
-            with lifeline.blocked_signals():
-                self._thread = threading.Thread(
-                    target=self._watch, args=(knell,), name="nb_elastic-deaths", daemon=True
-                )
-                self._thread.start()
+        self._pids, self._watched = dict(pids), set(pids)
+        knell.stop(is_over=False)
+        places = sorted(pids)
+        groups = [places[first::MOST_THREADS] for first in range(min(MOST_THREADS, len(places)))]
+        with lifeline.blocked_signals():
+            self._threads = [
+                threading.Thread(target=self._watch, args=(knell, group), name="nb_elastic-deaths", daemon=True)
+                for group in groups
+            ]
+            for thread in self._threads:
+                thread.start()
 
     def span(self, pid: int) -> tuple[int, int] | None:
         """From when to when (nanoseconds since the epoch) a dead rank may have died; None if nobody saw it.
@@ -59,47 +73,78 @@ class DeathWatch:
         Spans of two ranks that were seen to die one after the other don't overlap. Of ranks that were found at one look,
         the one that is asked for first gets the earlier end.
         """
-        place = self._places.get(pid, STOP)
+        place = next((place for place, one in self._pids.items() if one == pid), STOP)
         if self._knell is not None and self._knell.word(place) & OWNER_DIED:
-            with self._is_noted:  # the thread was woken, and may still wait for a CPU
-                self._is_noted.wait_for(lambda: place not in self._words, NOTE_S)
-        span = self._spans.get(pid)
+            with self._is_noted:  # its thread was woken, and may still wait for a CPU
+                self._is_noted.wait_for(lambda: place not in self._watched, NOTE_S)
+        span = self._spans.get(place)
         self._given += 1
         return (span[0], span[1] + min(self._given, NEXT_NS - 1)) if span else None
 
     def end(self) -> None:
-        """Let the thread go and wait for it."""
-        if self._thread is not None and self._knell is not None:
+        """Let the threads go and wait for them; the ranks they watched are dead, or nobody asks for them any more."""
+        if self._threads and self._knell is not None:
             self._knell.stop(is_over=True)
-            self._thread.join()
-            self._thread = None
+            for thread in self._threads:
+                thread.join()
+            self._threads = []
+            self._knell.clear(self._pids)
 
-    def _watch(self, knell: Knell) -> None:
-        """Note deaths until the last one, or until told to stop."""
+    def _watch(self, knell: Knell, places: Iterable[int]) -> None:
+        """Note the deaths of these until the last one, or until told to stop."""
         knell.hurry()
         clock = WokenClock()
-        since_ns = steady.wall_ns()
-        while self._words:
+        words = dict.fromkeys(places, 0)
+        while words:
             clock.mark()
-            if not knell.wait([*self._words.items(), (STOP, 0)]) or knell.word(STOP):
+            if not knell.wait([*words.items(), (STOP, 0)]) or knell.word(STOP):
                 break
-            early_ns = max(since_ns, clock.woken_ns())
-            found = {place: now for place, word in self._words.items() if (now := knell.word(place)) != word}
-            late_ns = max(early_ns, steady.wall_ns())
-            self._note(found, early_ns, late_ns)
-            since_ns = late_ns + NEXT_NS
+            woken_ns = clock.woken_ns()
+            found = {place: now for place, word in words.items() if (now := knell.word(place)) != word}
+            words |= found
+            gone = {place: now for place, now in found.items() if now not in self._words_of(place)}
+            if gone:
+                self._note(gone, woken_ns, max(woken_ns, steady.wall_ns()))
+            for place in gone:
+                del words[place]
         with self._is_noted:
-            self._words = {}
-            self._is_noted.notify()
+            self._watched -= words.keys()
+            self._is_noted.notify_all()
 
-    def _note(self, found: Mapping[int, int], early_ns: int, late_ns: int) -> None:
+    def _words_of(self, place: int) -> tuple[int, ...]:
+        """What stands in a lock's word before its rank holds it, while it takes it, and until the rank dies."""
+        pid = self._pids[place]
+        return 0, pid, pid | WAITERS
+
+    def _note(self, found: Mapping[int, int], woken_ns: int, now_ns: int) -> None:
         """Note who died at one look. Whose word changed in any other way is let go."""
-        pids = {place: pid for pid, place in self._places.items()}
-        dead = [pids[place] for place, word in found.items() if word & OWNER_DIED and _is_ending(pids[place])]
+        dead = [place for place, word in found.items() if word & OWNER_DIED and _is_ending(self._pids[place])]
         with self._is_noted:
-            self._spans.update((pid, (early_ns, late_ns if len(dead) > 1 else early_ns)) for pid in dead)
-            self._words = {place: word for place, word in self._words.items() if place not in found}
-            self._is_noted.notify()
+            for place in dead:
+                self._spans[place] = self._span_of(place, woken_ns, now_ns if len(dead) > 1 else woken_ns)
+            self._watched -= found.keys()
+            self._look_at_others(woken_ns)
+            self._is_noted.notify_all()
+
+    def _span_of(self, place: int, woken_ns: int, late_ns: int) -> tuple[int, int]:
+        """It died after the last moment at which it was seen alive; else only its thread tells, which may have been woken late."""
+        seen_ns, other_ns = self._dead_by.get(place, (late_ns, late_ns))
+        if woken_ns > seen_ns:  # another thread saw it dead before
+            is_first = woken_ns - seen_ns > UNSURE_NS  # so late comes most likely who began to wait for a CPU first
+            woken_ns = late_ns = other_ns - NEXT_NS if is_first else seen_ns
+        alive_ns = self._alive_ns.get(place, 0)
+        early_ns = alive_ns + NEXT_NS if alive_ns else woken_ns - BLUR_NS
+        return early_ns, max(early_ns, late_ns)
+
+    def _look_at_others(self, woken_ns: int) -> None:
+        """A death was just noted: who lives still will die later, and whose thread has not come to it yet is dead by now."""
+        if self._knell is None:
+            return
+        for place in self._watched:
+            if self._knell.word(place) & OWNER_DIED:
+                self._dead_by.setdefault(place, (steady.wall_ns(), woken_ns))
+            elif self._knell.is_held(place, self._pids[place]):
+                self._alive_ns[place] = steady.wall_ns()
 
 
 def _is_ending(pid: int) -> bool:

@@ -6,21 +6,34 @@ import signal
 import sys
 import time
 
+NONE = bytes(8)
+
+
+def moment_of(start, rank):
+    """Where a rank leaves its moment: in memory, since a call of the system could take time."""
+    with open(f"{start}-{rank}", "r+b") as f:
+        return mmap.mmap(f.fileno(), 8)
+
 
 def main(gap_ms="20", first="1", how="raise"):
     rank, attempt = int(os.environ["RANK"]), os.environ["TORCHELASTIC_RESTART_COUNT"]
     first = (int(attempt) if first == "turn" else int(first)) % 2
     start = os.path.join(os.environ["NB_ELASTIC_RUN_DIR"], f"start-{attempt}")
-    with open(f"{start}-{rank}", "wb+") as f:
-        f.write(bytes(8))
-        f.flush()
-        moment = mmap.mmap(f.fileno(), 8)  # the moment is written without a call of the system, which could take time
-    while not all(os.path.exists(f"{start}-{r}") and os.stat(f"{start}-{r}").st_size == 8 for r in range(2)):
+    with open(f"{start}-{rank}", "wb") as f:
+        f.write(NONE)
+    others = [f"{start}-{r}" for r in range(int(os.environ["WORLD_SIZE"])) if r != rank]
+    while not all(os.path.exists(path) and os.stat(path).st_size == 8 for path in others):
         time.sleep(0.001)
-    at = max(os.stat(f"{start}-{r}").st_mtime for r in range(2)) + 0.03 + (0 if rank == first else float(gap_ms) / 1000)
-    while time.time() < at:
-        pass
-    moment[:] = time.time_ns().to_bytes(8, "little")
+    mine, of_first = moment_of(start, rank), moment_of(start, first)
+    mine[:] = NONE  # the page is there before it is needed
+    if rank == first:
+        time.sleep(0.05)
+    else:
+        while of_first[:] == NONE:
+            time.sleep(0.0001)
+        while time.time_ns() < int.from_bytes(of_first[:], "little") + float(gap_ms) * 1e6:
+            time.sleep(0.0001)
+    mine[:] = time.time_ns().to_bytes(8, "little")
     if how == "exit":
         os._exit(3)
     if how == "kill":

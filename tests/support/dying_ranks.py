@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 
+from nb_elastic import steady
 from nb_elastic.knell import OWNER_DIED, STOP, Knell
 from nb_elastic.supervisor.deathwatch import DeathWatch
 from tests.support.until import until
@@ -51,11 +52,56 @@ def one_by_one(knell, watch):
 
 def at_one_look(knell, watch):
     pids = [rank(knell, n)[0] for n in range(2)]
-    watch._places = {pid: n for n, pid in enumerate(pids)}
+    watch._pids = dict(enumerate(pids))
     for pid in pids:
         kill(pid)
-    watch._note({n: knell.word(n) for n in range(2)}, 1_000_000, 5_000_000)
+    watch._note({n: knell.word(n) for n in range(2)}, 101_000_000, 105_000_000)
     return [watch.span(pid) for pid in reversed(pids)]
+
+
+def woken_late(knell, watch):
+    """Three die; the threads of the first two come to it when both are dead, and before the third is."""
+    pids = [rank(knell, n)[0] for n in range(3)]
+    watch._pids, watch._watched = dict(enumerate(pids)), {0, 1, 2}
+    kill(pids[0])
+    kill(pids[1])
+    now_ns = steady.wall_ns()
+    watch._note({1: knell.word(1)}, now_ns, now_ns)
+    watch._note({0: knell.word(0)}, now_ns - 1_000_000, now_ns)
+    kill(pids[2])
+    watch._note({2: knell.word(2)}, now_ns - 3_000_000, now_ns)
+    return [*(watch.span(pid) for pid in pids), now_ns]
+
+
+def woken_much_too_late(knell, watch):
+    """The second's thread comes at once and sees both dead, the first's long after."""
+    pids = [rank(knell, n)[0] for n in range(2)]
+    watch._pids, watch._watched = dict(enumerate(pids)), {0, 1}
+    kill(pids[0])
+    kill(pids[1])
+    now_ns = steady.wall_ns()
+    watch._note({1: knell.word(1)}, now_ns, now_ns)
+    watch._note({0: knell.word(0)}, now_ns + 50_000_000, now_ns + 50_000_000)
+    return [watch.span(pid) for pid in pids]
+
+
+def dies_at_once(knell, watch):
+    """Ranks that begin when they are watched already, round after round."""
+    found = []
+    for _ in range(20):
+        go_r, go_w = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.read(go_r, 1)
+            knell.hold(0)
+            os._exit(3)
+        watch.begin({0: pid})
+        os.write(go_w, b"!")
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        found.append(watch.span(pid) is not None)
+        watch.end()
+        os.waitpid(pid, 0)
+    return found
 
 
 def becomes_a_program(knell, watch):

@@ -38,8 +38,24 @@ def test_deaths_one_after_the_other_have_spans_that_do_not_overlap():
 
 def test_deaths_of_one_look_overlap_and_the_one_that_is_told_first_ends_first():
     (early, end), (early_too, end_too) = scene("at_one_look")
-    assert (early, early_too) == (1_000_000, 1_000_000)
-    assert 5_000_000 <= end < end_too < 5_001_000
+    assert early == early_too < 101_000_000
+    assert 105_000_000 <= end < end_too < 105_001_000
+
+
+def test_of_ranks_whose_threads_came_late_the_likely_order_is_told_and_that_it_is_not_sure():
+    first, second, third, seen_ns = scene("woken_late")
+    assert first[1] < second[1], "each was woken at a time of its own"
+    assert second[0] < first[1], "but nobody saw the second alive when the first was dead"
+    assert third[0] > seen_ns, "as everybody saw the third"
+
+
+def test_a_thread_that_was_woken_much_later_than_its_rank_was_seen_dead_is_not_believed():
+    first, second = scene("woken_much_too_late")
+    assert first[1] < second[1] and second[0] < first[1]
+
+
+def test_a_rank_that_dies_as_soon_as_it_begins_is_seen_round_after_round():
+    assert scene("dies_at_once") == [True] * 20
 
 
 def test_a_rank_that_becomes_another_program_is_not_dead():
