@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nb_elastic import debugging, report_words, rundir, snapshot
-from nb_elastic.debugging import HeldRank
+from nb_elastic.debugging_line import GoneError, HeldRank
 from nb_elastic.errors import ElasticError, OptionError
 from nb_elastic.run import Run, attach
 from nb_elastic.rundir import RunDir
@@ -55,7 +55,7 @@ def talk(run: Run, held: HeldRank) -> int:
         is_held = any(h.rank == held.rank for h in debugging.held_ranks(RunDir(run.dir), run.snapshot))
         debugging.show("\n" + (kept if is_held else f"Left; rank {held.rank} runs on.\n"))
         return 0
-    except debugging.GoneError:
+    except GoneError:
         state = run.wait(1.0)
         debugging.show(f"\nRank {held.rank} went on, or ended; run {run.id} is {state.value}.\n")
         return 0

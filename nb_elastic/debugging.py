@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from nb_elastic import debugwire, notebook, report_words, rundir, untrusted
-from nb_elastic.debugwire import Peer
+from nb_elastic import notebook, report_words, rundir, untrusted
+from nb_elastic.debugging_line import Ask, GoneError, HeldRank, asked, connected, hear, request, telling
 from nb_elastic.errors import ElasticError
 from nb_elastic.model import RunState
-from nb_elastic.rundir import RankDir, RunDir
+from nb_elastic.rundir import RunDir
 from nb_elastic.snapshot import RunSnapshot
+from nb_elastic.snapshot_nouns import WorkerSnapshot
 
 ANSWER_S = 10.0
 """How long a held rank may take to notice a request; an expression itself may take as long as it likes."""
@@ -33,36 +32,13 @@ SETTLE_S = 0.15
 """So long a stop is known before its prompt opens: what the ranks wrote before stands above it."""
 
 Outcome = Literal["quit", "continue", "left", "running", "released", "gone"]
-Ask = Callable[[str], str]
 Write = Callable[[str], object]
-
-
-class GoneError(ElasticError):
-    """The held rank went away: its run was stopped, or it died."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldRank:
-    """A rank that waits to be looked at.
-
-    Attributes:
-        why: ``failure`` or ``breakpoint``.
-        text: where it waits, in words.
-        number: rises with each stop of the rank.
-        is_root: it is the root cause.
-    """
-
-    rank: int
-    why: str
-    text: str
-    number: int
-    folder: RankDir
-    is_root: bool = False
 
 
 def held_ranks(run: RunDir, now: RunSnapshot) -> list[HeldRank]:
     """The ranks of the current round that wait, by rank. What they wrote is read; they are not asked."""
     found: list[HeldRank] = []
+    is_far = os.path.lexists(run.debug_socket)
     for worker in now.workers if not now.state.is_final else ():
         if worker.state.is_final:
             continue
@@ -78,9 +54,14 @@ def held_ranks(run: RunDir, now: RunSnapshot) -> list[HeldRank]:
                 number=untrusted.integer(told.get("number")),
                 folder=place,
                 is_root=worker.rank == now.root_rank,
+                way=(run.debug_socket, _where(worker)) if is_far else None,
             )
         )
     return sorted(found, key=lambda h: h.rank)
+
+
+def _where(worker: WorkerSnapshot) -> dict[str, Any]:
+    return {"type": "to", "node": worker.node, "round": worker.round, "local_rank": worker.local_rank}
 
 
 def choose(run: RunDir, now: RunSnapshot, rank: int | None = None) -> HeldRank:
@@ -120,7 +101,7 @@ def look(held: HeldRank, expression: str) -> str:
     Raises:
         ElasticError: if the expression fails, with its exception in one line, or the rank can't be asked.
     """
-    answer = _request(held, {"type": "eval", "text": expression}, timeout_s=None)
+    answer = request(held, {"type": "eval", "text": expression}, timeout_s=None)
     text = untrusted.text(answer.get("text"))
     if answer.get("type") != "value":
         raise ElasticError(f"Rank {held.rank}: {report_words.clean_text(text) or 'no answer'}")
@@ -133,7 +114,7 @@ def release(held: HeldRank) -> None:
     Raises:
         ElasticError: if it can't be asked.
     """
-    _request(held, {"type": "release"}, timeout_s=ANSWER_S)
+    request(held, {"type": "release"}, timeout_s=ANSWER_S)
 
 
 def converse(held: HeldRank, *, ask: Ask, write: Write, patience_s: float | None = None) -> Outcome:
@@ -149,10 +130,10 @@ def converse(held: HeldRank, *, ask: Ask, write: Write, patience_s: float | None
         ElasticError: if it can't be asked.
         KeyboardInterrupt: if the user interrupted; the rank stays held.
     """
-    with _connected(held, {"type": "pdb"}) as peer:
+    with connected(held, {"type": "pdb"}) as peer:
         is_first, is_running = True, False
         while True:
-            message = _next(held, peer, ANSWER_S if is_first else patience_s if is_running else None)
+            message = hear(held, peer, ANSWER_S if is_first else patience_s if is_running else None)
             if message is None:
                 if is_first:
                     raise ElasticError(f"Rank {held.rank} does not answer: it is busy. Try again.")
@@ -168,10 +149,10 @@ def converse(held: HeldRank, *, ask: Ask, write: Write, patience_s: float | None
             if message.get("type") != "ask":
                 continue
             prompt = report_words.first_line(untrusted.text(message.get("prompt")), limit=80)
-            line = _asked(held, peer, ask, f"(rank {held.rank}) {prompt} ")
+            line = asked(held, peer, ask, f"(rank {held.rank}) {prompt} ")
             if line is None:
                 return "left"
-            with _telling(held):
+            with telling(held):
                 peer.send({"type": "line", "text": line})
 
 
@@ -298,99 +279,6 @@ def held_text(run: RunDir, now: RunSnapshot) -> str:
         f"The group is held: `{command} debug` opens pdb on rank {rank}, `{command} eval EXPR` looks, "
         f"`{command} stop {run.run_id}` ends it."
     )
-
-
-# -- the line to the rank ---------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _connected(held: HeldRank, first: dict[str, Any]) -> Iterator[Peer]:
-    with _telling(held):
-        peer = debugwire.connect(held.folder.debug_socket)
-    try:
-        with _telling(held), contextlib.suppress(BrokenPipeError):  # it was refused before: why is there to be read
-            peer.send(first)
-        yield peer
-    finally:
-        peer.close()
-
-
-def _request(held: HeldRank, message: dict[str, Any], *, timeout_s: float | None) -> dict[str, Any]:
-    with _connected(held, message) as peer:
-        answer = _next(held, peer, timeout_s)
-    if answer is None:
-        raise ElasticError(f"Rank {held.rank} does not answer: it is busy. Try again.")
-    if answer.get("type") == "busy":
-        raise ElasticError(f"Rank {held.rank} is held by another debugger. It must leave first (`leave`).")
-    return answer
-
-
-def _next(held: HeldRank, peer: Peer, timeout_s: float | None) -> dict[str, Any] | None:
-    with _telling(held):
-        return peer.wait(timeout_s)
-
-
-@contextlib.contextmanager
-def _telling(held: HeldRank) -> Iterator[None]:
-    """Turn what can go wrong on the line into words."""
-    try:
-        yield
-    except BlockingIOError as e:
-        raise ElasticError(f"Rank {held.rank} does not answer: too many ask it. Try again.") from e
-    except PermissionError as e:
-        raise ElasticError(f"Rank {held.rank} can't be asked: {e.strerror or e}.") from e
-    except (OSError, ValueError) as e:
-        raise GoneError(f"Rank {held.rank} is no longer held: it went on, ended or was stopped.") from e
-
-
-def _asked(held: HeldRank, peer: Peer, ask: Ask, prompt: str) -> str | None:
-    """Ask the user for a line; None at the end of the input. A rank that goes away takes the question back.
-
-    Raises:
-        GoneError: if the rank went away.
-    """
-    watch = _Watch(peer)
-    try:
-        with watch:
-            return ask(prompt)
-    except EOFError:
-        return None
-    except KeyboardInterrupt:
-        if watch.is_gone:
-            raise GoneError(f"Rank {held.rank} is no longer held: it ended or was stopped.") from None
-        raise
-
-
-class _Watch:
-    """While the main thread waits for the user: interrupts it when the rank's line goes dead."""
-
-    def __init__(self, peer: Peer) -> None:
-        self.is_gone = False
-        self._fd = peer.fileno()
-        self._lock = threading.Lock()
-        self._is_asking = False
-        self._wake_r, self._wake_w = os.pipe()
-        self._thread = threading.Thread(target=self._wait, name="nb-elastic-debug", daemon=True)
-
-    def __enter__(self) -> None:
-        self._is_asking = True
-        self._thread.start()
-
-    def __exit__(self, *_exc: object) -> None:
-        with self._lock:
-            self._is_asking = False
-        os.write(self._wake_w, b"x")
-        self._thread.join()
-        os.close(self._wake_r)
-        os.close(self._wake_w)
-
-    def _wait(self) -> None:
-        ready = debugwire.readable([self._fd, self._wake_r], None)
-        with self._lock:
-            if self._is_asking and self._fd in ready:  # it only speaks when it was spoken to
-                self.is_gone = True
-                if (ident := threading.main_thread().ident) is not None:
-                    signal.pthread_kill(ident, signal.SIGINT)
 
 
 def _is_terminal(stream: Any) -> bool:

@@ -90,6 +90,10 @@ class Peer:
             if (message := self.take()) is not None:
                 return message
 
+    def release(self) -> tuple[socket.socket, bytes]:
+        """Give the connection away, and what was read of it and not taken."""
+        return self._sock, self._data
+
     def close(self) -> None:
         """Hang up."""
         self._sock.close()

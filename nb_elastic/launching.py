@@ -262,7 +262,7 @@ def _leave_held(run: Run) -> None:
 def _still_held() -> list[events.Event]:
     """Notes for a new run about groups of this process that are still held."""
     for run_id in [run_id for run_id, run in _held.items() if run.state.is_final]:
-        del _held[run_id]
+        _held.pop(run_id).wait(0.0)  # its driver, with its nodes, is free for the next
     command = report_words.command()
     return [
         events.make("note", level="info", text=f"Run {run_id} is still held: `{command} debug {run_id}` looks at it.")

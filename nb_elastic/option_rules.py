@@ -44,6 +44,11 @@ def check_together(options: LaunchOptions) -> None:
         _refuse(
             "--hold and --max-restarts contradict each other: a group that is held at its failure isn't formed again"
         )
+    if options.hold and options.min_nodes != options.max_nodes:
+        _refuse(
+            f"--hold and --nnodes {options.nnodes} contradict each other: a node that comes or goes would end the held group, "
+            "which is formed anew then. Give one number of nodes"
+        )
     if options.gpus and "CUDA_VISIBLE_DEVICES" in options.env:
         _refuse("--gpus and --env CUDA_VISIBLE_DEVICES both choose the GPUs: keep one of them")
     count = options.nproc_per_node
@@ -117,10 +122,6 @@ def _check_engine(options: LaunchOptions) -> None:
         )
     if options.rdzv_backend not in {"", "c10d"}:
         _refuse(f"--rdzv-backend {options.rdzv_backend} and {engine} contradict each other: its nodes meet by c10d")
-    if options.hold:
-        _refuse(
-            f"--hold and {engine} contradict each other: a rank that is held can only be looked at on its own machine"
-        )
 
 
 def _check_several_nodes(options: LaunchOptions) -> None:

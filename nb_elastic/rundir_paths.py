@@ -126,6 +126,11 @@ class RunDir:
         return self.path / "stop.json"
 
     @property
+    def debug_socket(self) -> Path:
+        """Unix socket at which the driver of a run on other machines takes debuggers to held ranks."""
+        return self.path / "debug.sock"
+
+    @property
     def asks(self) -> Path:
         """A folder for each open question to the nodes of a run; their answers come into it, and whoever asked deletes it."""
         return self.path / "asks"

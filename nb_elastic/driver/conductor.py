@@ -18,6 +18,7 @@ from nb_elastic.driver.job import Job
 from nb_elastic.driver.meeting import Meeting
 from nb_elastic.driver.pace import Pace
 from nb_elastic.driver.post import Delivery
+from nb_elastic.driver.relaying import Relaying
 from nb_elastic.driver.roster import Roster
 from nb_elastic.driver.standstill import Standstill
 from nb_elastic.driver.story import Story
@@ -47,6 +48,7 @@ class Conductor:
         self._roster = Roster(job, story)
         self._members = self._roster.members
         self._asking = Asking(job.folder, self._roster)
+        self._relaying = Relaying(job.folder, self._roster)
         self._standstill = Standstill(
             story, self._roster, self._asking, self._options, texts=lambda: stacks_frames.texts_of(job.folder)
         )
@@ -124,6 +126,8 @@ class Conductor:
             return
         elif kind == "stacks":
             self._asking.take(member, message)
+        elif kind == "debug":
+            self._relaying.take(member, message)
         elif kind == "event":
             self._hear(member, message.get("event"))
         elif kind == "done" and member.done is None:
@@ -162,6 +166,7 @@ class Conductor:
         if member is None or not member.is_active or self.is_over:
             return
         member.lost = why
+        self._relaying.hang_up(member)
         self._story.tell("node_lost", node=member.index, text=why)
         self._story.lose(member.index, why, time_ns=time.time_ns() - int((now - node.heard_at) * 1e9))
         self._judge(now)
@@ -262,6 +267,7 @@ class Conductor:
     def _finish(self, end: Verdict) -> None:
         self.is_over = True
         log.write(f"the run is over: {end.state} {end.text.partition(chr(10))[0]}")
+        self._relaying.close()
         for node in self._roster.close():
             self._fleet.drop(node)
         self._story.end(end.state, root_rank=end.root_rank, text=end.text, category=end.category, reasons=end.reasons)

@@ -64,9 +64,9 @@ class Node:
         """The machine, as its user knows it."""
         return self.hello.where if self.hello else f"node {self.token}"
 
-    def urge(self, message: Mapping[str, Any]) -> None:
+    def urge(self, message: Mapping[str, Any], blob: bytes = b"") -> None:
         """Send it a short message."""
-        self.route.post.urge({**message, "to": [self.token]})
+        self.route.post.urge({**message, "to": [self.token]}, blob)
 
 
 @dataclass(slots=True, eq=False)

@@ -96,9 +96,9 @@ class Post:
     _is_closed: bool = False
     _thread: threading.Thread | None = None
 
-    def urge(self, message: Mapping[str, Any]) -> None:
+    def urge(self, message: Mapping[str, Any], blob: bytes = b"") -> None:
         """Send a short message before all deliveries."""
-        self._put(wire.encode(message))
+        self._put(wire.encode(message, blob))
 
     def ping(self) -> None:
         """Show the nodes that somebody is here; one ping at a time waits for a link that takes nothing."""

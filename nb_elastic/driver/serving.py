@@ -146,7 +146,7 @@ class Serving:
             self._note(f"{node.where}: {message.get('text')}", is_warning=message.get("level") == "warning")
         elif self._conductor is not None:
             self._conductor.on_line(node, message, self._desk.clock())
-            if kind != "event":
+            if kind not in {"event", "debug"}:
                 self._wake()
 
     def on_lost(self, node: Node, why: str) -> None:

@@ -60,8 +60,6 @@ def frame(
         affinity=(),
         niceness=None,
         rlimits={},
-        on_breakpoint="pass",
-        is_patient=False,
         machine="",
         owner_pid=0,
         owner_start_ticks=0,

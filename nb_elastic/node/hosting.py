@@ -25,7 +25,7 @@ from nb_elastic.model import LaunchSpec, from_json, to_json
 from nb_elastic.model_options import LaunchOptions
 from nb_elastic.node import about, folder
 from nb_elastic.node.shipping import Shipment
-from nb_elastic.rundir import RunDir
+from nb_elastic.rundir import RankDir, RunDir
 
 CODES = {"succeeded": 0, "failed": 1, "stopped": 2, "lost": 3}
 """Exit codes that a supervisor has for the same."""
@@ -55,6 +55,10 @@ class Hosted:
         self._outcome: dict[str, Any] = {}
         self._has_spoken = False
         self._thread = threading.Thread(target=self._run, name="nb_elastic-node-run", daemon=True)
+
+    def rank(self, round_number: int, local_rank: int) -> RankDir:
+        """Folder of a rank of this node."""
+        return self.home.rank(round_number, local_rank, node=int(self._frame["node"]))
 
     def start(self) -> None:
         """Start the supervisor; returns at once."""

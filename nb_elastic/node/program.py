@@ -28,6 +28,7 @@ from nb_elastic.node.hosting import BUFFERS, Hosted
 from nb_elastic.node.keeping import Keeper
 from nb_elastic.node.lease import LEASE_S, Lease
 from nb_elastic.node.outbox import Outbox
+from nb_elastic.node.relaying import Relays
 from nb_elastic.node.shipping import Shipment
 from nb_elastic.rundir import RunDir, new_run_id
 from nb_elastic.wakes import Wakes
@@ -117,6 +118,8 @@ class Program:
         self._reader = threading.Thread(target=self._read, name="nb_elastic-node-in", daemon=True)
         self._keeper = Keeper(os.environ, lambda told: self._out.say("hosting", **told))
         self._runs: dict[str, Hosted] = {}
+        self._relays = Relays(token, wakes=self._wakes)
+        self._out.add(self._relays)
         self._words: dict[str, Callable[[dict[str, Any], bytes], None]] = {
             "refuse": self._refuse,
             "reach": self._reach,
@@ -125,6 +128,7 @@ class Program:
             "run": self._run,
             "stop": self._stop,
             "stacks": self._stacks,
+            "debug": self._debug,
             "end": self._end,
         }
 
@@ -233,6 +237,10 @@ class Program:
             self._out.say("stacks", nonce=message.get("nonce"), run_id=message["run_id"], stacks=found)
 
         threading.Thread(target=take, name="nb_elastic-node-stacks", daemon=True).start()
+
+    def _debug(self, message: dict[str, Any], blob: bytes) -> None:
+        if (run := self._runs.get(str(message["run_id"]))) is not None:
+            self._relays.heed(message, blob, run.rank)
 
     def _end(self, _message: dict[str, Any], _blob: bytes) -> None:
         self.end("the driver said so")

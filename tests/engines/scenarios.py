@@ -168,6 +168,23 @@ class Scenarios:
         ended = told(run, "run_finished")[-1].time_ns - told(run, "worker_failed")[0].time_ns
         assert ended < 30e9  # the others had ten minutes to go
 
+    def test_a_rank_held_on_the_second_node_is_looked_at_and_ended(self, warm: _Warm):
+        body = "from tests.programs import on_many_nodes as programs\nprograms.fail_on_the_second_node()"
+        held = warm.kernel.run(f"%%elastic_launch {warm.line} --hold --render plain\n{body}")
+        assert "The group is held: `%elastic debug` opens pdb on rank " in held.text
+        run = nb_elastic.attach()
+        (worker,) = run.snapshot.held
+        assert (run.snapshot.state, worker.held) == (RunState.RUNNING, "failure")
+        assert warm.kernel.ok("%elastic eval (where()[1], 'x' * 3)").stdout == "(1, 'xxx')\n"
+        cell = warm.kernel.start("%elastic debug", can_answer=True)
+        warm.kernel.dialogue(cell, "p where()[0] + 100", "q")
+        assert f"\n{100 + worker.rank}\n" in warm.kernel.wait(cell).text
+        assert run.wait(WAIT_S) is RunState.FAILED
+        assert (run.root_cause.rank, run.root_cause.message) == (worker.rank, "bad batch")
+        assert not (run.dir / "debug.sock").exists()
+        warm.call("where()")  # and the nodes are fit for more
+        assert {e["pid"] for e in told(warm.run, "node_joined")} == {e["pid"] for e in told(run, "node_joined")}
+
     def test_a_group_out_of_step_is_started_again(self, warm: _Warm):
         assert warm.call("fail_once_out_of_step()", "--max-restarts 1") == "{0: 1, 1: 1, 2: 1, 3: 1}"
         assert [r.cause for r in warm.run.snapshot.rounds] == ["failure", "success"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nb_elastic import debugging, debugwire, snapshot
-from nb_elastic.debugging import HeldRank
+from nb_elastic.debugging_line import HeldRank
 from nb_elastic.errors import ElasticError
 from tests.support.supervise import Supervised, entry, start
 from tests.support.until import until

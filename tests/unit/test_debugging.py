@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nb_elastic import debugging, debugwire
-from nb_elastic.debugging import HeldRank
+from nb_elastic.debugging_line import HeldRank
 from nb_elastic.debugwire import Peer
 from nb_elastic.errors import ElasticError
 from nb_elastic.rundir import RankDir

@@ -174,7 +174,7 @@ WRONG = [
     ("--engine slurm --nnodes 2 --master-addr a", "--master-addr a and --engine slurm contradict each other"),
     ("--engine slurm --standalone", "--standalone is for this machine alone, and --engine slurm"),
     ("--engine slurm --rdzv-backend static", "--rdzv-backend static and --engine slurm contradict each other"),
-    ("--engine slurm --hold", "--hold and --engine slurm contradict each other"),
+    ("--engine slurm --nnodes 1:2 --hold", "--hold and --nnodes 1:2 contradict each other"),
     ("--engine k8s", "no engine of that name is installed; there are local, ray, slurm, dask, join"),
     ("--engine local=x", "the engine local has no settings"),
     ("--hold --max-restarts 1", "--hold and --max-restarts contradict each other"),
