@@ -41,8 +41,10 @@ class Pump:
         self._thread.start()
 
     def write(self, data: bytes) -> None:
-        """Have the socket get this."""
+        """Have the socket get this; after ``end`` it gets no more."""
         with self._lock:
+            if self._is_ending:
+                return
             self._waiting += data
             if len(self._waiting) > MOST_WAITING_BYTES:
                 self._waiting.clear()

@@ -87,7 +87,8 @@ def test_who_takes_nothing_is_hung_up_on():
         for _ in range((MOST_WAITING_BYTES >> 20) + 2):
             pump.write(piece)
         until(lambda: far.is_over, 30)
-        assert near.recv(1) == b"\0"
+        while near.recv(1 << 20):
+            pass  # to the end, which comes
     pump.write(b"after the end")
 
 
