@@ -8,12 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import secrets
 import select
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Mapping
@@ -35,6 +34,7 @@ from nb_elastic.driver.story import Story
 from nb_elastic.engines import base
 from nb_elastic.engines.base import Engine, Order
 from nb_elastic.errors import ElasticError
+from nb_elastic.node import folder
 from nb_elastic.supervisor import stopping
 from nb_elastic.supervisor.channel import FrameDecoder
 
@@ -194,7 +194,8 @@ class Serving:
     def _hire(self, job: Job) -> None:
         engine: Engine = base.load(job.engine)
         descriptors.allow(job.wanted.max_nodes)
-        self._scratch = Path(tempfile.mkdtemp(prefix="nb_elastic-driver-"))
+        self._scratch = folder.make(f"driver-{secrets.token_hex(4)}")
+        threading.Thread(target=folder.sweep, name="nb_elastic-driver-sweep", daemon=True).start()
         engine_log = self._scratch / "engine.log"
         self._copier = log.Copier(engine_log)
         order = Order(
@@ -282,7 +283,7 @@ class Serving:
         self._fleet.close()
         self._meeting.close()
         if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            folder.remove(self._scratch)
 
 
 class _Kernel:

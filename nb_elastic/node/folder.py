@@ -1,6 +1,6 @@
-"""The node program's private folder: made for its life, and swept by the next one where it had no time to.
+"""The private folder of a node program or driver: made for its life, and swept by the next one where it had no time to.
 
-Runs in: the node program.
+Runs in: the node program, the driver.
 """
 
 from __future__ import annotations
@@ -17,23 +17,27 @@ from nb_elastic.lifeline import ProcessId
 from nb_elastic.rundir import RunDir
 
 OWNER = "owner.json"
+KINDS = ("node-", "driver-")
 OLD_S = 3600.0
 """A folder without an owner's name may be in the making for so long at most."""
 
 
 def base() -> Path:
-    """Folder of all node programs of this user on this machine."""
+    """Folder of all node programs and drivers of this user on this machine."""
     return Path(tempfile.gettempdir()) / f"nb_elastic-{os.geteuid()}"
 
 
-def make(token: str) -> Path:
+def make(name: str) -> Path:
     """Make this program's own folder, for this user alone.
+
+    Args:
+        name: ``node-`` or ``driver-`` and something of its own.
 
     Raises:
         OptionError: if it can't be made, or others could exchange what lies in it.
     """
     private.make(base())
-    path = base() / f"node-{token}"
+    path = base() / name
     private.make(path)
     own = ProcessId.of(os.getpid())
     owner = {"pid": os.getpid(), "start_ticks": own.start_ticks if own else 0, "machine": machine.here()}
@@ -47,9 +51,9 @@ def remove(path: Path) -> None:
 
 
 def sweep() -> None:
-    """Delete what dead node programs left, and end the processes that their runs left."""
+    """Delete what dead node programs and drivers left, and end the processes that their runs left."""
     with contextlib.suppress(OSError):
-        for path in sorted(base().glob("node-*")):
+        for path in sorted(path for path in base().iterdir() if path.name.startswith(KINDS)):
             if private.is_ours(path) and _is_left(path):
                 for run in path.iterdir():
                     if private.is_ours(run):

@@ -51,7 +51,8 @@ def main() -> int:
     told = {name: os.environ.pop(name, "") for name in about.VARIABLES}
     lifeline.become_subreaper()
     try:
-        home = folder.make(token := secrets.token_hex(4))
+        token = secrets.token_hex(4)
+        home = folder.make(f"node-{token}")
     except ElasticError as e:
         sys.stderr.write(f"{e}\n")
         return 3

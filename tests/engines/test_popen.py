@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,11 +13,15 @@ from pathlib import Path
 import pytest
 
 import nb_elastic
+from nb_elastic import rundir
 from nb_elastic.engines import driven
+from nb_elastic.lifeline import ProcessId
 from tests.engines.opened import Place
 from tests.engines.scenarios import Scenarios
 from tests.programs import on_many_nodes as programs
 from tests.support import detached, popen_engine
+from tests.support.node_driver import folders
+from tests.support.until import until
 
 pytestmark = pytest.mark.pretended
 
@@ -58,6 +63,21 @@ class TestPopen(Scenarios):
     def remove_machine(self, place: Place) -> None:
         """See base class."""
         (Path(place.settings.partition("=")[2]) / "nodes").write_text("1")
+
+
+def test_the_next_driver_sweeps_what_a_killed_one_left(tmp_path: Path):
+    options = {"nnodes": "1", "nproc_per_node": 1, "engine": "popen", "render": "none"}
+    run = nb_elastic.launch(programs.tick_until, str(tmp_path / "go"), detach=True, **options)
+    until(lambda: run.snapshot.workers, 180, "ranks")
+    driver = ProcessId(run.snapshot.supervisor_pid, run.snapshot.supervisor_start_ticks)
+    (left,) = [path for path in folders("driver") if rundir.read_json(path / "owner.json").get("pid") == driver.pid]
+    driver.signal(signal.SIGKILL)
+    assert run.wait(180).value == "lost"
+    until(lambda: not driver.is_alive, 60)
+    assert left.exists()
+    assert nb_elastic.launch(programs.add_up, **options).results == {0: 1.0}
+    until(lambda: not left.exists(), 60, "the folder to be swept")
+    driven.drivers.close()
 
 
 # -- what is refused, and what is told before anything starts ---------------------------------

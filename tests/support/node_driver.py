@@ -208,6 +208,6 @@ def run_frame(
     return {"run_id": run_id, "node": node, "spec": to_json(spec), **frame}
 
 
-def folders() -> list[Path]:
-    """Folders of node programs of this user now."""
-    return sorted(folder.base().glob("node-*"))
+def folders(kind: str = "node") -> list[Path]:
+    """Folders of node programs, or drivers, of this user now."""
+    return sorted(folder.base().glob(f"{kind}-*"))
