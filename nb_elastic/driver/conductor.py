@@ -95,6 +95,7 @@ class Conductor:
         if not self._is_ending:
             self._gather(now)
         self._asking.look()
+        self._roster.tell_of_gaps()
         if not (self.is_over or self._is_failing or self._by) and (headline := self._standstill.look(now)):
             self._end = verdict.of_hang(headline, self._options.hang_after)
             self.stop(by=BY_HANG, grace_s=GRACE_S, now=now)

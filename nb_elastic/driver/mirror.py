@@ -49,6 +49,9 @@ class Mirror:
 
     Args:
         most_open: so many of them are kept open.
+
+    Attributes:
+        failure: why a file can't be written, or "".
     """
 
     def __init__(self, run: RunDir, node: int, *, most_open: int = descriptors.FOR_FILES) -> None:
@@ -56,7 +59,8 @@ class Mirror:
         self._path = run.node(node)
         self._open: OrderedDict[str, int] = OrderedDict()
         self._most_open = most_open
-        self._has_failed = self._is_closed = False
+        self.failure = ""
+        self._is_closed = False
         self._lock = threading.Lock()
         self._path.mkdir(mode=0o700, exist_ok=True)
 
@@ -87,9 +91,9 @@ class Mirror:
             else:
                 log.write(f"{self._path.name} sent a file that it may not: {path[:200]!r}")
         except (OSError, ValueError, binascii.Error) as e:
-            if not self._has_failed:
-                self._has_failed = True
-                log.write(f"{self._path / path} can't be written: {e}")
+            if not self.failure:
+                self.failure = f"{self._path / path} can't be written: {getattr(e, 'strerror', None) or e}"
+                log.write(self.failure)
 
     def _file(self, path: str) -> int:
         """Descriptor of a file, made where there is none."""

@@ -91,6 +91,13 @@ class Roster:
             is_back=is_back,
         )
 
+    def tell_of_gaps(self) -> None:
+        """What a node sent and found no room here is lost; its user must not take it for never written."""
+        for member in self.members:
+            if member.node.mirror is not None and (why := member.node.mirror.failure):
+                text = f"Logs, metrics or results of {member.name} may have gaps from here on: {why}."
+                self._story.note(text, level="warning")
+
     def stop(self, *, by: str, grace_s: float) -> None:
         """Stop all whose share lasts; those that never heard of it are done."""
         run_id = self._job.spec.run_id
@@ -113,6 +120,7 @@ class Roster:
 
     def close(self) -> list[Node]:
         """The run is over; returns the nodes that were lost in it."""
+        self.tell_of_gaps()
         for member in self.members:
             if member.node.mirror is not None:
                 member.node.mirror.close()

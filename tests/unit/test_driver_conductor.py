@@ -144,6 +144,21 @@ def test_a_node_that_stops_by_itself_is_missed_only_where_it_is_needed(make: Mak
         assert end["text"] == ("" if state == "succeeded" else "stopped by signal SIGTERM on node 1 (host1)")
 
 
+def test_what_could_not_be_written_of_a_node_is_told_once(make: Make):
+    nodes = [ScriptedNode(n, busy) for n in range(2)]
+    scene = make(*nodes, nnodes="2")
+    scene.until(lambda: all(node.of("run") for node in nodes))
+    (scene.run.round(0, node=1)).touch()  # in the way of a folder, as a full disk would be
+    for path in ("round_0/0/stdout.log", "round_0/1/stdout.log"):
+        nodes[1].say("piece", run_id=scene.run.run_id, path=path, offset=0, data="YWJj")
+    for node in nodes:
+        node.say("done", run_id=scene.run.run_id, state="succeeded")
+    assert scene.end()["state"] == "succeeded"
+    (note,) = [e for e in scene.events() if e.kind == "note" and "gaps" in e["text"]]
+    assert note["text"].startswith("Logs, metrics or results of node 1 (")
+    assert note["text"].endswith("round_0/0/stdout.log can't be written: Not a directory.")
+
+
 def test_a_lost_node_that_is_heard_again_in_time_takes_part_again(make: Make):
     def mute(node: ScriptedNode, message: Mapping[str, Any]) -> None:
         if message["type"] != "ping":
