@@ -6,8 +6,9 @@ wait for a CPU knows when it was woken, but not by whom: of two ranks that it wa
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from nb_elastic import lifeline, steady
 from nb_elastic.knell import MOST, OWNER_DIED, STOP, WAITERS, Knell, WokenClock
@@ -53,19 +54,27 @@ class DeathWatch:
         """
         self.end()
         knell, self._spans, self._alive_ns, self._dead_by, self._given = self._knell, {}, {}, {}, 0
+        self._watched.clear()
         if knell is None or max(pids, default=MOST) >= MOST:
             return
-        self._pids, self._watched = dict(pids), set(pids)
+        self._pids = dict(pids)
         knell.stop(is_over=False)
         places = sorted(pids)
-        groups = [places[first::MOST_THREADS] for first in range(min(MOST_THREADS, len(places)))]
-        with lifeline.blocked_signals():
-            self._threads = [
-                threading.Thread(target=self._watch, args=(knell, group), name="nb_elastic-deaths", daemon=True)
-                for group in groups
-            ]
-            for thread in self._threads:
-                thread.start()
+        with lifeline.blocked_signals(), contextlib.suppress(RuntimeError):  # no thread can be had: then without
+            for first in range(min(MOST_THREADS, len(places))):
+                self._start(knell, places[first::MOST_THREADS])
+
+    def _start(self, knell: Knell, places: Sequence[int]) -> None:
+        thread = threading.Thread(target=self._watch, args=(knell, places), name="nb_elastic-deaths", daemon=True)
+        with self._is_noted:
+            self._watched.update(places)
+        try:
+            thread.start()
+        except RuntimeError:
+            with self._is_noted:
+                self._watched.difference_update(places)
+            raise
+        self._threads.append(thread)
 
     def span(self, pid: int) -> tuple[int, int] | None:
         """From when to when (nanoseconds since the epoch) a dead rank may have died; None if nobody saw it.

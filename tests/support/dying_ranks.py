@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 
 from nb_elastic import steady
 from nb_elastic.knell import OWNER_DIED, STOP, Knell
@@ -152,6 +153,22 @@ def lives_on(knell, watch):
     found = [knell.is_held(0, pid), watch.span(pid)]
     kill(pid)
     return found
+
+
+def few_threads(knell, watch):
+    pids = [rank(knell, n)[0] for n in range(2)]
+    start = threading.Thread.start
+
+    def start_one(thread):
+        if watch._threads:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    threading.Thread.start = start_one
+    watch.begin(dict(enumerate(pids)))
+    for pid in pids:
+        kill(pid)
+    return [watch.span(pids[0]) is not None, watch.span(pids[1])]
 
 
 def is_forbidden(knell, watch):

@@ -74,6 +74,10 @@ def test_the_thread_goes_while_ranks_live():
     assert scene("lives_on") == [True, None]
 
 
+def test_where_no_thread_can_be_had_the_others_are_watched_and_nothing_fails():
+    assert scene("few_threads") == [True, None]
+
+
 def test_where_the_system_forbids_it_nothing_is_known_and_nothing_waits():
     assert scene("is_forbidden") is None
     watch = DeathWatch(None)
