@@ -25,6 +25,8 @@ from nb_elastic.rundir_paths import RunDir
 WHERE_S = 10.0
 """So long a debugger may take to say whom it wants."""
 
+MOST_TALKS = 256
+
 
 class _Talk:
     """One debugger, and the node to which it was taken."""
@@ -91,6 +93,9 @@ class Relaying:
                 self._begin(peer)
 
     def _begin(self, peer: Peer) -> None:
+        if len(self._talks) >= MOST_TALKS:
+            peer.close()
+            return
         talk = _Talk(os.urandom(16).hex())
         self._talks[talk.name] = talk
         talk.pump = Pump(lambda: self._meet(talk, peer), lambda data: self._carry(talk, data))
