@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
-from nb_elastic import notebook, report_words, rundir, untrusted
+from nb_elastic import notebook, report_words, rundir, snapshot, untrusted
 from nb_elastic.debugging_line import Ask, GoneError, HeldRank, asked, connected, hear, request, telling
 from nb_elastic.errors import ElasticError
 from nb_elastic.model import RunState
@@ -27,6 +27,9 @@ ANSWER_S = 10.0
 
 PATIENCE_S = 0.3
 """A rank that runs on for longer than this after a step gives the prompt away, so that the others' turn comes and logs go on."""
+
+MOST_RETRIES = 3
+"""So often a rank that is held and can't be reached is asked again, each time a second later."""
 
 SETTLE_S = 0.15
 """So long a stop is known before its prompt opens: what the ranks wrote before stands above it."""
@@ -188,6 +191,7 @@ class Attendant:
         self._done: set[tuple[int, int]] = set()
         self.is_held = False
         self._is_over = False
+        self._retries = 0
 
     def serve(self, now: RunSnapshot, aside: AbstractContextManager[object]) -> bool:
         """Attend to the rank whose turn it is, if there is one; True where the group is held at a failure.
@@ -235,8 +239,9 @@ class Attendant:
         except KeyboardInterrupt:
             self._is_over = True
             raise
-        except GoneError:
-            return  # the journal tells why
+        except GoneError as e:
+            self._retry(held, str(e))  # where it is gone indeed, the journal tells why
+            return
         except ElasticError as e:
             show(f"{e}\n")
             return
@@ -252,6 +257,20 @@ class Attendant:
         if outcome == "quit":
             self._is_over = True
             self._stop()
+
+    def _retry(self, held: HeldRank, why: str) -> None:
+        """The line went dead. A rank that is still held is asked again, some times: nobody else would let it go on."""
+        if all((h.rank, h.number) != (held.rank, held.number) for h in held_ranks(self._run, snapshot.load(self._run))):
+            return
+        self._retries += 1
+        if self._retries > MOST_RETRIES:
+            command = report_words.command()
+            show(
+                f"{why} `{command} debug {self._run.run_id} --rank {held.rank}` tries again, `{command} stop` ends the run.\n"
+            )
+            return
+        self._done.discard((held.rank, held.number))
+        self._seen[held.rank, held.number] = time.monotonic() + self._retries
 
 
 def can_ask() -> bool:

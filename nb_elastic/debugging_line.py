@@ -101,7 +101,8 @@ def telling(held: HeldRank) -> Iterator[None]:
     except PermissionError as e:
         raise ElasticError(f"Rank {held.rank} can't be asked: {e.strerror or e}.") from e
     except (OSError, ValueError) as e:
-        raise GoneError(f"Rank {held.rank} is no longer held: it went on, ended or was stopped.") from e
+        far = ", or can't be reached" if held.way else ""
+        raise GoneError(f"Rank {held.rank} is no longer held{far}: it went on, ended or was stopped.") from e
 
 
 def asked(held: HeldRank, peer: Peer, ask: Ask, prompt: str) -> str | None:

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 
 PIECE_BYTES = 16_000
+SEND_S = 10.0
+"""Who takes nothing for so long does not get the last words."""
 MOST_WAITING_BYTES = 16 << 20
 """Of a side that takes no more than that, the conversation is over."""
 
@@ -23,6 +25,9 @@ class Pump:
     Args:
         connect: makes the socket, and tells what was read of it already; its OSError or ValueError ends the conversation.
         carry: takes what the socket says, piece by piece, and b"" at its end; it may wait.
+
+    Raises:
+        OSError: if there are no descriptors for it.
     """
 
     def __init__(self, connect: Callable[[], tuple[socket.socket, bytes]], carry: Callable[[bytes], None]) -> None:
@@ -37,8 +42,18 @@ class Pump:
         self._thread = threading.Thread(target=self._run, name="nb_elastic-debug", daemon=True)
 
     def start(self) -> None:
-        """Begin; returns at once."""
-        self._thread.start()
+        """Begin; returns at once.
+
+        Raises:
+            RuntimeError: if there is no thread for it; it is over then.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._is_over = True
+            os.close(self._wake_r)
+            os.close(self._wake_w)
+            raise
 
     def write(self, data: bytes) -> None:
         """Have the socket get this; after ``end`` it gets no more."""
@@ -63,30 +78,34 @@ class Pump:
                 os.write(self._wake_w, b"w")
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            sock, first = self._connect()
-            with sock:
-                sock.setblocking(False)
-                if first:
-                    self._carry(first)
-                while self._turn(sock):
-                    pass
-        with self._lock:
-            self._is_over = True
-            os.close(self._wake_r)
-            os.close(self._wake_w)
-        self._carry(b"")
+        try:
+            with contextlib.suppress(OSError, ValueError):
+                sock, first = self._connect()
+                with sock:
+                    sock.setblocking(False)
+                    if first:
+                        self._carry(first)
+                    while self._turn(sock):
+                        pass
+        finally:
+            with self._lock:
+                self._is_over = True
+                os.close(self._wake_r)
+                os.close(self._wake_w)
+            self._carry(b"")
 
     def _turn(self, sock: socket.socket) -> bool:
         """Wait until something can be done, and do it; False at the end."""
         with self._lock:
-            has_more = bool(self._waiting)
-            if self._is_ending and not has_more:
+            has_more, is_ending = bool(self._waiting), self._is_ending
+            if is_ending and not has_more:
                 return False
         poll = select.poll()
         poll.register(self._wake_r, select.POLLIN)
         poll.register(sock, select.POLLIN | (select.POLLOUT if has_more else 0))
-        ready = dict(poll.poll())
+        ready = dict(poll.poll(SEND_S * 1000 if is_ending else None))
+        if not ready:
+            return False
         if self._wake_r in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_r, 1 << 10)

@@ -48,7 +48,7 @@ class Conductor:
         self._roster = Roster(job, story)
         self._members = self._roster.members
         self._asking = Asking(job.folder, self._roster)
-        self._relaying = Relaying(job.folder, self._roster)
+        self._relaying = Relaying(job.folder, self._roster, note=lambda text: story.note(text, level="warning"))
         self._standstill = Standstill(
             story, self._roster, self._asking, self._options, texts=lambda: stacks_frames.texts_of(job.folder)
         )
@@ -87,7 +87,7 @@ class Conductor:
             self._timeout_at = None
             self._end = self._end or verdict.of_timeout(self._options.timeout)
             self.stop(by="timeout", grace_s=GRACE_S, now=now)
-        if self._fail_at is not None and now >= self._fail_at:
+        if self._fail_at is not None and now >= self._fail_at and not self._story.is_holding:
             self._fail_at = None
             self._stop_nodes(by="the failure of another node", grace_s=GRACE_S, now=now)
         if self._give_up_at is not None and now >= self._give_up_at:
@@ -164,10 +164,14 @@ class Conductor:
     def on_lost(self, node: Node, why: str, now: float) -> None:
         """A node can't be heard any more."""
         member = self._roster.member(node)
-        if member is None or not member.is_active or self.is_over:
+        if member is None or self.is_over:
             return
-        member.lost = why
+        was_active = member.is_active
+        if was_active:
+            member.lost = why
         self._relaying.hang_up(member)
+        if not was_active:
+            return
         self._story.tell("node_lost", node=member.index, text=why)
         self._story.lose(member.index, why, time_ns=time.time_ns() - int((now - node.heard_at) * 1e9))
         self._judge(now)

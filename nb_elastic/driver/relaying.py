@@ -11,7 +11,8 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nb_elastic import debugwire, untrusted
@@ -25,22 +26,32 @@ from nb_elastic.rundir_paths import RunDir
 WHERE_S = 10.0
 """So long a debugger may take to say whom it wants."""
 
+ACCEPT_S = 0.1
 MOST_TALKS = 256
 
 
+@dataclass(slots=True, eq=False)
 class _Talk:
     """One debugger, and the node to which it was taken."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.member: Member | None = None
-        self.pump: Pump
+    name: str
+    pump: Pump | None = None
+    member: Member | None = None
+
+    def end(self) -> None:
+        """Hang up."""
+        if self.pump is not None:
+            self.pump.end()
 
 
 class Relaying:
-    """The debuggers of one run."""
+    """The debuggers of one run.
 
-    def __init__(self, folder: RunDir, roster: Roster) -> None:
+    Args:
+        note: tells the user that held ranks can't be reached.
+    """
+
+    def __init__(self, folder: RunDir, roster: Roster, *, note: Callable[[str], None]) -> None:
         self._run_id = folder.run_id
         self._path = folder.debug_socket
         self._roster = roster
@@ -51,13 +62,13 @@ class Relaying:
         try:
             self._listener = debugwire.listen(self._path)
         except OSError as e:
-            log.write(f"held ranks can't be looked at: {self._path} can't be listened at: {e}")
+            note(f"Held ranks can't be looked at: {self._path} can't be listened at ({e.strerror or e}).")
         self._thread.start()
 
     def take(self, member: Member, message: Mapping[str, Any]) -> None:
         """Bring a debugger what its rank says; nonsense is passed over."""
         talk = self._talks.get(untrusted.word(message.get("talk"), limit=40))
-        if talk is None or talk.member is not member:
+        if talk is None or talk.pump is None or talk.member is not member:
             return
         with contextlib.suppress(binascii.Error, ValueError):
             talk.pump.write(base64.b64decode(untrusted.text(message.get("data"), limit=1 << 16), validate=True))
@@ -68,7 +79,7 @@ class Relaying:
         """A node can't be heard any more."""
         for talk in list(self._talks.values()):
             if talk.member is member:
-                talk.pump.end()
+                talk.end()
 
     def close(self) -> None:
         """The run is over: nobody is held any more."""
@@ -81,7 +92,7 @@ class Relaying:
             with contextlib.suppress(OSError):
                 self._path.unlink()
         for talk in list(self._talks.values()):
-            talk.pump.end()
+            talk.end()
 
     # -- in the threads ----------------------------------------------------------------------
 
@@ -91,30 +102,40 @@ class Relaying:
         while self._stop_r not in debugwire.readable(fds, None):
             if listener is not None and (peer := debugwire.accept(listener)) is not None:
                 self._begin(peer)
+            elif debugwire.readable([self._stop_r], ACCEPT_S):  # no descriptor is left: do not ask again at once
+                return
 
     def _begin(self, peer: Peer) -> None:
-        if len(self._talks) >= MOST_TALKS:
-            peer.close()
-            return
         talk = _Talk(os.urandom(16).hex())
         self._talks[talk.name] = talk
-        talk.pump = Pump(lambda: self._meet(talk, peer), lambda data: self._carry(talk, data))
-        talk.pump.start()
+        try:
+            if len(self._talks) > MOST_TALKS:
+                raise OSError("too many debuggers")
+            talk.pump = Pump(lambda: self._meet(talk, peer), lambda data: self._carry(talk, data))
+            talk.pump.start()
+        except (OSError, RuntimeError) as e:
+            log.write(f"a debugger is sent away: {e}")
+            del self._talks[talk.name]
+            peer.close()
 
     def _meet(self, talk: _Talk, peer: Peer) -> tuple[socket.socket, bytes]:
         """Hear whom a debugger wants, and tell the node of it.
 
         Raises:
-            OSError: if nobody is there of that name.
+            OSError, ValueError: if nobody is there of that name.
         """
         try:
             where = peer.wait(WHERE_S) or {}
-            talk.member = next(m for m in self._roster.active if m.index == where.get("node"))
-            place = {key: int(where[key]) for key in ("round", "local_rank")}
+            talk.member = next((m for m in self._roster.members if m.index == where.get("node")), None)
+            place = {key: untrusted.integer(where.get(key), -1) for key in ("round", "local_rank")}
+            if (
+                talk.member is None or not talk.member.is_active or min(place.values()) < 0
+            ):  # asked last: it may be lost just now
+                raise ConnectionRefusedError("nobody is there of that name")
             sock, rest = peer.release()
-        except (OSError, ValueError, TypeError, LookupError, StopIteration):
+        except BaseException:
             peer.close()
-            raise ConnectionRefusedError("no such node") from None
+            raise
         self._send(talk, b"", is_new=True, **place)
         return sock, rest
 

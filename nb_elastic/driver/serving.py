@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Mapping
@@ -194,8 +195,7 @@ class Serving:
     def _hire(self, job: Job) -> None:
         engine: Engine = base.load(job.engine)
         descriptors.allow(job.wanted.max_nodes)
-        self._scratch = folder.make(f"driver-{secrets.token_hex(4)}")
-        threading.Thread(target=folder.sweep, name="nb_elastic-driver-sweep", daemon=True).start()
+        self._scratch = _make_scratch()
         engine_log = self._scratch / "engine.log"
         self._copier = log.Copier(engine_log)
         order = Order(
@@ -284,6 +284,16 @@ class Serving:
         self._meeting.close()
         if self._scratch is not None:
             folder.remove(self._scratch)
+
+
+def _make_scratch() -> Path:
+    """A private folder for an engine's files."""
+    try:
+        path = folder.make(f"d-{secrets.token_hex(4)}")
+    except ElasticError:  # somebody else has made the folder above it: then one that nobody sweeps
+        return Path(tempfile.mkdtemp(prefix="nb_elastic-"))
+    threading.Thread(target=folder.sweep, name="nb_elastic-driver-sweep", daemon=True).start()
+    return path
 
 
 class _Kernel:

@@ -89,6 +89,8 @@ class Story:
         self._notes: set[str] = set()
         self._ranks: dict[int, Ranks] = {}
         self._failures: dict[tuple[int, int], Failed] = {}
+        self._held: set[tuple[int, int]] = set()
+        self._is_hold_over = False
         self.round = -1
         self.is_ending = False
 
@@ -156,6 +158,12 @@ class Story:
                     reasons=(f"Node {node} was lost: {text}.",),
                 )
         ranks.living.clear()
+        self._held = {one for one in self._held if one[0] != node}
+
+    @property
+    def is_holding(self) -> bool:
+        """True while failed ranks wait to be looked at; as on one node, once one of them has gone on that is over for all."""
+        return bool(self._held) and not self._is_hold_over
 
     def has_lost_ranks(self, node: int) -> bool:
         """True if this lost node's ranks belong to the last round that was formed."""
@@ -209,8 +217,12 @@ class Story:
                 ranks.round = number
                 ranks.living.clear()
             ranks.living[local_rank] = (number, untrusted.integer(data.get("rank"), -1))
-        elif kind == "worker_exited":
-            ranks.living.pop(local_rank, None)
+        elif kind == "worker_held" and data.get("why") == "failure":
+            self._held.add((node, local_rank))
+        elif kind in {"worker_exited", "worker_released"}:
+            if kind == "worker_exited":
+                ranks.living.pop(local_rank, None)
+            self._is_hold_over |= (node, local_rank) in self._held
         elif kind == "worker_failed" and number == self.round and isinstance(failure := data.get("failure"), Mapping):
             self._failures[node, local_rank] = Failed(
                 node=node,

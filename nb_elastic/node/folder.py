@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from nb_elastic.lifeline import ProcessId
 from nb_elastic.rundir import RunDir
 
 OWNER = "owner.json"
-KINDS = ("node-", "driver-")
+KINDS = ("node-", "d-")
 OLD_S = 3600.0
 """A folder without an owner's name may be in the making for so long at most."""
 
@@ -31,7 +32,7 @@ def make(name: str) -> Path:
     """Make this program's own folder, for this user alone.
 
     Args:
-        name: ``node-`` or ``driver-`` and something of its own.
+        name: ``node-`` or, for a driver, ``d-`` (Ray's sockets need a short one) and something of its own.
 
     Raises:
         OptionError: if it can't be made, or others could exchange what lies in it.
@@ -40,7 +41,12 @@ def make(name: str) -> Path:
     path = base() / name
     private.make(path)
     own = ProcessId.of(os.getpid())
-    owner = {"pid": os.getpid(), "start_ticks": own.start_ticks if own else 0, "machine": machine.here()}
+    owner = {
+        "pid": os.getpid(),
+        "start_ticks": own.start_ticks if own else 0,
+        "machine": machine.here(),
+        "host": socket.gethostname(),
+    }
     rundir.write_json(path / OWNER, owner)
     return path
 
@@ -67,6 +73,8 @@ def _is_left(path: Path) -> bool:
     pid, ticks, where = told.get("pid"), told.get("start_ticks"), told.get("machine")
     if type(pid) is not int or type(ticks) is not int or not isinstance(where, str):
         return time.time() - path.lstat().st_mtime > OLD_S
+    if told.get("host") != socket.gethostname():
+        return False  # a TMPDIR that machines share
     if where.partition(" ")[0] != machine.boot_id():
         return True
     return where == machine.here() and not ProcessId(pid, ticks).is_alive

@@ -75,8 +75,15 @@ class Relays:
                 raise BlockingIOError("too many ask")
             return debugwire.connect(place.debug_socket).release()
 
-        self._talks[talk] = pump = Pump(connect, lambda data: self._carry(talk, run_id, data))
-        pump.start()
+        try:
+            pump = Pump(connect, lambda data: self._carry(talk, run_id, data))
+            self._talks[talk] = pump
+            pump.start()
+        except (OSError, RuntimeError):  # no descriptor or thread is left: the debugger must hear of it
+            self._talks.pop(talk, None)
+            with self._has_room:
+                self._pieces.append((talk, run_id, b""))
+            self._wakes.wake()
 
     def _carry(self, talk: str, run_id: str, data: bytes) -> None:
         """Runs in the conversation's thread."""

@@ -132,7 +132,7 @@ class DeathWatch:
             for place in dead:
                 self._spans[place] = self._span_of(place, woken_ns, now_ns if len(dead) > 1 else woken_ns)
             self._watched -= found.keys()
-            self._look_at_others(woken_ns)
+            self._look_at_others(min(found), woken_ns)
             self._is_noted.notify_all()
 
     def _span_of(self, place: int, woken_ns: int, late_ns: int) -> tuple[int, int]:
@@ -145,15 +145,18 @@ class DeathWatch:
         early_ns = alive_ns + NEXT_NS if alive_ns else woken_ns - BLUR_NS
         return early_ns, max(early_ns, late_ns)
 
-    def _look_at_others(self, woken_ns: int) -> None:
+    def _look_at_others(self, noted: int, woken_ns: int) -> None:
         """A death was just noted: who lives still will die later, and whose thread has not come to it yet is dead by now."""
         if self._knell is None:
             return
         for place in self._watched:
-            if self._knell.word(place) & OWNER_DIED:
+            now_ns = steady.wall_ns()
+            if self._knell.is_held(place, self._pids[place]):
+                self._alive_ns[place] = now_ns
+            elif (
+                self._knell.word(place) & OWNER_DIED and (place - noted) % MOST_THREADS
+            ):  # else this thread comes to it
                 self._dead_by.setdefault(place, (steady.wall_ns(), woken_ns))
-            elif self._knell.is_held(place, self._pids[place]):
-                self._alive_ns[place] = steady.wall_ns()
 
 
 def _is_ending(pid: int) -> bool:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
 from nb_elastic import rundir
 from nb_elastic.lifeline import ProcessId, descendants
+from nb_elastic.node import folder
 from tests.support.node_driver import ROOT, NodeProgram, folders
 from tests.support.until import until
 
@@ -151,6 +154,15 @@ def test_the_next_one_sweeps_what_a_killed_one_left():
     (left,) = [path for path in folders() if rundir.read_json(path / "owner.json").get("pid") == pid]
     with NodeProgram() as node:
         until(lambda: not left.exists(), 180, "the folder to be swept")
+
+
+def test_nobody_sweeps_what_another_machine_has_in_a_folder_that_both_share(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead = {"pid": 1 << 22, "start_ticks": 1, "machine": "another-boot 1"}
+    for name, host in (("node-1", "elsewhere"), ("d-2", "elsewhere"), ("d-3", socket.gethostname())):
+        rundir.write_json(folder.make(name) / "owner.json", {**dead, "host": host})
+    folder.sweep()
+    assert [path.name for path in sorted(folder.base().iterdir())] == ["d-2", "node-1"]
 
 
 def test_a_store_keeper_ends_with_its_stdin_and_its_parent():

@@ -70,7 +70,7 @@ def test_the_next_driver_sweeps_what_a_killed_one_left(tmp_path: Path):
     run = nb_elastic.launch(programs.tick_until, str(tmp_path / "go"), detach=True, **options)
     until(lambda: run.snapshot.workers, 180, "ranks")
     driver = ProcessId(run.snapshot.supervisor_pid, run.snapshot.supervisor_start_ticks)
-    (left,) = [path for path in folders("driver") if rundir.read_json(path / "owner.json").get("pid") == driver.pid]
+    (left,) = [path for path in folders("d") if rundir.read_json(path / "owner.json").get("pid") == driver.pid]
     driver.signal(signal.SIGKILL)
     assert run.wait(180).value == "lost"
     until(lambda: not driver.is_alive, 60)

@@ -11,7 +11,7 @@ import threading
 
 from nb_elastic import steady
 from nb_elastic.knell import OWNER_DIED, STOP, Knell
-from nb_elastic.supervisor.deathwatch import DeathWatch
+from nb_elastic.supervisor.deathwatch import MOST_THREADS, DeathWatch
 from tests.support.until import until
 
 
@@ -83,6 +83,19 @@ def woken_much_too_late(knell, watch):
     now_ns = steady.wall_ns()
     watch._note({1: knell.word(1)}, now_ns, now_ns)
     watch._note({0: knell.word(0)}, now_ns + 50_000_000, now_ns + 50_000_000)
+    return [watch.span(pid) for pid in pids]
+
+
+def two_of_one_thread(knell, watch):
+    """A thread that watches two ranks notes one of them, is kept from its CPU, and comes to the other."""
+    places = 0, MOST_THREADS
+    pids = [rank(knell, place)[0] for place in places]
+    watch._pids, watch._watched = dict(zip(places, pids, strict=True)), set(places)
+    for pid in pids:
+        kill(pid)
+    now_ns = steady.wall_ns()
+    watch._note({places[0]: knell.word(places[0])}, now_ns, now_ns)
+    watch._note({places[1]: knell.word(places[1])}, now_ns + 50_000_000, now_ns + 50_000_000)
     return [watch.span(pid) for pid in pids]
 
 

@@ -54,6 +54,11 @@ def test_a_thread_that_was_woken_much_later_than_its_rank_was_seen_dead_is_not_b
     assert first[1] < second[1] and second[0] < first[1]
 
 
+def test_of_two_ranks_of_one_thread_the_one_it_noted_first_was_first():
+    first, second = scene("two_of_one_thread")
+    assert first[1] < second[1] and second[0] < first[1]
+
+
 def test_a_rank_that_dies_as_soon_as_it_begins_is_seen_round_after_round():
     assert scene("dies_at_once") == [True] * 20
 

@@ -14,7 +14,7 @@ import pytest
 
 from nb_elastic import rundir
 from nb_elastic.driver import meeting, standstill
-from tests.support.scripted_nodes import Scene, ScriptedNode, obliging
+from tests.support.scripted_nodes import QUICK, Scene, ScriptedNode, obliging
 
 KEEPER = 'import sys; print(\'{"type":"hosting","endpoint":"127.0.0.1:1"}\', flush=True); sys.stdin.read()'
 Make = Callable[..., Scene]
@@ -142,6 +142,24 @@ def test_a_node_that_stops_by_itself_is_missed_only_where_it_is_needed(make: Mak
         end = scene.end()
         assert end["state"] == state
         assert end["text"] == ("" if state == "succeeded" else "stopped by signal SIGTERM on node 1 (host1)")
+
+
+def test_a_held_group_keeps_its_frames_though_another_node_fails(make: Make):
+    nodes = [ScriptedNode(n, busy) for n in range(3)]
+    scene = make(*nodes, nnodes="3", hold=True)
+    scene.until(lambda: all(node.of("run") for node in nodes))
+    place = {"round": 0, "rank": 0, "local_rank": 0}
+    for node in nodes[:2]:
+        node.say(
+            "event", run_id=scene.run.run_id, event={"event": "worker_held", "time_ns": 1, "why": "failure", **place}
+        )
+    nodes[2].say("done", run_id=scene.run.run_id, state="failed", text="killed")
+    scene.until(lambda: [e for e in scene.events() if e.kind == "worker_held"][1:])
+    over_at = scene.desk.clock() + 3 * QUICK.fail
+    scene.until(lambda: scene.desk.clock() > over_at)
+    assert [node.of("stop") for node in nodes] == [[], [], []]
+    nodes[0].say("event", run_id=scene.run.run_id, event={"event": "worker_released", "time_ns": 2, **place})
+    scene.until(lambda: nodes[0].of("stop") and nodes[1].of("stop"))
 
 
 def test_what_could_not_be_written_of_a_node_is_told_once(make: Make):
