@@ -1,6 +1,6 @@
 # Every command of the project. Each sets up what it needs itself; `make help` lists them.
 #   PYTHON=python3.12 make test      another Python (3.10 to 3.13)
-#   WORKERS=1 make test              one test at a time (three by default, files kept together)
+#   WORKERS=1 make test              one test at a time (four by default, files kept together)
 #   make test ARGS='-k payload -x'   options for pytest
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ LABEXTENSIONS := $(VENV)/share/jupyter/labextensions
 READY := $(VENV)/.ready
 CLUSTERS := $(VENV)/.clusters
 ARGS ?=
-WORKERS ?= 3
+WORKERS ?= 4
 NODES ?= 4
 MINUTES ?= 2
 TRIES ?= 200
@@ -56,7 +56,7 @@ notebook: $(READY) $(FRONT) ## run all notebooks, and keep the outputs in the fi
 ui: $(READY) $(FRONT) ## open the tour, notebooks/02_watching_a_run.ipynb, in JupyterLab
 	@$(BIN)/jupyter lab notebooks/02_watching_a_run.ipynb $(ARGS)
 
-# Three for two cores: many tests wait most of the time.
+# Four for two cores: most tests wait most of the time.
 test: $(READY) $(FRONT) ## run all tests but those in a browser, of `make test-trust` and `make test-engines`
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/browser --ignore tests/trust --ignore tests/engines $(ARGS)
 
