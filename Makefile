@@ -11,6 +11,7 @@ READY := $(VENV)/.ready
 CLUSTERS := $(VENV)/.clusters
 ARGS ?=
 WORKERS ?= 4
+PAGES ?= 3
 NODES ?= 4
 MINUTES ?= 2
 TRIES ?= 200
@@ -61,7 +62,7 @@ test: $(READY) $(FRONT) ## run all tests but those in a browser, of `make test-t
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/browser --ignore tests/trust --ignore tests/engines $(ARGS)
 
 test-browser: $(READY) $(FRONT) ## run the dashboard's tests in Chromium, alone and in a real JupyterLab
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/browser $(ARGS)
+	@$(BIN)/python -m pytest -n $(PAGES) --dist loadfile tests/browser $(ARGS)
 
 test-trust: $(READY) $(FRONT) ## run the programs that fail, hang, or are killed at every stage, each with its known answer
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist load tests/trust $(ARGS)

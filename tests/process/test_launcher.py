@@ -177,3 +177,17 @@ def test_what_stands_by_goes_when_it_is_idle_or_memory_is_short(why: str):
         assert ours.recv(4096) == b""
         assert process.communicate(timeout=60)[0] == "gone\n"
     ours.close()
+
+
+@pytest.mark.parametrize("policy", ["SCHED_OTHER", "SCHED_IDLE"])
+def test_a_scheduling_that_the_user_has_chosen_is_kept(policy):
+    """A notebook under ``chrt --idle`` stays behind everybody else's work, with all its ranks."""
+    code = (
+        f"import os\nfrom nb_elastic import launcher\nos.sched_setscheduler(0, os.{policy}, os.sched_param(0))\n"
+        "with launcher.low_priority():\n    print(os.sched_getscheduler(0) == os.SCHED_OTHER)\n"
+        f"print(os.sched_getscheduler(0) == os.{policy})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+    assert done.stdout.split() == ["False", "True"]
