@@ -52,8 +52,13 @@ def test_a_kernel_that_restarts_is_found_again_and_keeps_no_subshell_behind(lab:
 
 def test_kernels_without_nb_elastic_are_left_alone(lab: LabPage) -> None:
     complaints: list[str] = []
+
+    def hear(text: str) -> None:
+        if "nb-elastic" in text and "ms to activate" not in text:  # how long that takes is the machine's matter
+            complaints.append(text)
+
     lab.page.on("pageerror", lambda error: complaints.append(str(error)))
-    lab.page.on("console", lambda message: complaints.append(message.text) if "nb-elastic" in message.text else None)
+    lab.page.on("console", lambda message: hear(message.text))
     lab.new("1 + 1", "import os; os._exit(1)").run(0)
     panel = lab.show_runs()
     expect(panel).to_contain_text("%load_ext nb_elastic")
