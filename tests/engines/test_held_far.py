@@ -63,11 +63,13 @@ def at_prompt(one: HeldRank) -> Iterator[debugwire.Peer]:
     """A debugger that waits for its user."""
     path, greeting = one.way
     peer = debugwire.connect(path)
-    peer.send(greeting)
-    peer.send({"type": "pdb"})
-    assert (peer.wait(60) or {})["type"] == "ask"
-    yield peer
-    peer.close()
+    try:
+        peer.send(greeting)
+        peer.send({"type": "pdb"})
+        assert (peer.wait(60) or {})["type"] == "ask"
+        yield peer
+    finally:
+        peer.close()
 
 
 @pytest.fixture
@@ -129,7 +131,7 @@ def check_strangers(path: Path) -> None:
 )
 def test_a_prompt_ends_when_the_rank_is_gone(held: Run, how: str):
     found = held_of(held, 4)
-    far = next(h for h in found if held.snapshot.workers[h.rank].node == 1)
+    far = next(h for h in found if held.snapshot.worker(h.rank).node == 1)
     with at_prompt(far) as peer:
         if how == "stop":
             held.stop(0.0)
