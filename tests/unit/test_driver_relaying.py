@@ -6,6 +6,7 @@ A user would lose: a prompt that never answers, or the run itself, because its d
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import math
 from collections.abc import Callable, Iterator
@@ -51,7 +52,8 @@ class Door:
     def comes(self, **where: Any) -> Peer:
         """A debugger that says whom it wants."""
         peer = debugwire.connect(self.run.debug_socket)
-        peer.send({"type": "to", "node": 1, "round": 0, "local_rank": 2, **where})
+        with contextlib.suppress(BrokenPipeError):  # it may be sent away before it says anything
+            peer.send({"type": "to", "node": 1, "round": 0, "local_rank": 2, **where})
         return peer
 
     def talk(self, node: int = 1) -> str:
