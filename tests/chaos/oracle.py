@@ -89,6 +89,7 @@ def judge(world: World, plan: Plan, record: Record) -> Verdict:
         world.renew()
     for what, look in looks:
         verdict.broken += _looked(what, look, world)
+    verdict.broken += world.take_trouble()
     return verdict
 
 

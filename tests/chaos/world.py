@@ -22,7 +22,7 @@ from typing import Any
 
 from nb_elastic import lifeline
 from nb_elastic.rundir import RunDir
-from tests.chaos import namespaces
+from tests.chaos import autopsy, namespaces
 from tests.chaos.shim import Shim
 from tests.support import leaks, proc
 from tests.support.kernel import Cell, Kernel
@@ -81,6 +81,7 @@ class World:
     has_disk: bool = False
     has_shim: bool = False
     launch_pace: float = 1.0
+    trouble: list[str] = field(default_factory=list)
 
     @property
     def pace(self) -> float:
@@ -126,13 +127,24 @@ class World:
         return lifeline.ProcessId.of(self.kernel.pid) is not None
 
     def renew(self, *, has_shim: bool | None = None) -> None:
-        """A new kernel in the place of one that died, or of one of the other kind."""
+        """A new kernel in the place of one that died, or of one of the other kind; one that is no good is told of, once."""
         self.kernel.close()
         if has_shim is not None:
             self.has_shim = has_shim
         if self.shim:
             self.shim.jump(0)
-        self.kernel = self._start()
+        try:
+            self.kernel = self._start()
+        except (AssertionError, RuntimeError) as e:
+            self.trouble.append(f"a new kernel is no good: {e}")
+            print(*autopsy.lines(self.home), sep="\n    ", flush=True)
+            self.kernel.close()
+            self.kernel = self._start()
+
+    def take_trouble(self) -> list[str]:
+        """What was wrong with new kernels since the last call."""
+        found, self.trouble = self.trouble, []
+        return found
 
     def runs(self) -> set[RunDir]:
         """Folders of runs."""
