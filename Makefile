@@ -1,6 +1,6 @@
 # Every command of the project. Each sets up what it needs itself; `make help` lists them.
 #   PYTHON=python3.12 make test      another Python (3.10 to 3.13)
-#   WORKERS=1 make test              one test at a time (four by default, files kept together)
+#   WORKERS=1 make test              one test at a time (three by default, files kept together)
 #   make test ARGS='-k payload -x'   options for pytest
 
 PYTHON ?= python3
@@ -10,8 +10,7 @@ LABEXTENSIONS := $(VENV)/share/jupyter/labextensions
 READY := $(VENV)/.ready
 CLUSTERS := $(VENV)/.clusters
 ARGS ?=
-WORKERS ?= 4
-PAGES ?= 3
+WORKERS ?= 3
 NODES ?= 4
 MINUTES ?= 2
 TRIES ?= 200
@@ -57,15 +56,15 @@ notebook: $(READY) $(FRONT) ## run all notebooks, and keep the outputs in the fi
 ui: $(READY) $(FRONT) ## open the tour, notebooks/02_watching_a_run.ipynb, in JupyterLab
 	@$(BIN)/jupyter lab notebooks/02_watching_a_run.ipynb $(ARGS)
 
-# Four for two cores: most tests wait most of the time.
+# Three for two cores: many tests wait most of the time.
 test: $(READY) $(FRONT) ## run all tests but those in a browser, of `make test-trust` and `make test-engines`
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/browser --ignore tests/trust --ignore tests/engines $(ARGS)
 
 test-browser: $(READY) $(FRONT) ## run the dashboard's tests in Chromium, alone and in a real JupyterLab
-	@$(BIN)/python -m pytest -n $(PAGES) --dist loadfile tests/browser $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/browser $(ARGS)
 
 test-trust: $(READY) $(FRONT) ## run the programs that fail, hang, or are killed at every stage, each with its known answer
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist load tests/trust $(ARGS)
+	@$(BIN)/python -m pytest -n $(NODES) --dist load tests/trust $(ARGS)
 
 # Most of the time something is waited for that must not come sooner: a lease, a cable that stays pulled.
 #   make test-engines ARGS='-m "not slow or smoke"'    what CI runs: one scenario on each cluster, all without one

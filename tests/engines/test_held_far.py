@@ -121,14 +121,8 @@ def check_strangers(path: Path) -> None:
             assert sock.recv(1) == b""
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        "node killed",
-        pytest.param("stop", marks=pytest.mark.slow),
-        pytest.param("driver killed", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["node killed", "stop", "driver killed"])
 def test_a_prompt_ends_when_the_rank_is_gone(held: Run, how: str):
     found = held_of(held, 4)
     far = next(h for h in found if held.snapshot.worker(h.rank).node == 1)
