@@ -50,9 +50,7 @@ class Pump:
         try:
             self._thread.start()
         except RuntimeError:
-            self._is_over = True
-            os.close(self._wake_r)
-            os.close(self._wake_w)
+            self._finish()
             raise
 
     def write(self, data: bytes) -> None:
@@ -88,11 +86,14 @@ class Pump:
                     while self._turn(sock):
                         pass
         finally:
-            with self._lock:
-                self._is_over = True
-                os.close(self._wake_r)
-                os.close(self._wake_w)
+            self._finish()
             self._carry(b"")
+
+    def _finish(self) -> None:
+        with self._lock:
+            self._is_over = True
+            os.close(self._wake_r)
+            os.close(self._wake_w)
 
     def _turn(self, sock: socket.socket) -> bool:
         """Wait until something can be done, and do it; False at the end."""

@@ -92,16 +92,16 @@ def recorded() -> Iterator[None]:
 @contextlib.contextmanager
 def low_priority() -> Iterator[None]:
     """Stand back behind the notebook's own work; unlike niceness this can be taken back without a privilege."""
-    is_changed = os.sched_getscheduler(0) == os.SCHED_OTHER  # else the user has chosen how it is scheduled
-    if is_changed:
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:  # the user has chosen how it is scheduled
+        yield
+        return
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     try:
         yield
     finally:
-        if is_changed:
-            with contextlib.suppress(OSError):
-                os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 class Launcher:

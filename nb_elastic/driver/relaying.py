@@ -128,9 +128,8 @@ class Relaying:
             where = peer.wait(WHERE_S) or {}
             talk.member = next((m for m in self._roster.members if m.index == where.get("node")), None)
             place = {key: untrusted.integer(where.get(key), -1) for key in ("round", "local_rank")}
-            if (
-                talk.member is None or not talk.member.is_active or min(place.values()) < 0
-            ):  # asked last: it may be lost just now
+            is_there = talk.member is not None and talk.member.is_active  # asked now: it may have been lost meanwhile
+            if not is_there or min(place.values()) < 0:
                 raise ConnectionRefusedError("nobody is there of that name")
             sock, rest = peer.release()
         except BaseException:

@@ -219,9 +219,10 @@ class Story:
             ranks.living[local_rank] = (number, untrusted.integer(data.get("rank"), -1))
         elif kind == "worker_held" and data.get("why") == "failure":
             self._held.add((node, local_rank))
-        elif kind in {"worker_exited", "worker_released"}:
-            if kind == "worker_exited":
-                ranks.living.pop(local_rank, None)
+        elif kind == "worker_released":
+            self._is_hold_over |= (node, local_rank) in self._held
+        elif kind == "worker_exited":
+            ranks.living.pop(local_rank, None)
             self._is_hold_over |= (node, local_rank) in self._held
         elif kind == "worker_failed" and number == self.round and isinstance(failure := data.get("failure"), Mapping):
             self._failures[node, local_rank] = Failed(
