@@ -119,8 +119,8 @@ def blocked_signals(*more: int) -> Iterator[None]:
 class HeldInterrupts:
     """Holds back KeyboardInterrupts of the main thread while something must be whole or not at all.
 
-    Use it as a context manager. An interrupt that came is raised at the end, unless ``release`` was called first.
-    In other threads, which get no interrupts, where SIGINT is ignored, and within another's hold it does nothing.
+    Use it as a context manager. An interrupt that came is raised at the end, unless ``release`` was called first; where
+    somebody has a handler of their own, that hears of it. In other threads, which get no interrupts, where SIGINT is ignored, and within another's hold it does nothing.
 
     Args:
         most: so many are held back, and the next one gets through; None holds all.
@@ -143,8 +143,12 @@ class HeldInterrupts:
 
     def __exit__(self, *_exc: object) -> None:
         """Give SIGINT back and raise what came."""
+        handler = self._before
         if self.release() and _exc[0] is None:
-            raise KeyboardInterrupt
+            if callable(handler) and handler is not signal.default_int_handler:
+                signal.raise_signal(signal.SIGINT)
+            else:
+                raise KeyboardInterrupt
 
     def release(self) -> int:
         """Give SIGINT back; returns how many interrupts came and were not told yet."""

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 from nb_elastic import opening
 from nb_elastic.errors import PayloadError
+from nb_elastic.lifeline import HeldInterrupts
 
 MAGIC = b"nb_elastic pickle 1\n"
 OUT_OF_BAND_BYTES = 1 << 20
@@ -250,27 +251,31 @@ def split(header: Mapping[str, Any], rest: memoryview, buffers: memoryview) -> P
 
 
 def write_file(path: Path, header: Mapping[str, Any], stream: PickleStream) -> int:
-    """Write header, stream and buffers into one file, atomically, 0600; return its size in bytes."""
+    """Write header, stream and buffers into one file, atomically, 0600; return its size in bytes. An interrupt waits."""
     head = encode({**header, **stream.layout()}, stream.in_band())
-    base = aligned(len(head))
     aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.fchmod(fd, 0o600)  # whatever the umask took away
-        write_at(fd, memoryview(head), 0)
-        end, offset = len(head), base
-        for view in stream.regions:
-            write_at(fd, view, offset)
-            end = offset + view.nbytes
-            offset = aligned(end)
-        os.close(fd)
-        fd = -1
-        os.rename(aside, path)
-    except BaseException:
-        if fd >= 0:
-            os.close(fd)
-        aside.unlink(missing_ok=True)
-        raise
+    with HeldInterrupts():
+        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                end = _write_whole(fd, head, stream)
+            finally:
+                os.close(fd)
+            os.rename(aside, path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+    return end
+
+
+def _write_whole(fd: int, head: bytes, stream: PickleStream) -> int:
+    os.fchmod(fd, 0o600)  # whatever the umask took away
+    write_at(fd, memoryview(head), 0)
+    end, offset = len(head), aligned(len(head))
+    for view in stream.regions:
+        write_at(fd, view, offset)
+        end = offset + view.nbytes
+        offset = aligned(end)
     return end
 
 

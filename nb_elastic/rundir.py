@@ -21,6 +21,7 @@ from typing import Any
 from nb_elastic import events, opening, private, seals
 from nb_elastic.errors import ElasticError, OptionError
 from nb_elastic.events import Event
+from nb_elastic.lifeline import HeldInterrupts
 from nb_elastic.rundir_paths import RankDir, RunDir
 
 __all__ = [
@@ -67,17 +68,18 @@ def home() -> Path:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write aside, then rename: a reader sees the old file or the new one, never half of it."""
+    """Write aside, then rename: a reader sees the old file or the new one, never half of it. An interrupt waits."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with open(fd, "wb") as f:
-            os.fchmod(fd, 0o600)  # whatever the umask took away
-            f.write(data)
-        aside.rename(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    with HeldInterrupts():
+        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with open(fd, "wb") as f:
+                os.fchmod(fd, 0o600)  # whatever the umask took away
+                f.write(data)
+            aside.rename(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
 
 
 def remove_halves(folder: Path, pid: int) -> None:

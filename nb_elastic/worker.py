@@ -39,7 +39,7 @@ from nb_elastic import (
 )
 from nb_elastic.errors import PayloadError
 from nb_elastic.knell import Knell
-from nb_elastic.lifeline import ProcessId
+from nb_elastic.lifeline import HeldInterrupts, ProcessId
 from nb_elastic.model import WorkerFailure, WorkerSpec, from_json, to_json
 from nb_elastic.rundir import RankDir
 
@@ -257,7 +257,9 @@ def _call(
     except SystemExit as e:
         return _end_by(spec, e)
     holding.let_go()
-    _leave_result(spec, value, report, main_module)
+    with HeldInterrupts() as held:  # its work is done: an interrupt comes too late, and must not cost the result
+        _leave_result(spec, value, report, main_module)
+        held.release()
     return 0
 
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from nb_elastic import lifeline, rundir, snapshot
+from nb_elastic import lifeline, payload, rundir, snapshot
 from nb_elastic.supervisor.stopping import Stopper
 from tests.support import supervise
 from tests.support.until import until
@@ -333,3 +333,10 @@ def test_a_stop_button_pressed_while_the_supervisor_is_born_does_not_kill_it():
         check=True, capture_output=True, text=True, cwd=supervise.ROOT, timeout=120,
     )  # fmt: skip
     assert set(told.stdout.split()) == {"3"}, told.stdout
+
+
+def test_an_interrupt_that_comes_when_the_work_is_done_costs_no_result():
+    done = supervise.run("tests.programs.returns_things:interrupted_at_the_end", nproc=1)
+    assert (done.state, done.exits()) == ("succeeded", {(0, 0): (0, "succeeded")})
+    assert payload.load_result(done.run.rank(0, 0).result) == "kept"
+    assert b"Traceback" not in rundir.read_whole(done.run.rank(0, 0).stderr)

@@ -1,6 +1,7 @@
 """Functions that return this and that."""
 
 import os
+import signal
 import threading
 
 
@@ -60,3 +61,15 @@ def allowances():
     import resource
 
     print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], os.nice(0), *os.sched_getaffinity(0))
+
+
+class Interrupted:
+    """An interrupt comes while it is pickled: the work is done, and only the result is still to be written."""
+
+    def __reduce__(self):
+        signal.raise_signal(signal.SIGINT)
+        return (str, ("kept",))
+
+
+def interrupted_at_the_end():
+    return Interrupted()

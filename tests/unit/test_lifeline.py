@@ -77,3 +77,16 @@ def test_where_interrupts_are_ignored_they_stay_ignored():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_who_has_a_handler_of_their_own_hears_of_a_held_interrupt():
+    """A supervisor, say: an exception in its midst would end the run."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        with HeldInterrupts():
+            signal.raise_signal(signal.SIGINT)
+            assert heard == []
+        assert heard == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -6,6 +6,7 @@ A user would lose: results that are not instances of their own classes, or a not
 import contextlib
 import os
 import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -238,3 +239,20 @@ def test_a_header_nested_beyond_reason_is_told_in_words(tmp_path):
     path.write_bytes(payload_file.MAGIC + b"[" * 1_000_000 + b"\n")
     with pytest.raises(PayloadError, match="is torn"):
         payload.load_result(path)
+
+
+@pytest.mark.parametrize("call", ["open", "fchmod", "close"])
+def test_an_interrupt_leaves_no_result_half_written(tmp_path, monkeypatch, call):
+    """After the close it was closed twice, and what was written stayed under its hidden name."""
+    plain = getattr(os, call)
+
+    def interrupted(*args, **more):
+        done = plain(*args, **more)
+        signal.raise_signal(signal.SIGINT)
+        return done
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, call, interrupted)
+        payload.dump_result([1, 2], tmp_path / "result.pkl")
+    assert [p.name for p in tmp_path.iterdir()] == ["result.pkl"]
+    assert payload.load_result(tmp_path / "result.pkl") == [1, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import threading
 from pathlib import Path
@@ -120,3 +121,19 @@ def test_what_a_killed_rank_left_half_written_is_removed_and_nothing_else(tmp_pa
     assert left.exists(), "a folder that became a link is left alone"
     rundir.remove_halves(tmp_path, 17)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in (*kept, elsewhere))
+
+
+@pytest.mark.parametrize("call", ["open", "fchmod"])
+def test_an_interrupt_leaves_no_file_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str):
+    """Whenever it comes: here right after a call of the system."""
+    plain = getattr(os, call)
+
+    def interrupted(*args: object, **more: object) -> object:
+        done = plain(*args, **more)
+        signal.raise_signal(signal.SIGINT)
+        return done
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, call, interrupted)
+        rundir.write_atomic(tmp_path / "told.json", b"whole")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("told.json", b"whole")]
