@@ -34,17 +34,16 @@ class Forked:
 
     def end_strays(self) -> int:
         """Kill children of this process that are none of those, with all below them; returns how many that were."""
-        count = 0
+        count, known = 0, self._known()
         for _ in range(LOOKS):
-            strays = [pid for pid in lifeline.children(os.getpid()) if pid not in self._living()]
+            strays = [pid for pid in lifeline.children(os.getpid()) if ProcessId.of(pid) not in known]
             if not strays:
                 break
             count += killing.kill_pids(p for stray in strays for p in (stray, *lifeline.descendants(stray)))
         return count
 
-    def _living(self) -> set[int]:
+    def _known(self) -> set[ProcessId | None]:
         told = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
-        known = [
+        return {
             ProcessId(int(pid), int(ticks)) for pid, _, ticks in (x.partition(b" ") for x in told.split(b"\n") if x)
-        ]
-        return {one.pid for one in known if one.is_alive}
+        }

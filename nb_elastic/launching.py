@@ -186,10 +186,12 @@ def _begin(
     nproc: int | str,
 ) -> Channel:
     """Fill the run folder and start the supervisor. What can't be done leaves no descriptor: it may be for want of one."""
-    buffers_fd = -1
-    try:
+    with contextlib.ExitStack() as own:
+        buffers_fd = -1
         if request.payload is not None:
             buffers_fd = payload.write(request.payload, folder.payload)
+            if buffers_fd >= 0:
+                own.callback(os.close, buffers_fd)
         spec = replace(spec, buffers_fd=buffers_fd)
         asked.write_run_json(folder, request, spec, machine)
         with contextlib.closing(rundir.Journal(folder.journal)) as journal:
@@ -197,12 +199,7 @@ def _begin(
                 journal.append(event)
             # For the supervisor's words: the disk may be full before it is up.
             opening.reserve(journal.fd, os.fstat(journal.fd).st_size, opening.RESERVE_BYTES)
-            channel = _open(folder, spec, journal, plan, nproc=nproc)
-        buffers_fd = -1  # the channel's now
-        return channel
-    finally:
-        if buffers_fd >= 0:
-            os.close(buffers_fd)
+            return _open(folder, spec, journal, plan, nproc=nproc, own=own)
 
 
 def _watch(run: Run, options: LaunchOptions, held: HeldInterrupts) -> None:
@@ -296,9 +293,19 @@ def stop(folder: rundir.RunDir, grace_s: float) -> None:
 
 
 def _open(
-    folder: rundir.RunDir, spec: LaunchSpec, journal: rundir.Journal, plan: Plan | None, *, nproc: int | str
+    folder: rundir.RunDir,
+    spec: LaunchSpec,
+    journal: rundir.Journal,
+    plan: Plan | None,
+    *,
+    nproc: int | str,
+    own: contextlib.ExitStack,
 ) -> Channel:
-    """Start the supervisor or the driver, and hand it the launch; the journal gets the moments, for measuring."""
+    """Start the supervisor or the driver, and hand it the launch; the journal gets the moments, for measuring.
+
+    Args:
+        own: descriptors that are the channel's from then on.
+    """
     marks = [events.make("mark", name="folder")]
     env = {**os.environ, **LAUNCHER_ENV}
     seat = Seat(
@@ -310,6 +317,7 @@ def _open(
         rank_env=spec.env,
     )
     channel: Channel = LocalEngine().open(seat) if plan is None else DrivenEngine(plan).open(seat)
+    own.pop_all()
     try:
         channel.send({"type": "launch", "spec": to_json(spec), "env": env})
     except BaseException:

@@ -9,7 +9,10 @@ it does not (the launcher died, or takes for ever), or where a stop comes before
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import math
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -17,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from nb_elastic import machine, opening, wire
@@ -31,6 +35,13 @@ DETACHED_S = 2.0
 """A detached supervisor ends by itself, soon after its last word; it stays a zombie until its kernel has waited for it."""
 HELLO_S = 60.0
 """The launcher may take so long to have a supervisor ready; then one is started without it."""
+OVERDUE_S = 20.0
+"""A supervisor that has not ended so long after a stop's grace hangs where nothing interrupts it: it is killed."""
+EOF_S = 2.0
+"""A run that is over may keep the reader of its pipe so long: a child of the notebook's own may have that pipe, too."""
+LOOK_S = 0.2
+KILLED_S = 5.0
+LEAST_PIPE = 4096
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,6 +96,9 @@ class LocalChannel:
         self._offer = offer
         self._on_close, self._on_leave, self._on_silence = on_close, on_leave, on_silence
         self._lock = threading.RLock()
+        self._overdue_at = math.inf
+        self._is_read = False
+        self._closed_at = math.inf
         self.process: subprocess.Popen[bytes] | None = None
         self.notes: tuple[str, ...] = ()
         if offer is None:
@@ -98,29 +112,46 @@ class LocalChannel:
         """Send one frame; dropped when the supervisor is gone."""
         if self._stdin.closed:
             return
-        if message.get("type") == "stop":
-            self._settle(0.0, is_last=True)  # a launcher that still imports would heed it too late
+        frame, is_stop = wire.encode(message, blob), message.get("type") == "stop"
+        if is_stop:
+            self._settle_at_last(0.0)  # a launcher that still imports would heed it too late
+            self._overdue_at = time.monotonic() + float(message.get("grace_s") or 0.0) + OVERDUE_S
+        elif not _has_room(self._stdin.fileno(), len(frame)):
+            self._settle_at_last(HELLO_S)  # until then nobody reads what the pipe can't hold
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._stdin.write(wire.encode(message, blob))
+            self._stdin.write(frame)
             self._stdin.flush()
-        if message.get("type") == "stop":
+        if is_stop:
             self._wake()
 
     def lines(self) -> Iterator[bytes]:
         """Yield the supervisor's JSON lines; nothing for a detached one, whose journal tells all."""
-        self._settle(HELLO_S, is_last=True)
-        if self._stdout is not None:
-            yield from self._stdout
+        self._is_read = True
+        self._settle_at_last(HELLO_S)
+        if self._stdout is None:
+            return
+        with self._stdout as pipe:  # closed here: who reads has its lock
+            rest = b""
+            while data := self._read(pipe.fileno()):
+                *whole, rest = (rest + data).split(b"\n")
+                yield from (line + b"\n" for line in whole)
 
     @property
     def is_alive(self) -> bool:
-        """True while the supervisor runs, or is about to; reaps it when it is done."""
+        """True while the supervisor runs, or is about to; reaps it when it is done, and ends it when it is long overdue."""
         with self._lock:
             if self._ends is not None:
                 return True
+            is_overdue = time.monotonic() > self._overdue_at
             if self.process is not None:
+                if self.process.poll() is None and is_overdue:
+                    self._kill(self.process.send_signal)
                 return self.process.poll() is None
-            return self._offer is not None and not self._offer.is_over
+            if self._offer is None or self._offer.is_over:
+                return False
+            if is_overdue and self._offer.identity is not None:
+                self._kill(self._offer.identity.signal)
+            return True
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Close stdin, which ends an attached supervisor, and see to its end."""
@@ -139,9 +170,26 @@ class LocalChannel:
             _end(self.process, timeout_s)
         elif self._offer is not None:
             self._on_leave(self._offer)
-        if self._stdout is not None:
+        self._closed_at = time.monotonic()
+        if self._stdout is not None and not self._is_read:
             self._stdout.close()
         self._on_close()
+
+    def _read(self, fd: int) -> bytes:
+        """What comes next; nothing at the end, or when the run is over and nobody has spoken for long."""
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        while not poll.poll(LOOK_S * 1000):
+            if time.monotonic() - self._closed_at > EOF_S:
+                return b""
+        return os.read(fd, 1 << 16)
+
+    def _kill(self, send: Callable[[int], object]) -> None:
+        self._overdue_at = math.inf
+        with contextlib.suppress(OSError):
+            told = f"The supervisor was killed: {OVERDUE_S:g} s after a stop and its grace it had not ended.\n"
+            _append(self._seat.log, told)
+        send(signal.SIGKILL)
 
     def _wake(self) -> None:
         """Have a supervisor that somebody stopped (SIGSTOP) go on: it could heed nothing."""
@@ -150,6 +198,18 @@ class LocalChannel:
                 self.process.send_signal(signal.SIGCONT)
             elif self._offer is not None and self._offer.identity is not None:
                 self._offer.identity.signal(signal.SIGCONT)
+
+    def _settle_at_last(self, timeout_s: float) -> None:
+        """Have a supervisor, be it without the launcher; one that can't be started has ended, and its log says why."""
+        try:
+            self._settle(timeout_s, is_last=True)
+        except OSError as e:
+            with self._lock:
+                ends, self._ends = self._ends, None
+            if ends is not None:
+                with contextlib.suppress(OSError):
+                    os.write(ends.log, f"The supervisor can't be started: {e.strerror or e}.\n".encode())
+                ends.close()
 
     def _settle(self, timeout_s: float, *, is_last: bool) -> None:
         """Hand the pipes to the launcher's supervisor when it has said hello.
@@ -171,6 +231,7 @@ class LocalChannel:
                     self._ends.close()
                     self._ends = None
                 elif answer is False:
+                    offer.close()
                     self._offer = None
                     self._start_cold()
             if answer is not None or not timeout_s:
@@ -203,7 +264,23 @@ def _end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
         process.wait(timeout_s)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel: it goes when that lets it
+            process.wait(KILLED_S)
+
+
+def _has_room(pipe: int, size: int) -> bool:
+    """True if a pipe that nobody reads takes so many bytes at once; it is made larger where the system allows that."""
+    with contextlib.suppress(OSError, AttributeError):
+        return size <= fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) or size <= fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size)
+    return size <= LEAST_PIPE
+
+
+def _append(path: Path, text: str) -> None:
+    fd = opening.to_append(path)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
 
 
 class LocalEngine:

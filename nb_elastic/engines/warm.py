@@ -31,6 +31,7 @@ LAUNCHER_ENV = {
 }
 """The process that forks ranks has one thread and never touches CUDA; ranks get their own environment."""
 
+KILLED_S = 5.0
 LEAVE_S = 30.0
 """A supervisor that has said its last word and still lives after so long is killed."""
 
@@ -145,7 +146,10 @@ class WarmLauncher:
             self._molds.clear()
             if self._process is not None:
                 self._process.kill()  # it may be in the middle of an import, and holds nothing that must be saved
-                self._process.wait()
+                with contextlib.suppress(
+                    subprocess.TimeoutExpired
+                ):  # it hangs in the kernel: it goes when that lets it
+                    self._process.wait(KILLED_S)
                 self._process = None
 
     def supervisor(self, *, spares: int, env: Mapping[str, str]) -> Offer | None:
@@ -296,9 +300,12 @@ class Offer:
             return False
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until something was said or the other end is gone; False if the time passed."""
+        """Wait until something was said, or one of the ends is closed; False if the time passed."""
         poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
+        try:
+            poll.register(self._sock, select.POLLIN)
+        except ValueError:
+            return True
         return bool(poll.poll(max(0, int(timeout_s * 1000))))
 
     def has_left(self, *, until: float) -> bool:

@@ -230,7 +230,7 @@ class FrameReader:
         owner_fd = self._owner.open() if self._owner else -1
         if owner_fd >= 0:
             poll.register(owner_fd, select.POLLIN)
-        is_over = owner_fd < 0 and self._owner is not None and not self._owner.is_alive
+        is_over = owner_fd < 0 and self._owner is not None and not self._owner.may_live
         try:
             while not is_over:
                 ready = [fd for fd, _ in poll.poll()]

@@ -26,6 +26,7 @@ from nb_elastic.supervisor.vigil import Vigil, say
 if TYPE_CHECKING:
     from nb_elastic.supervisor.crew import ForkServer
 
+JOINED_S = 0.05
 NOT_STARTED = 3
 """Exit code of a supervisor that never ran anything."""
 
@@ -147,13 +148,21 @@ def why_not_fork(env: Mapping[str, str], born: Mapping[str, str]) -> str:
     is_initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     if is_initialized or _has_uvm():
         return "CUDA was initialised by an import"
-    if (threads := len(os.listdir("/proc/self/task"))) > 1:
+    if (threads := _threads()) > 1:
         return f"imports left {threads} threads"
     if changed := sorted(filter(birth.is_early, birth.changed(born, env))):
         return f"{', '.join(changed)} act only when a process starts"
     if own := installed.shadowed():
         return f"{own} hides an installed package"
     return ""
+
+
+def _threads() -> int:
+    """How many threads there are; one that was just joined may take a moment to leave the system's list."""
+    deadline = time.monotonic() + JOINED_S
+    while (count := len(os.listdir("/proc/self/task"))) > 1 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    return count
 
 
 def _has_uvm() -> bool:

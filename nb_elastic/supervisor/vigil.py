@@ -74,7 +74,7 @@ class Vigil:
                 if message.get("type") == "stop":
                     return str(message.get("by") or "somebody")
         owner = owner_of(self._spec)
-        is_left = self._has_ended or (owner is not None and not owner.is_alive)
+        is_left = self._has_ended or (owner is not None and not owner.may_live)
         return "the end of whoever started it" if is_left and not self._spec.is_detached else ""
 
     def _end(self, state: str, text: str, by: str, code: int) -> NoReturn:
