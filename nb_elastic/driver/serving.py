@@ -39,6 +39,8 @@ from nb_elastic.node import folder
 from nb_elastic.supervisor import stopping
 from nb_elastic.supervisor.channel import FrameDecoder
 
+TAKEN, REFUSED = b"y", b"n"
+"""The answers to a launch."""
 IDLE_TICK_S = 0.5
 END_S = 10.0
 """An engine that has not ended its nodes by then is left to them: their stdin ends with this process."""
@@ -82,8 +84,14 @@ class Serving:
 
     def on_launch(self, message: Mapping[str, Any], fds: list[int]) -> None:
         """A run is to begin."""
-        if self._conductor is not None:
-            log.write("a launch came while a run lasts; it is not heeded")
+        if (
+            self._conductor is not None and self._conductor.is_over
+        ):  # the kernel heard so before this thread came round to it
+            self._end_run(self._desk.clock())
+        is_free = self._conductor is None and not self._is_ending
+        self._kernel.answer(is_taken=is_free)
+        if not is_free:
+            log.write("a launch came that can't be had here")
             return
         try:
             self._launch(jobs.read(message, fds))
@@ -270,13 +278,17 @@ class Serving:
         self._conductor = None
         self._idle_at = now
 
+    @property
+    def _is_ending(self) -> bool:
+        """True when no more runs can be had here."""
+        return self._is_left or (self._is_spent and self._runs > 0)
+
     def _is_done(self) -> bool:
-        if self._conductor is not None:
-            return False
         is_cold = self._desk.clock() - self._idle_at > self._pace.warm
-        return self._is_left or is_cold or (self._is_spent and self._runs > 0)
+        return self._conductor is None and (self._is_ending or is_cold)
 
     def _close(self) -> None:
+        self._kernel.hang_up()  # a launch that is on its way finds nobody, and goes to another driver
         self._fleet.end()
         if self._hiring is not None:
             self._hiring.close(END_S)
@@ -309,6 +321,16 @@ class _Kernel:
     def start(self) -> None:
         """Begin to read."""
         threading.Thread(target=self._run, name="nb_elastic-kernel", daemon=True).start()
+
+    def answer(self, *, is_taken: bool) -> None:
+        """Tell whether a launch is taken."""
+        with contextlib.suppress(OSError):
+            self._sock.send(TAKEN if is_taken else REFUSED, socket.MSG_DONTWAIT)
+
+    def hang_up(self) -> None:
+        """Take no more launches."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def watch(self, owner: lifeline.ProcessId) -> None:
         """See this process's end, too: a child that it forked may hold its socket."""

@@ -32,6 +32,9 @@ COMMAND = ("-m", "nb_elastic.driver")
 WARM_S = 55.0
 """A driver that has waited for longer may be about to leave; it does so by itself after a minute."""
 FINISHED = b'{"event":"run_finished"'
+TAKEN = b"y"
+ANSWER_S = 30.0
+"""A driver that stands by and does not answer a launch for so long is ended; another one takes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +154,22 @@ class _Driver:
         with self.lock, contextlib.suppress(OSError):
             wire.send(self.sock, message, fds)
 
+    def forget_answers(self) -> None:
+        """Drop what it said to earlier launches."""
+        with contextlib.suppress(OSError):
+            while self.sock.recv(64, socket.MSG_DONTWAIT):
+                pass
+
+    def has_taken(self) -> bool:
+        """Wait for its answer to a launch; False where it takes none, for it is about to end."""
+        try:
+            self.sock.settimeout(ANSWER_S)
+            return self.sock.recv(1) == TAKEN
+        except OSError:
+            return False
+        finally:
+            self.sock.settimeout(None)
+
     def hang_up(self) -> None:
         """Let it know that there is nothing more to come."""
         with contextlib.suppress(OSError):
@@ -177,12 +196,8 @@ class Drivers:
         self._lock = threading.Lock()
         self._owner = os.getpid()
 
-    def take(self, seat: Seat, key: str) -> tuple[_Driver, bool]:
-        """A driver that stands by for such runs, else a new one; whether it is new.
-
-        Raises:
-            OSError: if none can be started.
-        """
+    def take(self, key: str) -> _Driver | None:
+        """A driver that stands by for such runs, if there is one; all others end."""
         with self._lock:
             if self._owner != os.getpid():
                 self._idle, self._owner = [], os.getpid()  # a fork's copies are its parent's
@@ -194,7 +209,7 @@ class Drivers:
             self._leaving = [one for one in self._leaving if one.process.poll() is None]
         for driver in spent:
             driver.end(10.0)
-        return (found, False) if found is not None else (_Driver.start(seat, key), True)
+        return found
 
     def give_back(self, driver: _Driver) -> None:
         """A run is over, and its driver may have another one."""
@@ -225,14 +240,18 @@ class DrivenChannel:
     def __init__(self, driver: _Driver, seat: Seat, plan: Plan, *, is_new: bool) -> None:
         self.notes: tuple[str, ...] = ()
         self.waits_for = f"nodes of {plan.settled.label}" if is_new else ""
-        self._driver, self._seat, self._plan = driver, seat, plan
+        self._driver, self._seat, self._plan, self._is_new = driver, seat, plan, is_new
         self._fds = list(seat.pass_fds)
         self._is_over = threading.Event()
         self._is_heard = threading.Event()
         self._is_closed = False
 
     def send(self, message: Mapping[str, Any], blob: bytes = b"") -> None:
-        """Send one frame; dropped when the driver is gone."""
+        """Send one frame; dropped when the driver is gone.
+
+        Raises:
+            EngineError: if a driver must be started, and can't be.
+        """
         del blob
         if self._is_closed or self._is_over.is_set():
             return
@@ -249,7 +268,14 @@ class DrivenChannel:
             "versions": _versions(),
             "has_buffers": bool(self._fds),
         }
-        self._driver.send({"type": "launch", "spec": message["spec"], **more}, tuple(self._fds))
+        launch = {"type": "launch", "spec": message["spec"], **more}
+        self._driver.forget_answers()
+        self._driver.send(launch, tuple(self._fds))
+        if not self._is_new and not self._driver.has_taken():
+            self._driver.end(10.0)
+            self._driver, self._is_new = _start(self._seat, self._plan), True
+            self.waits_for = f"nodes of {plan.settled.label}"
+            self._driver.send(launch, tuple(self._fds))
         self._close_fds()
 
     def lines(self) -> Iterator[bytes]:
@@ -304,13 +330,17 @@ class DrivenEngine:
         Raises:
             EngineError: if it can't be started.
         """
-        try:
-            driver, is_new = drivers.take(seat, self._plan.key)
-        except OSError as e:
-            raise EngineError(
-                f"The driver of the run's nodes can't be started: {e.strerror or e}. See {seat.log}. Nothing was started."
-            ) from e
-        return DrivenChannel(driver, seat, self._plan, is_new=is_new)
+        driver = drivers.take(self._plan.key)
+        return DrivenChannel(driver or _start(seat, self._plan), seat, self._plan, is_new=driver is None)
+
+
+def _start(seat: Seat, plan: Plan) -> _Driver:
+    try:
+        return _Driver.start(seat, plan.key)
+    except OSError as e:
+        raise EngineError(
+            f"The driver of the run's nodes can't be started: {e.strerror or e}. See {seat.log}. Nothing was started."
+        ) from e
 
 
 def _versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +18,7 @@ from nb_elastic import rundir
 from nb_elastic.engines import driven
 from nb_elastic.lifeline import ProcessId
 from tests.engines.opened import Place
-from tests.engines.scenarios import Scenarios
+from tests.engines.scenarios import Scenarios, node
 from tests.programs import on_many_nodes as programs
 from tests.support import detached, popen_engine
 from tests.support.node_driver import folders
@@ -77,6 +78,30 @@ def test_the_next_driver_sweeps_what_a_killed_one_left(tmp_path: Path):
     assert left.exists()
     assert nb_elastic.launch(programs.add_up, **options).results == {0: 1.0}
     until(lambda: not left.exists(), 60, "the folder to be swept")
+    driven.drivers.close()
+
+
+def test_a_driver_that_cannot_take_the_next_launch_hands_it_to_a_new_one(tmp_path: Path):
+    """It ends after a run that lost a node; a launch that came in that moment was dropped without a word."""
+    options = {"nnodes": "2", "nproc_per_node": 1, "engine": "popen", "render": "none"}
+    with ThreadPoolExecutor(1) as pool:
+        end = pool.submit(nb_elastic.launch, programs.tick_until, str(tmp_path / "go"), **options)
+        first = nb_elastic.attach(until(rundir.all_runs, 60)[0].run_id)
+        until(lambda: len(first.snapshot.workers) == 2 or end.done(), 180, "ranks")
+        node(first, 1).signal(signal.SIGKILL)
+        with pytest.raises(nb_elastic.WorkerFailedError):
+            end.result(180)
+    second = nb_elastic.launch(programs.add_up, **options)
+    assert second.results == {0: 3.0, 1: 3.0}
+    assert second.snapshot.supervisor_pid != first.snapshot.supervisor_pid
+    driven.drivers.close()
+
+
+def test_launches_one_right_after_the_other_are_all_taken_by_one_driver():
+    options = {"nnodes": "1", "nproc_per_node": 1, "engine": "popen", "render": "none"}
+    runs = [nb_elastic.launch(programs.add_up, **options) for _ in range(12)]
+    assert [run.results for run in runs] == [{0: 1.0}] * 12
+    assert len({run.snapshot.supervisor_pid for run in runs}) == 1
     driven.drivers.close()
 
 
