@@ -3,7 +3,8 @@
 Runs in: the kernel or command line.
 
 A process is proven by its pid and its start time together, both written down in the run's folder on this very boot of this
-machine and in this container (``machine.here``). What descends from a proven process, or lives in its session, is the
+machine and in this container (``machine.here``). A rank can write there, too: who has the run's key believes what is sealed, and
+of a rank's own words only what the process itself bears out. What descends from a proven process, or lives in its session, is the
 run's, too. Where the session's leader is gone, the member must also carry the run's own environment, or write into its logs.
 A name, a command line or a working folder proves nothing. A run whose supervisor lives is never touched: it sweeps for itself.
 """
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nb_elastic import events, killing, lifeline, machine, opening, rundir, sight, snapshot, untrusted
+from nb_elastic import events, killing, lifeline, machine, opening, rundir, seals, sight, snapshot, untrusted
 from nb_elastic.events import Event
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.rundir import JournalReader, LineReader, RunDir
@@ -122,7 +123,7 @@ def mark_lost(run: RunDir) -> bool:
 
 def _loss(run: RunDir) -> str:
     now = snapshot.EMPTY
-    for event in JournalReader(run.journal).read():
+    for event in JournalReader(run.journal).events():
         now = snapshot.fold(now, event)
     if now.state.is_final or any(one.is_alive for one in _proofs(run).supervisors):
         return ""
@@ -134,7 +135,7 @@ def _proofs(run: RunDir) -> _Proofs:
     found, machines = _Proofs(), dict[int, str]()
     if not (here := machine.here()):
         return found
-    for event in JournalReader(run.journal).read():
+    for event in JournalReader(run.journal).events():
         if event.kind == "supervisor_started":
             machines[event.node] = machine.label(
                 untrusted.text(event.get("boot_id")), untrusted.integer(event.get("pid_namespace"))
@@ -149,7 +150,7 @@ def _proofs(run: RunDir) -> _Proofs:
     for _, number, _, folder in run.ranks():  # each rank wrote it before any code of the user's ran
         told = rundir.read_json(folder.worker_json)
         one = _identity(told.get("pid"), told.get("start_ticks")) if told.get("machine") == here else None
-        if one is not None:
+        if one is not None and (not seals.key_of(run.path) or _carries(one.pid, run)):
             found.known.setdefault(one, f"rank {told.get('rank')} of round {number}")
     for one in _rolled(run, here):
         found.known.setdefault(one, "started by the run")
@@ -159,8 +160,12 @@ def _proofs(run: RunDir) -> _Proofs:
 def _rolled(run: RunDir, here: str) -> Iterator[ProcessId]:
     with opening.wants_told(f"{run.path} can't be listed"):
         paths = [run.processes(), *run.path.glob("node_*/processes.jsonl")]
+    key = seals.key_of(run.path)
     for path in paths:
+        checker = seals.Checker(key) if key else None
         for line in LineReader(path).read():
+            if checker is not None and not checker.is_genuine(line):
+                continue
             try:
                 record = json.loads(line)
                 pairs = record["processes"] if record["machine"] == here else []

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nb_elastic import seals
 from nb_elastic.model import STREAMS
 from nb_elastic.rundir import RankDir, RunDir
 from nb_elastic.supervisor.appender import Appender
@@ -118,7 +119,7 @@ class _Round:
         self._usage = Appender(run.usage(node))
         self._usage_due = 0.0
         self._growth_lines = Appender(run.growth(node))
-        self._roll = Roll(run.processes(node))
+        self._roll = Roll(run.processes(node), key=seals.key_of(run.path))
         self._growth = Growth(self._logs(), watch=self._wakes.watch, out=self._growth_lines)
         self._looking = threading.Lock()
         self._gpus = GpuWatch({s.local_rank: s.gpu for s in subjects}, gpus, self._pids_by_rank)

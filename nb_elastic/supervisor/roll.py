@@ -1,6 +1,7 @@
 """The roll of a node's processes: each that was seen below the supervisor, with its start time, on disk (processes.jsonl).
 
-Runs in: the supervisor, in the pulse's thread. ``reap`` reads it when everybody who could have swept is dead.
+Runs in: the supervisor, in the pulse's thread. ``reap`` reads it when everybody who could have swept is dead. Its lines are sealed
+as those of the journal are: a rank, which can write to the same file, must not name whom to kill.
 """
 
 from __future__ import annotations
@@ -12,14 +13,20 @@ from pathlib import Path
 
 from nb_elastic import lifeline, machine
 from nb_elastic.lifeline import ProcessId
+from nb_elastic.seals import Sealer
 from nb_elastic.supervisor.appender import Appender
 
 
 class Roll:
-    """Writes down each process once."""
+    """Writes down each process once.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        key: of the run, or b"".
+    """
+
+    def __init__(self, path: Path, *, key: bytes) -> None:
         self._lines = Appender(path)
+        self._sealer = Sealer(key) if key else None
         self._machine = machine.here()
         self._written: set[ProcessId] = set()
 
@@ -28,7 +35,8 @@ class Roll:
         now = set(living)
         if new := sorted((one.pid, one.start_ticks) for one in now - self._written):
             record = {"machine": self._machine, "processes": new}
-            self._lines.append(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+            line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+            self._lines.append(line if self._sealer is None else self._sealer.seal(line))
         self._written = now
 
     def close(self) -> None:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from nb_elastic import events, lifeline, machine, reap, rundir, snapshot
+from nb_elastic import events, lifeline, machine, opening, reap, rundir, seals, snapshot
 from nb_elastic.cli_reap import reap_all
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.rundir import RunDir
+from nb_elastic.supervisor.roll import Roll
 from tests.support import supervise
 from tests.support.until import until
 
@@ -49,23 +50,28 @@ def dead_run(workers: list[ProcessId], *, where: str = "", supervisor: ProcessId
     run = rundir.create()
     rundir.write_json(run.run_json, {"run_id": run.run_id})
     journal = rundir.Journal(run.journal)
-    boot_id, namespace = (where or machine.here()).split(" ")
-    journal.append(events.make("run_created", run_id=run.run_id, nproc=1))
-    journal.append(
-        events.make(
-            "supervisor_started",
-            pid=supervisor.pid,
-            start_ticks=supervisor.start_ticks,
-            boot_id=boot_id,
-            pid_namespace=int(namespace),
-            **more,
-        )
-    )
-    for rank, one in enumerate(workers):
-        told = {"round": 0, "attempt": 0, "rank": rank, "local_rank": rank}
-        journal.append(events.make("worker_started", pid=one.pid, start_ticks=one.start_ticks, **told))
+    for event in written(workers, where=where, supervisor=supervisor, **more):
+        journal.append(event)
     journal.close()
     return run
+
+
+def written(
+    workers: list[ProcessId], *, where: str = "", supervisor: ProcessId = GONE, **more: object
+) -> list[events.Event]:
+    """What a supervisor writes down of these ranks."""
+    boot_id, namespace = (where or machine.here()).split(" ")
+    here = {"boot_id": boot_id, "pid_namespace": int(namespace)}
+    return [
+        events.make("run_created", run_id="run", nproc=1),
+        events.make("supervisor_started", pid=supervisor.pid, start_ticks=supervisor.start_ticks, **here, **more),
+        *(
+            events.make(
+                "worker_started", pid=w.pid, start_ticks=w.start_ticks, round=0, attempt=0, rank=r, local_rank=r
+            )
+            for r, w in enumerate(workers)
+        ),
+    ]
 
 
 def test_only_who_is_written_down_with_pid_and_start_time_is_ended(sleepers: list[subprocess.Popen[bytes]]):
@@ -111,6 +117,55 @@ def test_a_garbled_roll_proves_nothing(garbage: str):
     run = dead_run([])
     run.processes().write_text(garbage.replace("HERE", json.dumps(machine.here())) + "\n")
     assert reap.left_by(run) == []
+
+
+def test_who_has_the_runs_key_believes_only_what_is_sealed(sleepers: list[subprocess.Popen[bytes]]):
+    """A rank can write to the same files: it must not say whom to kill."""
+    ours, true, forged = map(identity, sleepers)
+    run = dead_run([])
+    seals.know(run.path, b"k" * 32)
+    try:
+        run.journal.unlink()
+        sealed = rundir.Journal(run.journal)
+        for event in written([ours]):
+            sealed.append(event)
+        sealed.close()
+        roll = Roll(run.processes(), key=seals.key_of(run.path))
+        roll.note([true])
+        roll.close()
+        plain = rundir.LineWriter(opening.to_append(run.journal))
+        plain.write(events.encode(written([forged])[-1]))
+        plain.close()
+        roll = Roll(run.processes(), key=b"")
+        roll.note([forged])
+        roll.close()
+        run.rank(0, 1).path.mkdir(parents=True)
+        rundir.write_json(
+            run.rank(0, 1).worker_json,
+            {"machine": machine.here(), "pid": forged.pid, "start_ticks": forged.start_ticks},
+        )
+        assert {one.process for one in reap.left_by(run)} == {ours, true}
+    finally:
+        seals.forget(run.path)
+    assert {one.process for one in reap.left_by(run)} == {ours, true, forged}, "without it the folder is all there is"
+
+
+def test_a_journal_full_of_a_ranks_words_fills_no_memory():
+    """Whoever reaps must not keep all that a rank wrote there."""
+    run = dead_run([])
+    line = events.encode(events.make("note", time_ns=1, text="x"))
+    with run.journal.open("ab") as f:
+        f.write(line * 200_000)
+    code = (
+        "import resource, sys; from nb_elastic import reap, rundir; from pathlib import Path\n"
+        "run = rundir.RunDir(Path(sys.argv[1])); reap.left_by(rundir.RunDir(Path('/nonexistent')))\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; reap.left_by(run)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    grown_kib = subprocess.run(
+        [sys.executable, "-c", code, str(run.path)], check=True, capture_output=True, text=True, cwd=supervise.ROOT
+    ).stdout
+    assert int(grown_kib) < 30 << 10
 
 
 RECYCLES = """

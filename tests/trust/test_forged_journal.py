@@ -14,17 +14,17 @@ from nb_elastic import rundir, snapshot
 from tests.support.supervise import PROGRAMS, ROOT
 
 
-def launch(*words: str) -> subprocess.CompletedProcess[str]:
+def launch(*words: str, program: str = "forges_the_journal.py", nproc: int = 2) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,
         "-m",
         "nb_elastic",
         "run",
         "-n",
-        "2",
+        str(nproc),
         "--render",
         "plain",
-        str(PROGRAMS / "forges_the_journal.py"),
+        str(PROGRAMS / program),
     ]
     return subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
 
@@ -57,3 +57,15 @@ def test_who_has_no_key_is_told_what_the_file_says_and_comes_to_no_harm():
         assert (done.returncode, b"Traceback" in done.stderr, b"\x1b]52" in done.stdout) == (0, False, False), (
             done.stderr
         )
+
+
+def test_no_rank_can_have_a_process_killed_that_is_not_the_runs():
+    """It writes a decoy's pid wherever the run's processes are told of, then kills all who know better."""
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as decoy:
+        try:
+            done = launch(str(decoy.pid), program="names_a_decoy.py", nproc=1)
+            assert "named" in done.stdout
+            assert "RunLostError" in done.stderr
+            assert decoy.poll() is None
+        finally:
+            decoy.kill()
