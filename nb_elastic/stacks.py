@@ -93,30 +93,39 @@ def targets(folder: RunDir, now: RunSnapshot) -> list[Target]:
     return sorted(found, key=lambda t: t.rank)
 
 
-def take(asked: Sequence[Target], *, texts: Texts, window_s: float = WINDOW_S) -> list[RankStack]:
+def take(
+    asked: Sequence[Target], *, texts: Texts, window_s: float = WINDOW_S, is_gentle: bool = False
+) -> list[RankStack]:
     """Take the stacks of ranks at the same time, in the order given.
 
     Args:
         window_s: how long the use of CPUs is measured before.
+        is_gentle: send no signal; who has no process group then has no frames.
     """
     before = {t.pid: stacks_proc.look(t.pid) for t in asked if not t.ended}
     time.sleep(window_s)
     alive = [t for t in asked if not t.ended]
     now = {t.pid: stacks_proc.look(t.pid) for t in alive}
     identities = {t.pid: ProcessId(t.pid, t.start_ticks) for t in alive}
-    answers = dict(
-        zip([t.pid for t in alive], stacks_ask.ask([(identities[t.pid], t.folder) for t in alive]), strict=True)
-    )
+    told = stacks_ask.ask([(identities[t.pid], t.folder) for t in alive], is_gentle=is_gentle)
+    answers = dict(zip([t.pid for t in alive], told, strict=True))
     return [
         stacks_told.gone(t.rank, t.pid, t.ended)
         if t.ended
-        else _stack(t, before[t.pid], now[t.pid], answers[t.pid], texts, window_s=window_s)
+        else _stack(t, before[t.pid], now[t.pid], answers[t.pid], texts, window_s=window_s, is_gentle=is_gentle)
         for t in asked
     ]
 
 
 def _stack(
-    target: Target, before: Look | None, now: Look | None, answer: Answer, texts: Texts, *, window_s: float
+    target: Target,
+    before: Look | None,
+    now: Look | None,
+    answer: Answer,
+    texts: Texts,
+    *,
+    window_s: float,
+    is_gentle: bool,
 ) -> RankStack:
     """Put together what is known of one rank."""
     if before is None or now is None or answer.why == "it is gone":
@@ -137,7 +146,8 @@ def _stack(
     if not frames:
         return _without_frames(one, now, answer, is_busy=is_busy, is_starting=bool(answer.main))
     one = _with_wait(one, frames, now, answer, is_busy=is_busy)
-    return replace(one, notes=(*one.notes, *_threads(answer), *_children(target, one, texts)))
+    children = () if is_gentle else _children(target, one, texts)
+    return replace(one, notes=(*one.notes, *_threads(answer), *children))
 
 
 def _without_frames(one: RankStack, now: Look, answer: Answer, *, is_busy: bool, is_starting: bool) -> RankStack:

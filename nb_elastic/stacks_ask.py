@@ -65,9 +65,13 @@ class Answer:
     why: str = ""
 
 
-def ask(asked: Sequence[tuple[ProcessId, RankDir]]) -> list[Answer]:
-    """Ask processes at the same time; the answers come in the same order, within some seconds at most."""
-    askings = [_Asking(identity, folder) for identity, folder in asked]
+def ask(asked: Sequence[tuple[ProcessId, RankDir]], *, is_gentle: bool = False) -> list[Answer]:
+    """Ask processes at the same time; the answers come in the same order, within some seconds at most.
+
+    Args:
+        is_gentle: ring the bell, and send no signal.
+    """
+    askings = [_Asking(identity, folder, is_gentle=is_gentle) for identity, folder in asked]
     try:
         for one in askings:
             one.begin()
@@ -83,8 +87,9 @@ def ask(asked: Sequence[tuple[ProcessId, RankDir]]) -> list[Answer]:
 class _Asking:
     """One process that is being asked."""
 
-    def __init__(self, identity: ProcessId, folder: RankDir) -> None:
+    def __init__(self, identity: ProcessId, folder: RankDir, *, is_gentle: bool) -> None:
         self.answer: Answer | None = None
+        self._is_gentle = is_gentle
         self._identity = identity
         self._pid = identity.pid
         self._folder = folder
@@ -127,6 +132,9 @@ class _Asking:
         now, waited = stacks_proc.look(self._pid), time.monotonic() - self._asked_at
         if now is None:
             self.answer = Answer(why="it is gone")
+        elif self._is_gentle:
+            if not self._has_bell or waited > BELL_S:
+                self.answer = Answer(why="it did not answer its bell")
         elif waited > GIVE_UP_S or (is_in(now.blocked, DUMP) and self._dump_at is None and not self._has_bell):
             self.answer = self._last_word(now)
         elif self._base_ns is None:

@@ -4,6 +4,9 @@ Runs in: the supervisor, in a thread of its own.
 
 A rank moves when it tells something (logs, ``report``, outputs), when its collectives go on, when its code comes to another line, or
 when what it waits for works: its children, the disk, the network. Stacks are taken only when every rank has told nothing for a while.
+
+A thread that only says "I live" must not hide a hang. So ranks that talk are asked now and then, by their bell alone, where their main
+threads stand. One that can only wait for others does not move, whatever its threads say; and where such a one talks, no words count.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from nb_elastic import stacks, stacks_frames, stacks_judge, stacks_proc
 from nb_elastic.lifeline import ProcessId
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 LOOKS = 8
 """So many looks, and at most so many stacks, in the time after which ranks count as hanging."""
+PEEKS = 4
+"""So many times, in that time, it is asked where ranks stand that talk."""
 MAX_PAUSE_S = 2.0
 CALM_PAUSE_S = 15.0
 """Longest time between two looks at ranks that are known to hang."""
@@ -36,6 +41,8 @@ CALM_PAUSE_S = 15.0
 FAMILY_SHARE = 0.2
 """More than this much of a CPU, used by what a rank waits for, is work."""
 SWITCHES_A_SECOND = 50
+CALM_SWITCHES = 2
+"""A main thread that slept oftener between two looks was not in one wait all the time."""
 IO_BYTES = 1 << 20
 WITH_FAMILY = frozenset({"child", "queue", "dataloader", "thread", "lock", "socket", "start", ""})
 WITH_SWITCHES = frozenset({"socket", "file", "start", ""})
@@ -47,28 +54,63 @@ class _Rank:
     """What is known of one rank.
 
     Attributes:
-        moved_at: when (``time.monotonic``) it was last seen to move.
+        moved_at: when (``time.monotonic``) its main thread was last seen to move, or what it waits for to work.
+        told_at: when it last told something.
         sizes: of the files in which it tells something.
         key: where it stood at the last look, or None.
         seen: the places where it was seen computing since it last moved otherwise.
         used: (when, CPU time of it and its children in ns, switches, bytes read and written) at the last look.
+        waits_since: from when on it was seen in one wait that only other ranks can end, or None.
     """
 
     target: Target
     moved_at: float
+    told_at: float
     files: tuple[str, ...]
     sizes: tuple[int, ...] = ()
     key: object = None
     seen: set[object] = field(default_factory=set)
     used: tuple[float, int, int, int] = (0.0, 0, 0, 0)
+    waits_since: float | None = None
 
-    def has_told(self) -> bool:
-        """True if it told something since the last call."""
+    @property
+    def only_talks(self) -> bool:
+        """True if it told something while its main thread could only wait for others: another thread did."""
+        return self.waits_since is not None and self.told_at > self.waits_since
+
+    def still_since(self, *, heeds_words: bool) -> float:
+        """From when on it does not move."""
+        is_talk_idle = self.waits_since is not None or not heeds_words
+        return self.moved_at if is_talk_idle else max(self.moved_at, self.told_at)
+
+    def listen(self, now: float, *, heeds_words: bool) -> None:
+        """Look whether it told something."""
         sizes = tuple(map(_size, self.files))
         before, self.sizes = self.sizes, sizes
-        return sizes != before
+        if sizes != before:
+            self.told_at = now
+            if heeds_words:
+                self.seen.clear()
 
-    def has_moved(self, stack: RankStack) -> bool:
+    def see(self, stack: RankStack, now: float, *, heeds_words: bool) -> None:
+        """Look where it stands."""
+        before, used_before = self.key, self.used
+        has_moved = self._has_moved(stack)
+        # Who sleeps again and again, and talks, may be who talks.
+        woken = self.used[2] - used_before[2]
+        if has_moved or (woken and stack.kind == "sleep" and not heeds_words):
+            self.moved_at = now
+        if not (stack.is_for_others and stack.flight and stack.flight.counts):
+            self.waits_since = None
+        elif self.waits_since is None or self.key != before or woken > CALM_SWITCHES:
+            self.waits_since = now
+
+    def release(self, now: float) -> None:
+        """Begin anew: somebody holds the ranks."""
+        self.moved_at, self.key, self.waits_since = now, None, None
+        self.seen.clear()
+
+    def _has_moved(self, stack: RankStack) -> bool:
         """True if it stands elsewhere than at the last look, or if what it waits for works."""
         counts = tuple(sorted(stack.flight.counts.items())) if stack.flight else ()
         key = (stack.state, stack.kind, stack.places, counts)
@@ -79,6 +121,13 @@ class _Rank:
             self.seen.add(stack.places)
             return is_new
         return key != before or _works(stack, used_before, self.used)
+
+
+class Take(Protocol):
+    """Takes the stacks of ranks."""
+
+    def __call__(self, targets: Sequence[Target], *, is_gentle: bool = False) -> list[RankStack]:
+        """One for each target; a gentle look sends no signal."""
 
 
 class HangWatch:
@@ -156,11 +205,11 @@ class HangWatch:
     def _is_to_stop(self, watched: _Round, found: StackReport) -> bool:
         if self._stop_after_s is None:
             return False
-        is_unsure = self._has_others or any(g.state == "busy" for g in found.groups)
+        is_unsure = self._has_others or watched.only_talks or any(g.state == "busy" for g in found.groups)
         return watched.still_s >= self._stop_after_s * (BUSY_TIMES if is_unsure else 1)
 
-    def _take(self, targets: Sequence[Target]) -> list[RankStack]:
-        return stacks.take(targets, texts=stacks_frames.texts_of(self._run))
+    def _take(self, targets: Sequence[Target], *, is_gentle: bool = False) -> list[RankStack]:
+        return stacks.take(targets, texts=stacks_frames.texts_of(self._run), is_gentle=is_gentle)
 
     def _tell(self, number: int, kind: str, report: StackReport | None) -> None:
         if report is None:
@@ -177,7 +226,7 @@ class _Round:
         number: int,
         ranks: Sequence[_Rank],
         *,
-        take: Callable[[Sequence[Target]], list[RankStack]],
+        take: Take,
         tell: Callable[[str, StackReport | None], None],
         after_s: float,
         tells_all: bool,
@@ -191,6 +240,7 @@ class _Round:
         self._tells_all = tells_all
         self._found: StackReport | None = None
         self._next_stacks = 0.0
+        self._next_peek = time.monotonic() + after_s / PEEKS
 
     @property
     def pause_s(self) -> float:
@@ -200,36 +250,60 @@ class _Round:
     def look(self, now: float) -> StackReport | None:
         """Look once; returns where the ranks stand while they hang, else None."""
         is_held = any(os.path.lexists(r.target.folder.held_json) for r in self._ranks)
+        heeds_words = not self.only_talks
         for rank in self._ranks:
-            if rank.has_told() or is_held:
-                self._move(rank, now)
+            rank.listen(now, heeds_words=heeds_words)
+            if is_held:
+                rank.release(now)
         alive = [r for r in self._ranks if _is_alive(r)]
-        still_s = min((now - r.moved_at for r in alive), default=0.0)
-        if still_s < self._after_s / 3:
+        if self._still_s(alive, now) >= self._after_s / 3:
+            if now >= self._next_stacks:
+                self._look_closer(alive)
+        else:
             self._go_on()
-        elif now >= self._next_stacks:
-            self._look_closer(alive)
+            if now >= self._next_peek and not is_held:
+                self._peek(alive)
         return self._found
+
+    @property
+    def only_talks(self) -> bool:
+        """True if a rank still talks whose main thread can only wait for others."""
+        return any(r.only_talks for r in self._ranks)
+
+    def _still_s(self, alive: Sequence[_Rank], now: float) -> float:
+        heeds_words = not self.only_talks
+        return min((now - r.still_since(heeds_words=heeds_words) for r in alive), default=0.0)
+
+    def _peek(self, alive: Sequence[_Rank]) -> None:
+        """Ask ranks that talk where they stand, without a signal: only who has a process group can wait for others."""
+        now = time.monotonic()
+        self._next_peek = now + self._after_s / PEEKS
+        talking = [r for r in alive if now - r.told_at < self._after_s / 3]
+        if not talking or not all(os.path.lexists(r.target.folder.bell) for r in alive):
+            return
+        heeds_words = not self.only_talks
+        found = self._take([r.target for r in alive], is_gentle=True)
+        now = time.monotonic()
+        for rank, stack in zip(alive, found, strict=True):
+            if stack.frames:
+                rank.see(stack, now, heeds_words=heeds_words)
 
     def _look_closer(self, alive: Sequence[_Rank]) -> None:
         """Take stacks: who moves without a word?"""
         found = self._take([r.target if r in alive else replace(r.target, ended="succeeded") for r in self._ranks])
-        now = time.monotonic()
+        now, heeds_words = time.monotonic(), not self.only_talks
         pause_s = self._after_s / LOOKS if self._found is None else min(CALM_PAUSE_S, self._after_s / 4)
         self._next_stacks = now + max(pause_s, 0.1)
         for rank, stack in zip(self._ranks, found, strict=True):
-            if rank in alive and stack.state != "gone" and rank.has_moved(stack):
-                rank.moved_at = now
-        self.still_s = min((now - r.moved_at for r in alive), default=0.0)
+            if rank in alive and stack.state != "gone":
+                rank.see(stack, now, heeds_words=heeds_words)
+        self.still_s = self._still_s(alive, now)
         if self.still_s < self._after_s:
             self._go_on()
         elif self._found is None and (self._tells_all or not all(s.state in MOVING for s in found)):
-            self._found = stacks_judge.judge(found, cause="hang", time_ns=time.time_ns())
+            told = [_with_talk(s) if r.only_talks else s for r, s in zip(self._ranks, found, strict=True)]
+            self._found = stacks_judge.judge(told, cause="hang", time_ns=time.time_ns())
             self._tell("hang_found", self._found)
-
-    def _move(self, rank: _Rank, now: float) -> None:
-        rank.moved_at, rank.key = now, None
-        rank.seen.clear()
 
     def _go_on(self) -> None:
         if self._found is not None:
@@ -248,7 +322,12 @@ def _rank(subject: Subject) -> _Rank:
         start_ticks=identity.start_ticks if identity else 0,
         folder=folder,
     )
-    return _Rank(target=target, moved_at=time.monotonic(), files=tuple(map(str, told)))
+    now = time.monotonic()
+    return _Rank(target=target, moved_at=now, told_at=now, files=tuple(map(str, told)))
+
+
+def _with_talk(stack: RankStack) -> RankStack:
+    return replace(stack, notes=(*stack.notes, "Another thread of it still tells something; its main thread stands."))
 
 
 def _is_alive(rank: _Rank) -> bool:
@@ -270,12 +349,14 @@ def _used(pid: int) -> tuple[float, int, int, int]:
 
 def _works(stack: RankStack, before: tuple[float, int, int, int], now: tuple[float, int, int, int]) -> bool:
     """True if a rank that stands at the same place waits for something that works, or works without Python."""
-    seconds = now[0] - before[0]
-    if not before[0] or seconds <= 0 or stack.is_for_others:
+    seconds, switches = now[0] - before[0], now[2] - before[2]
+    if not before[0] or seconds <= 0:
         return False
+    if stack.is_for_others:  # messages between two ranks are not counted by their group
+        return stack.kind == "p2p" and switches > CALM_SWITCHES
     if now[3] - before[3] >= IO_BYTES:
         return True
-    if stack.kind in WITH_SWITCHES and (now[2] - before[2]) / seconds >= SWITCHES_A_SECOND:
+    if stack.kind in WITH_SWITCHES and switches / seconds >= SWITCHES_A_SECOND:
         return True
     is_bare = not stack.frames  # of a program without Python, a little work is all that can be seen
     share = (now[1] - before[1]) / (seconds * 1e9)

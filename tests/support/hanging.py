@@ -27,15 +27,19 @@ def events(run: RunDir, *kinds: str) -> list[Event]:
 
 
 @contextlib.contextmanager
-def launched(kernel: Kernel, flags: str, target: str, *, nproc: int = 3) -> Iterator[RunDir]:
-    """A detached run of a program, ended at the end; the kernel has ``nb_elastic`` loaded."""
-    kernel.ok(f"%elastic_launch --detach --out r --nproc {nproc} {flags} {target}")
-    run = RunDir(Path(kernel.ok("print(r.dir)").stdout.strip()))
+def launched(kernel: Kernel, flags: str, target: str, *, nproc: int = 3, name: str = "r") -> Iterator[RunDir]:
+    """A detached run of a program, ended at the end; the kernel has ``nb_elastic`` loaded.
+
+    Args:
+        name: of the notebook's variable for it.
+    """
+    kernel.ok(f"%elastic_launch --detach --out {name} --nproc {nproc} {flags} {target}")
+    run = RunDir(Path(kernel.ok(f"print({name}.dir)").stdout.strip()))
     try:
         until(lambda: len(events(run, "worker_ready")) == nproc or events(run, "run_finished"), 60)
         yield run
     finally:
-        kernel.run("r.stop(0)\nr.wait(30)")
+        kernel.run(f"{name}.stop(0)\n{name}.wait(30)")
 
 
 def all_said(run: RunDir, word: str = "ready", *, nproc: int = 3) -> bool:

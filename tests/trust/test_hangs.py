@@ -5,9 +5,11 @@ A user would lose: hours before a frozen cell, with no culprit.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from tests.support.kernel import Kernel
 from tests.support.until import until
 
 TOLD = "--hang-after 1.5"
+PY_SPY = Path(sys.prefix) / "bin" / "py-spy"
 
 # program: (kind, the odd ranks, words of the headline, words in the odd group's notes)
 KNOWN = {
@@ -41,6 +44,8 @@ KNOWN = {
     "store_get": ("store", {2}, ["Ranks 0, 1 wait in barrier", "rank 2 waits for a key of the store, line 12"], []),
     "dead_peer": ("dead", {2}, ["Ranks 0, 1 wait in init_process_group, dead_peer.py, line 9", "rank 2 is gone (succeeded)"], []),
     "asks_for_input": ("input", {2}, ["Ranks 0, 1 wait in barrier", "rank 2 waits for input(), line 13"], []),
+    "heartbeats": ("lock", {2}, ["Ranks 0, 1 wait in all_reduce, heartbeats.py, line 24", "rank 2 waits for a lock, line 23"], ["Rank 2 did not call collective #"]),
+    "one_rank_only_talks": ("sleep", {2}, ["Ranks 0, 1 wait in all_reduce", "rank 2 sleeps, line 22"], ["Rank 2 did not call collective #"]),
     "gil_held_in_c": ("gil", {2}, ["Ranks 0, 1 wait in all_reduce", "rank 2 is in native code that holds Python's lock (the GIL), line 13"], []),
 }  # fmt: skip
 
@@ -115,6 +120,43 @@ def test_ranks_that_work_in_silence_are_not_called_hung(kernel: Kernel, name: st
     with launched(kernel, TOLD, str(HANGING / f"{name}.py")) as run:
         until(lambda: events(run, "run_finished"), 120)
         assert [events(run, "run_finished")[0]["state"], events(run, "hang_found")] == ["succeeded", []]
+
+
+MOVES_BY = {"report": 1, "child": 1, "reading": 1, "collectives": 2, "messages": 2, "heartbeats": 2, "slow_words": 2}
+"""What alone tells that ranks move, and how many there are."""
+
+
+def test_whatever_tells_that_ranks_move_keeps_a_run_from_being_ended_as_hung(kernel: Kernel):
+    """All at once, since each takes eight seconds."""
+    program = HANGING / "moves_by.py"
+    flags = "--hang-after 2 --on-hang stop"
+    with contextlib.ExitStack() as stack:
+        runs = {
+            how: stack.enter_context(launched(kernel, flags, f"{program} {how}", nproc=nproc, name=how))
+            for how, nproc in MOVES_BY.items()
+        }
+        for how, run in runs.items():
+            until(lambda run=run: events(run, "run_finished"), 120, how)
+    ends = {how: (events(run, "run_finished")[0]["state"], events(run, "hang_found")) for how, run in runs.items()}
+    assert ends == dict.fromkeys(MOVES_BY, ("succeeded", []))
+
+
+def test_a_rank_whose_thread_still_talks_is_said_to(kernel: Kernel):
+    with launched(kernel, TOLD, str(HANGING / "one_rank_only_talks.py")) as run:
+        found = hang_of(run)
+    (waiting,) = [group for group in found.groups if not group.is_odd]
+    assert "Another thread of it still tells something; its main thread stands." in waiting.notes
+    assert not any("Rank 1: Another" in note for note in waiting.notes), "rank 1 is silent"
+
+
+@pytest.mark.skipif(not PY_SPY.exists(), reason="py-spy is not installed")
+def test_where_py_spy_is_installed_native_frames_are_told_too(kernel: Kernel, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", f"{PY_SPY.parent}:{os.environ['PATH']}")
+    with launched(kernel, "--hang-after 300", str(HANGING / "gil_held_in_c.py")) as run:
+        until(lambda: all_said(run), 60)
+        found = until(lambda: [g for g in stacks.report(run).groups if 2 in g.ranks and g.notes], 30)
+    (native,) = [note for note in found[0].notes if note.startswith("Native stack: ")]
+    assert "mutex_lock" in native or "lll_lock" in native, native
 
 
 def test_a_program_without_python_is_told_from_what_the_kernel_knows(kernel: Kernel):
