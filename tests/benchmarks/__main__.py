@@ -32,7 +32,7 @@ ALL = (
 
 
 def main(chosen: list[str]) -> int:
-    """Run what was chosen, or all; 0 if everything could be measured."""
+    """Run what was chosen, or all; 0 if everything could be measured and was reached."""
     if unknown := sorted(set(chosen) - set(ALL)):
         print(f"unknown: {', '.join(unknown)}; there are {', '.join(ALL)}", file=sys.stderr)
         return 2
@@ -53,10 +53,11 @@ def main(chosen: list[str]) -> int:
                 print(f"  {name} failed: {type(e).__name__}: {e}", file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    judged = [reach for reach in verdicts(rows) if reach.is_measured]
-    print(f"\n{render(rows)}\n{sum(reach.is_reached for reach in judged)} of {len(judged)} figures reached")
+    judged = verdicts(rows)
+    reached = sum(reach.is_measured and reach.is_reached for reach in judged)
+    print(f"\n{render(rows)}\n{reached} of {len(judged)} figures reached")
     print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; Python {sys.version.split()[0]}")
-    return 1 if failed else 0
+    return 1 if failed or reached < len(judged) else 0
 
 
 if __name__ == "__main__":

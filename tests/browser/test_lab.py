@@ -33,6 +33,13 @@ if os.environ["RANK"] == "1":
     raise ValueError("the needle")
 """
 )
+DETACHED = """%%elastic_launch -n 2 --name mine --detach
+import nb_elastic, time
+for step in range(4000):
+    print("step", step, flush=True)
+    nb_elastic.report(step=step, loss=1 / (step + 1))
+    time.sleep(0.05)
+"""
 STATE = "print(nb_elastic.last_run().state.value)"
 IMPORT = "import nb_elastic"
 
@@ -132,6 +139,22 @@ def test_a_run_opens_in_a_tab_that_a_reload_restores(busy: LabPage) -> None:
     busy.page.locator(".lm-TabBar-tab", has_text="mine").click()
     tab.get_by_role("button", name=re.compile("^Stop")).first.click()
     expect(tab).to_contain_text(re.compile("stopped", re.IGNORECASE))
+
+
+def test_a_detached_run_is_followed_and_stopped_from_the_list_after_the_kernel_was_restarted(lab: LabPage) -> None:
+    """No cell and no variable of the notebook knows of it any more."""
+    lab.new(f"{LOAD}\n{IMPORT}", DETACHED).run(0).run(1)
+    lab.restart().run(0)
+    row = lab.show_runs().locator("li").first
+    expect(row).to_contain_text("detached")
+    row.get_by_role("button", name="Open run mine").click()
+    tab = lab.page.locator(".nbe-lab-tab .nbe")
+    expect(tab).to_contain_text("step 3")
+    tab.get_by_role("tab", name="Metrics").click()
+    expect(tab).to_contain_text("loss")
+    tab.get_by_role("button", name=re.compile("^Stop")).first.click()
+    expect(tab).to_contain_text(re.compile("stopped", re.IGNORECASE))
+    expect(row).to_contain_text("stopped")
 
 
 def test_a_failure_leads_to_its_line_in_the_notebook(lab: LabPage) -> None:

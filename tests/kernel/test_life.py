@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,42 @@ def test_a_detached_run_that_fails_after_its_kernel_died_tells_why(kernel: Kerne
         told = fresh.run("run.raise_for_state()").text
         assert "rank 1 failed first (ValueError: bad batch)" in told and "Cell In[2], line 7" in told, told
     goes(home)
+
+
+def test_processes_of_the_notebooks_own_outlive_every_end_of_a_run(kernel: Kernel, home: Path):
+    """Children of the kernel, one in a session of its own, with the names and command lines that ranks have."""
+    kernel.ok(
+        "import os, signal, subprocess, time\n"
+        "code = 'import signal, time; signal.signal(2, signal.SIG_IGN); time.sleep(600)'  # Jupyter interrupts its whole group\n"
+        "argv = ['nb_elastic:rank 0', '-c', code, 'nb_elastic.supervisor']\n"
+        "decoys = [subprocess.Popen(argv, executable=__import__('sys').executable, start_new_session=own) for own in (False, True)]"
+    )
+    alive = "print([one.poll() for one in decoys])"
+
+    def supervisor() -> int:
+        (pid,) = [e["pid"] for e in journal(newest(home)) if e["event"] == "supervisor_started"]
+        return int(pid)
+
+    def rank() -> int:
+        return int(next(e["pid"] for e in journal(newest(home)) if e["event"] == "worker_started"))
+
+    ends: dict[str, Callable[[], object]] = {
+        "WorkerFailedError": lambda: os.kill(rank(), signal.SIGKILL),
+        "RunStoppedError": kernel.interrupt,
+        "RunLostError": lambda: os.kill(supervisor(), signal.SIGKILL),
+    }
+    for error, end in ends.items():
+        cell = kernel.start(f"%%elastic_launch --nproc 2\n{DEAF}")
+        kernel.wait_for(cell, "deaf")
+        until(lambda: kinds(newest(home)).count("worker_ready") == 2, 60)
+        end()
+        if error == "RunStoppedError":
+            until(lambda: "signal_sent" in kinds(newest(home)), 60)
+            kernel.interrupt()  # they heed none
+        kernel.wait(cell)
+        assert cell.reply["ename"] == error, cell.text
+        assert kernel.ok(alive).stdout == "[None, None]\n", error
+    kernel.ok("for one in decoys:\n    one.kill()\n    one.wait()")
 
 
 def test_a_kernel_that_leaves_politely_takes_its_attached_run_with_it(kernel: Kernel, home: Path):

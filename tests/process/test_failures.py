@@ -135,18 +135,19 @@ def test_a_lost_rendezvous_is_told_as_such():
     assert [e["cause"] for e in other.of("round_ended")] == ["failure"]
 
 
-def _orders(rounds: int) -> tuple[list[list[int]], list[list[int]]]:
+def _orders(rounds: int, how: str = "raise") -> tuple[list[list[int]], list[list[int]]]:
     """The order of the failures as told, and as the ranks themselves noted it: on a busy machine not always the planned one."""
     done = supervise.run(
-        "tests.programs.fails_in_turn:main", "20", "turn", nproc=2, max_restarts=rounds - 1, timeout_s=280
+        "tests.programs.fails_in_turn:main", "20", "turn", how, nproc=2, max_restarts=rounds - 1, timeout_s=280
     )
     moments = [[(done.run.path / f"start-{n}-{rank}").read_bytes() for rank in range(2)] for n in range(rounds)]
     real = [sorted(range(2), key=lambda rank: int.from_bytes(of[rank][:8], "little")) for of in moments]
     return [[f.rank for f in done.failures(n)] for n in range(rounds)], real
 
 
-def test_two_ranks_that_fail_20_ms_apart_are_both_told_in_order():
-    told, real = _orders(10)
+@pytest.mark.parametrize("how", ["raise", "exit", "kill"])
+def test_two_ranks_that_fail_20_ms_apart_are_both_told_in_order(how: str):
+    told, real = _orders(10, how)
     assert told == real
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import time
 from typing import Any
 
 import pytest
@@ -75,6 +76,9 @@ def test_a_failed_rank_stays_at_its_exception_until_the_debugger_quits():
         # the group's own time-out of 1 s does not take the others away
         patience = "dist.group.WORLD._get_backend(torch.device('cpu')).options._timeout.days"
         assert debugging.look(failed, patience) == "7"
+        since = time.monotonic()
+        until(lambda: time.monotonic() - since > 1.5 or one.of("worker_exited"), 30)
+        assert not one.of("worker_exited")
 
         # pdb: all of it but what would run
         outcome, shown = converse(

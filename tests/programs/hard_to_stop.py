@@ -57,6 +57,25 @@ def collective_that_waits_for_a_peer():
     dist.all_reduce(torch.ones(1))
 
 
+def collective_that_waits_for_a_stopped_peer():
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    up()
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    dist.all_reduce(torch.ones(1)) if os.environ["RANK"] == "0" else time.sleep(600)
+
+
+def peer_that_has_left():
+    import torch.distributed as dist
+
+    up()
+    if os.environ["RANK"] == "0":
+        dist.init_process_group("gloo")
+
+
 def stopped():
     up()
     try:

@@ -36,11 +36,13 @@ class Told:
         kind: the category, or None where nothing is told of one (or of a failure at all).
         root: the rank named as the first to fail, or None.
         text: the whole report.
+        reasons: why it is of this kind, a sentence each.
     """
 
     kind: FailureCategory | None
     root: int | None
     text: str
+    reasons: tuple[str, ...] = ()
 
 
 def ours(case: Case) -> Told:
@@ -59,7 +61,10 @@ def ours(case: Case) -> Told:
     kind = FailureCategory(last.category) if last.category else None
     is_rank = last.root is not None and not last.root.followed
     return Told(
-        kind=kind, root=last.root_rank if is_rank else None, text=report_failure.failure_text(last, folder=done.run)
+        kind=kind,
+        root=last.root_rank if is_rank else None,
+        text=report_failure.failure_text(last, folder=done.run),
+        reasons=last.reasons,
     )
 
 

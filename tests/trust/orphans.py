@@ -10,7 +10,6 @@ the environment and by the pids that the ranks and their children wrote down the
 from __future__ import annotations
 
 import os
-import queue
 import secrets
 import shutil
 import signal
@@ -32,6 +31,9 @@ from tests.support.until import until
 
 LIMIT_S = 5.0
 """The promise: so long after the death nothing is left."""
+
+GRACE_SPAN_S = 1.0
+"""After an interrupt ranks that heed no signal have five seconds: the kernel dies in the midst of them."""
 
 SPAN_S = 0.6
 """Deaths are swept over this time from the cell's start; a warm launch has its ranks and all their children up long before."""
@@ -55,7 +57,14 @@ threading.Thread(target=fork, daemon=True).start()
 """
 """A child that the notebook forks while the run lives: it has every pipe that the kernel has, and outlives it."""
 
-KERNELS = ("kernel SIGKILL", "kernel SIGSEGV", "kernel restart", "kernel SIGKILL, its fork lives")
+KERNELS = (
+    "kernel SIGKILL",
+    "kernel SIGSEGV",
+    "kernel restart",
+    "kernel restart, asked politely",
+    "kernel SIGKILL after an interrupt",
+    "kernel SIGKILL, its fork lives",
+)
 PARTS = ("supervisor", "forkserver", "launcher", "supervisor + forkserver")
 KINDS = (*KERNELS, *(f"{part} SIGKILL" for part in PARTS))
 
@@ -68,7 +77,8 @@ class Try:
         delay_s: after the cell began.
         was_there: there was somebody to kill.
         started: processes that ranks and their children wrote down.
-        seconds: until all was gone; LIMIT_S where something was left.
+        seconds: from the death until all was gone, or the end of the wait; of a run that lives on, from the interrupt that
+            ends it.
         left: what was left after LIMIT_S.
     """
 
@@ -163,13 +173,19 @@ def _kernel_tries(kind: str, tries: int) -> Iterator[Try]:
         with _scene(is_warm=is_warm) as scene:
             _start(scene, FORK if kind.endswith("fork lives") else "")
             delay_s = _pause(_spread(number, SPAN_S if is_warm else FIRST_SPAN_S))
-            if kind == "kernel restart":
-                scene.kernel._manager.restart_kernel(now=True)
-                scene.kernel_pid = scene.kernel.pid
+            if kind == "kernel SIGKILL after an interrupt":
+                scene.kernel.interrupt()
+                _pause(_spread(number + 1, GRACE_SPAN_S))
+            at = time.monotonic()
+            if (
+                "restart" in kind
+            ):  # without now=True as JupyterLab's own button: an interrupt, a request, five seconds, SIGKILL
+                scene.kernel._manager.restart_kernel(now=kind == "kernel restart")
+                scene.kernel_pid, at = scene.kernel.pid, time.monotonic()
             else:
                 os.kill(scene.kernel_pid, signal.SIGSEGV if kind == "kernel SIGSEGV" else signal.SIGKILL)
             scene.is_kernel_dead = True
-            yield _judge(scene, kind, delay_s, was_there=True)
+            yield _judge(scene, kind, delay_s, at=at, was_there=True)
             for pid in scene.forks:
                 os.kill(pid, signal.SIGKILL)
 
@@ -183,17 +199,14 @@ def _part_tries(kind: str, tries: int) -> Iterator[Try]:
             delay_s = _pause(_spread(number, SPAN_S))
             found = _parts(scene.kernel.pid)
             targets = [identity for part in wanted if (identity := found.get(part))]
+            at, was_there = time.monotonic(), len(targets) == len(wanted)
             for one in targets:
                 one.signal(signal.SIGKILL)
-            try:
-                scene.kernel.wait(cell, 1.0)
-            except (
-                AssertionError,
-                queue.Empty,
-            ):  # a run that lost its launcher lives on, as does one that lost it before it began
+            if not scene.kernel.has_ended(cell, 1.0):  # a run lives on without its launcher, and if none had begun
+                at = time.monotonic()
                 scene.kernel.interrupt()
-                scene.kernel.wait(cell, 60)
-            yield _judge(scene, kind, delay_s, was_there=len(targets) == len(wanted))
+            scene.kernel.wait(cell, 60)
+            yield _judge(scene, kind, delay_s, at=at, was_there=was_there)
             assert not cell.is_ok, cell.text
             scene.kernel.ok("%%elastic_launch --nproc 2 --render none\n1")
 
@@ -226,11 +239,11 @@ def _pause(delay_s: float) -> float:
     return passed
 
 
-def _judge(scene: Scene, kind: str, delay_s: float, *, was_there: bool) -> Try:
-    start = time.monotonic()
-    while (found := scene.left()) and time.monotonic() - start < LIMIT_S:
+def _judge(scene: Scene, kind: str, delay_s: float, *, at: float, was_there: bool) -> Try:
+    """Look until nothing is left, or LIMIT_S after the death is over."""
+    while (found := scene.left()) and time.monotonic() - at < LIMIT_S:
         time.sleep(0.02)
-    seconds = time.monotonic() - start
+    seconds = time.monotonic() - at
     left = tuple(leaks.describe(one) for one in found)
     started = scene.started()
     if left:
@@ -260,15 +273,15 @@ def _parts(kernel: int) -> dict[str, ProcessId]:
 
 
 def table(tries: list[Try]) -> str:
-    """Kind of death, tries, tries that left something, and how long all took to be gone."""
+    """Kind of death, tries, those that met whom they were meant for, those that left something, and how long all took to be gone."""
     lines = [
-        f"{'what died':<38} {'tries':>6} {'with ranks':>10} {'left after 5 s':>15} {'median s':>9} {'longest s':>10}"
+        f"{'what died':<38} {'tries':>6} {'met':>5} {'with ranks':>10} {'left after 5 s':>15} {'median s':>9} {'longest s':>10}"
     ]
     for kind in dict.fromkeys(one.kind for one in tries):
         those = [one for one in tries if one.kind == kind]
         took = [one.seconds for one in those]
         lines.append(
-            f"{kind:<38} {len(those):>6} {sum(one.started > 0 for one in those):>10} {sum(bool(one.left) for one in those):>15}"
+            f"{kind:<38} {len(those):>6} {sum(one.was_there for one in those):>5} {sum(one.started > 0 for one in those):>10} {sum(bool(one.left) for one in those):>15}"
             f" {statistics.median(took):>9.1f} {max(took):>10.1f}"
         )
     return "\n".join(lines)

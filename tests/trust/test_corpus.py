@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from nb_elastic.model import FailureCategory
 from tests.support import corpus_run
 from tests.support.corpus import CASES, Case
 from tests.support.corpus_places import CannotHaveError
@@ -18,24 +19,37 @@ AT_ONCE = 2
 """Programs that run side by side; each supervisor needs a core for a second or two."""
 
 
-def _answer(case: Case) -> tuple[object, object, object] | None:
-    """(kind, is the right rank named, has the report its word); None where the machine does not let it run."""
-    try:
-        told = corpus_run.ours(case)
-    except CannotHaveError:
-        return None
+PLACED = [case for case in CASES if case.place]
+
+
+def _answer(case: Case) -> tuple[object, object, object, object]:
+    """(kind, is the right rank named, has the report its word, are there reasons where they are promised)."""
+    told = corpus_run.ours(case)
     is_right_rank = told.root in case.roots if case.roots else told.root is None
-    return told.kind, is_right_rank or told.root, case.word in told.text or told.text
+    has_reasons = bool(told.reasons) or case.kind in {None, FailureCategory.USER_ERROR}
+    return told.kind, is_right_rank or told.root, case.word in told.text or told.text, has_reasons
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_the_corpus_is_told_right(group):
-    cases = [case for case in CASES if case.group == group and not case.why_not]
+    cases = [case for case in CASES if case.group == group and not (case.why_not or case.place)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         answers = dict(zip([c.name for c in cases], pool.map(_answer, cases), strict=True))
-    expected = {c.name: (c.kind, True, True) for c in cases if answers[c.name] is not None}
-    assert {name: answer for name, answer in answers.items() if answer is not None} == expected
+    assert answers == {c.name: (c.kind, True, True, True) for c in cases}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", PLACED, ids=lambda case: case.name)
+def test_what_runs_short_of_something_is_told_right(case: Case):
+    """Short of memory, of shared memory, of disk: in a place of its own."""
+    if case.why_not:
+        pytest.skip(case.why_not)
+    try:
+        answer = _answer(case)
+    except CannotHaveError as e:
+        pytest.skip(str(e))
+    assert answer == (case.kind, True, True, True)
 
 
 def test_the_corpus_covers_every_kind():

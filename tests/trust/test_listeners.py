@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from nb_elastic import rundir
+from nb_elastic import debugging, rundir, snapshot
 from nb_elastic.lifeline import descendants
 from tests.support import supervise
 from tests.support.kernel import Kernel
@@ -70,6 +71,20 @@ def test_a_run_of_one_node_listens_on_loopback_only(kind: str, tmp_path: Path, e
         one.wait()
     assert one.state == "succeeded", one.log
     assert found["tcp"], "the store and gloo listen somewhere: else nothing was looked at"
+    assert reachable(found, elastic_home) == []
+
+
+def test_a_held_rank_can_be_reached_through_its_run_folder_only(elastic_home: Path):
+    with supervise.start(supervise.entry("fails_while_others_wait.py"), hold=True) as one:
+        until(lambda: debugging.held_ranks(one.run, snapshot.load(one.run)) or one.process.poll() is not None, 60)
+        found = listeners({one.process.pid, *descendants(one.process.pid)})
+        ways = [path for at in one.run.path.rglob("debug.sock") for path in (at, at.parent)]
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in ways]
+        one.stop(0)
+        one.wait()
+    (name,) = found.pop("u_str")
+    assert re.fullmatch(r"/proc/self/fd/\d+/debug\.sock", name), "bound through a descriptor of the rank's own folder"
+    assert modes == [0o600, 0o700]
     assert reachable(found, elastic_home) == []
 
 

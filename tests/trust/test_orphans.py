@@ -27,7 +27,7 @@ TRIES = {"kernel SIGKILL": 5, "supervisor SIGKILL": 4, "forkserver SIGKILL": 4, 
 def test_nothing_is_left_five_seconds_after_a_death(kind: str):
     tries = orphans.sweep(kind, TRIES.get(kind, 2))
     assert [one for one in tries if one.left] == []
-    assert any(one.started for one in tries), "no try met a run with ranks"
+    assert any(one.started and one.was_there for one in tries), "no try met a run with ranks"
 
 
 def test_what_a_command_lines_dead_supervisor_and_forkserver_leave_goes_too(tmp_path: Path, monkeypatch):

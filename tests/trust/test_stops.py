@@ -44,6 +44,7 @@ CASES = [
     Case("c_call_that_holds_the_gil", (KILLED, KILLED)),
     Case("peer_that_never_comes", (TERM, SAVED)),
     Case("collective_that_waits_for_a_peer", (TERM, TERM)),
+    Case("collective_that_waits_for_a_stopped_peer", (SAVED, SAVED), grace_s=30),
     Case("stopped", (SAVED, SAVED), grace_s=30, tail=b"saved\n"),
     Case("saves_for_3_s", (SAVED, SAVED), grace_s=30, tail=b"saved\n"),
     Case("passes_over_everything", (TERM, TERM)),
@@ -101,6 +102,16 @@ def test_a_stop_ends_the_wait_for_a_second_node():
         one.stop(grace_s=600)
         one.wait(MARGIN_S)
     assert (one.state, one.of("worker_started")) == ("stopped", [])
+
+
+def test_a_stop_ends_the_wait_for_a_rank_that_has_left():
+    program = supervise.entry("tests.programs.hard_to_stop:peer_that_has_left")
+    with supervise.start(program, nproc=2) as one:
+        one.until_event("worker_exited")
+        until(lambda: one.out(0).endswith(b"up\n"), 120)
+        one.stop(1)
+        one.wait(1 + MARGIN_S)
+    assert (one.state, ways(one)) == ("stopped", [TERM, "left by itself"])
 
 
 def test_what_finished_before_the_stop_keeps_its_result():
