@@ -230,7 +230,8 @@ class Episode:
         elif self._cell is not None:
             if not self.world.kernel.has_ended(self._cell, timeout_s) and self.world.is_alive:
                 return False
-        if self.plan.way == "detach" and (folder := self.scene.folder) and folder.path.exists():
+        # Of a folder that was deleted while others wrote there, parts may be left; without a journal nobody takes them for a run.
+        if self.plan.way == "detach" and (folder := self.scene.folder) and folder.journal.exists():
             if snapshot.load(folder).state.is_final:
                 return True
             time.sleep(min(timeout_s, 0.05))
