@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 _HEAD = struct.Struct(">II")
+TAKEN, REFUSED = b"y", b"n"
+"""A driver's answers to a launch frame: one byte."""
 MAX_JSON_BYTES = 64 << 20
 
 

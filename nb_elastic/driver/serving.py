@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nb_elastic import lifeline, machine, seals
+from nb_elastic import lifeline, machine, seals, wire
 from nb_elastic.driver import descriptors, log
 from nb_elastic.driver import job as jobs
 from nb_elastic.driver.conductor import GRACE_S, Conductor
@@ -39,8 +39,6 @@ from nb_elastic.node import folder
 from nb_elastic.supervisor import stopping
 from nb_elastic.supervisor.channel import FrameDecoder
 
-TAKEN, REFUSED = b"y", b"n"
-"""The answers to a launch."""
 IDLE_TICK_S = 0.5
 END_S = 10.0
 """An engine that has not ended its nodes by then is left to them: their stdin ends with this process."""
@@ -84,10 +82,7 @@ class Serving:
 
     def on_launch(self, message: Mapping[str, Any], fds: list[int]) -> None:
         """A run is to begin."""
-        if (
-            self._conductor is not None and self._conductor.is_over
-        ):  # the kernel heard so before this thread came round to it
-            self._end_run(self._desk.clock())
+        self._end_if_over(self._desk.clock())  # the kernel may have heard so before this thread came round to it
         is_free = self._conductor is None and not self._is_ending
         self._kernel.answer(is_taken=is_free)
         if not is_free:
@@ -265,10 +260,11 @@ class Serving:
                 self._conductor.hurry(now)
         if self._hiring is not None:
             self._hiring.want(self._conductor.missing if self._conductor is not None else 0)
-        if self._conductor is not None and self._conductor.is_over:
-            self._end_run(now)
+        self._end_if_over(now)
 
-    def _end_run(self, now: float) -> None:
+    def _end_if_over(self, now: float) -> None:
+        if self._conductor is None or not self._conductor.is_over:
+            return
         if self._copier is not None:
             self._copier.copy()
         log.leave()
@@ -325,7 +321,7 @@ class _Kernel:
     def answer(self, *, is_taken: bool) -> None:
         """Tell whether a launch is taken."""
         with contextlib.suppress(OSError):
-            self._sock.send(TAKEN if is_taken else REFUSED, socket.MSG_DONTWAIT)
+            self._sock.send(wire.TAKEN if is_taken else wire.REFUSED, socket.MSG_DONTWAIT)
 
     def hang_up(self) -> None:
         """Take no more launches."""

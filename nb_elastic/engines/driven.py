@@ -32,7 +32,6 @@ COMMAND = ("-m", "nb_elastic.driver")
 WARM_S = 55.0
 """A driver that has waited for longer may be about to leave; it does so by itself after a minute."""
 FINISHED = b'{"event":"run_finished"'
-TAKEN = b"y"
 ANSWER_S = 30.0
 """A driver that stands by and does not answer a launch for so long is ended; another one takes it."""
 
@@ -164,7 +163,7 @@ class _Driver:
         """Wait for its answer to a launch; False where it takes none, for it is about to end."""
         try:
             self.sock.settimeout(ANSWER_S)
-            return self.sock.recv(1) == TAKEN
+            return self.sock.recv(1) == wire.TAKEN
         except OSError:
             return False
         finally:
