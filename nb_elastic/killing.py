@@ -13,10 +13,14 @@ import signal
 import time
 from collections.abc import Iterable
 
+from nb_elastic import lifeline
 from nb_elastic.lifeline import ProcessId
 
 CLEAN_S = 3.0
 """Most time for freeing what killed processes held; it takes some milliseconds, and longer on a machine that is overrun."""
+
+EXEC_S = 0.5
+"""Most time for a process in the midst of an exec to show what it becomes; less than a millisecond where a CPU is free."""
 
 
 def kill_all(processes: Iterable[ProcessId], number: int = signal.SIGKILL) -> int:
@@ -24,9 +28,18 @@ def kill_all(processes: Iterable[ProcessId], number: int = signal.SIGKILL) -> in
 
     SIGKILL comes last to who only frees the shared memory of the others when these are gone, and is not needed then.
     """
-    found = list(processes)
-    cleaners = [one for one in found if number == signal.SIGKILL and cleans_up(one.pid)]
-    count = sum(signal_one(one, signal.SIGCONT if one in cleaners else number) for one in found)
+    waiting = list(processes)
+    if number != signal.SIGKILL:
+        return sum(signal_one(one, number) for one in waiting)
+    count, cleaners, deadline = 0, list[ProcessId](), time.monotonic() + EXEC_S
+    while waiting:
+        roles = {one: cleans_up(one.pid) for one in waiting}
+        waiting = [one for one, cleans in roles.items() if cleans is None and time.monotonic() < deadline]
+        cleaners += [one for one, cleans in roles.items() if cleans]
+        sent = [one for one in roles if one not in waiting]
+        count += sum(signal_one(one, signal.SIGCONT if roles[one] else number) for one in sent)
+        if waiting:
+            time.sleep(0.001)
     deadline = time.monotonic() + CLEAN_S
     while (cleaners := [one for one in cleaners if one.is_alive]) and time.monotonic() < deadline:
         time.sleep(0.001)
@@ -40,13 +53,18 @@ def kill_pids(pids: Iterable[int], number: int = signal.SIGKILL) -> int:
     return kill_all([one for one in map(ProcessId.of, pids) if one], number)
 
 
-def cleans_up(pid: int) -> bool:
-    """True for Python's tracker of shared memory, and for torch's."""
+def cleans_up(pid: int) -> bool | None:
+    """True for Python's tracker of shared memory, and for torch's; None while nobody can tell.
+
+    Whoever started a tracker goes on, and makes a first block, before the kernel shows the tracker's command line.
+    """
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as f:
             words = f.read()
     except OSError:
         return False
+    if not words:  # in the midst of an exec, dead, or stopped: an exec ends before a stop takes hold
+        return None if (lifeline.stat_fields(pid) or "Z")[0] not in "ZXTt" else False
     return b"multiprocessing.resource_tracker" in words or words.split(b"\0")[0].endswith(b"/torch_shm_manager")
 
 
