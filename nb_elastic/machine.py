@@ -11,6 +11,8 @@ import functools
 import os
 from pathlib import Path
 
+from nb_elastic.lifeline import HeldInterrupts
+
 
 @functools.lru_cache(maxsize=1)
 def boot_id() -> str:
@@ -49,18 +51,19 @@ def hold(fd: int) -> None:
 
 def is_held(path: Path) -> bool | None:
     """True while a process of this kernel, of whatever container, holds a file; None where that can't be told."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return None
-    finally:
-        os.close(fd)
+    with HeldInterrupts(most=1):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            return None
+        finally:
+            os.close(fd)
     return False

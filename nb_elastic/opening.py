@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nb_elastic.errors import DescriptorsError
+from nb_elastic.lifeline import HeldInterrupts
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -35,6 +36,21 @@ def to_read(path: Path) -> int:
         OSError: if it is absent, or none (ELOOP or ENOTDIR for a link, EINVAL for a pipe, a device or a folder).
     """
     return _checked(path, _READ)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[int]:
+    """The same, and closed whatever comes: an interrupt waits until it is, and only a second one gets through.
+
+    Raises:
+        OSError: as ``to_read``.
+    """
+    with HeldInterrupts(most=1):
+        fd = to_read(path)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
 
 def to_append(path: Path) -> int:
@@ -69,10 +85,10 @@ def wants_told(what: str) -> Iterator[None]:
 def is_there(path: Path) -> bool:
     """True if ``to_read`` would open it."""
     try:
-        os.close(to_read(path))
+        with reading(path):
+            return True
     except OSError:
         return False
-    return True
 
 
 def reserve(fd: int, offset: int, size: int) -> bool:

@@ -288,11 +288,12 @@ def read_file(path: Path) -> Packed:
         PayloadError: if it is absent, not ours, not written by this user, or more than memory holds.
     """
     try:
-        fd = opening.to_read(path)
+        with HeldInterrupts(most=1):
+            opened = open(opening.to_read(path), "rb")  # noqa: SIM115  what follows may take long, and can be interrupted
     except OSError as e:
         raise PayloadError(f"{path} can't be opened: {e.strerror or e}. The rank may not have left a result.") from e
-    with open(fd, "rb") as f:
-        about = os.fstat(fd)
+    with opened as f:
+        about = os.fstat(opened.fileno())
         if about.st_uid != os.geteuid():
             raise PayloadError(f"{path} was not written by you, so it isn't opened: unpickling runs code.")
         try:

@@ -249,7 +249,8 @@ class Run(debugging.Looks):
                     if on_interrupt is None or not on_interrupt(interrupts):
                         raise
         finally:
-            _close(renderer, self)
+            with HeldInterrupts(most=1):  # in the midst of a look at a file it would keep that open
+                _close(renderer, self)
         self._follower.close()
         return self.state
 

@@ -106,7 +106,7 @@ def read_json(path: Path, *, max_bytes: int = 4 << 20) -> dict[str, Any]:
     The file may have been written by a hostile rank, so it is opened with care.
     """
     try:
-        with open(opening.to_read(path), "rb") as f:
+        with opening.reading(path) as fd, open(fd, "rb", closefd=False) as f:
             raw = f.read(max_bytes + 1)
         value = json.loads(raw) if len(raw) <= max_bytes else {}
     except (OSError, ValueError, RecursionError):
@@ -351,30 +351,20 @@ def read_at(path: Path, offset: int, size: int = READ_BYTES) -> bytes:
         DescriptorsError: if this process has too many files open to look.
     """
     try:
-        with opening.wants_told(f"{path} can't be read"):
-            fd = opening.to_read(path)
+        with opening.wants_told(f"{path} can't be read"), opening.reading(path) as fd:
+            return os.pread(fd, size, offset)
     except OSError:
         return b""
-    try:
-        return os.pread(fd, size, offset)
-    except OSError:
-        return b""
-    finally:
-        os.close(fd)
 
 
 def data_after(path: Path, offset: int) -> int:
     """Where a file has bytes again after a hole (or its end): a rank can make a file of a terabyte that holds nothing."""
-    try:
-        fd = opening.to_read(path)
-    except OSError:
-        return offset
-    try:
-        return os.lseek(fd, offset, os.SEEK_DATA) if hasattr(os, "SEEK_DATA") else offset
-    except OSError as e:
-        return os.fstat(fd).st_size if e.errno == errno.ENXIO else offset
-    finally:
-        os.close(fd)
+    with contextlib.suppress(OSError), opening.reading(path) as fd:
+        try:
+            return os.lseek(fd, offset, os.SEEK_DATA) if hasattr(os, "SEEK_DATA") else offset
+        except OSError as e:
+            return os.fstat(fd).st_size if e.errno == errno.ENXIO else offset
+    return offset
 
 
 def read_tail(path: Path, size: int) -> bytes:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nb_elastic import rundir, stacks_dump, stacks_proc, untrusted
-from nb_elastic.lifeline import ProcessId
+from nb_elastic.lifeline import HeldInterrupts, ProcessId
 from nb_elastic.model import Frame
 from nb_elastic.rundir import RankDir
 from nb_elastic.stacks_call import ASK, DUMP, is_in
@@ -164,7 +164,7 @@ class _Asking:
     def _ring(self) -> bool:
         """Ring the bell; False where nobody listens."""
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), HeldInterrupts(most=1):
             if not stat.S_ISFIFO(os.stat(self._folder.bell, follow_symlinks=False).st_mode):
                 return False
             fd = os.open(self._folder.bell, flags)

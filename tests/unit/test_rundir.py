@@ -6,11 +6,12 @@ import os
 import signal
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nb_elastic import events, rundir
+from nb_elastic import events, opening, rundir
 from nb_elastic.errors import ElasticError, OptionError
 from nb_elastic.rundir import Journal, JournalReader, RunDir
 
@@ -121,6 +122,36 @@ def test_what_a_killed_rank_left_half_written_is_removed_and_nothing_else(tmp_pa
     assert left.exists(), "a folder that became a link is left alone"
     rundir.remove_halves(tmp_path, 17)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in (*kept, elsewhere))
+
+
+@pytest.mark.parametrize("call", ["open", "fstat"])
+@pytest.mark.parametrize(
+    "read",
+    [lambda path: rundir.read_at(path, 0), rundir.read_json, lambda path: rundir.data_after(path, 0), opening.is_there],
+)
+def test_an_interrupt_leaves_no_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object], call: str
+):
+    """Whenever it comes: a kernel lives for weeks, and each would be one descriptor less."""
+    path = tmp_path / "round_0" / "0" / "stdout.log"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    plain, left = getattr(os, call), [0]
+
+    def interrupted(*args: object, **more: object) -> object:
+        done = plain(*args, **more)
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGINT)
+        return done
+
+    before = set(os.listdir("/proc/self/fd"))
+    for number in range(1, (3 if call == "open" else 2) + 1):  # two folders and the file
+        left[0] = number
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, call, interrupted)
+            read(path)
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("call", ["open", "fchmod"])
