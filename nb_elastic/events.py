@@ -25,7 +25,8 @@ round_ended          round, attempt, cause (success, failure, membership, stoppe
 stop_requested       by, grace_s
 signal_sent          round, rank, local_rank, signal
 hang_found           round, report (a StackReport): nothing has moved for too long
-hang_over            round: something moves again
+stall_found          round, report: some ranks have not moved for too long, others have; to a driver ``ranks`` and no report
+hang_over            round: something moves again, or those ranks do
 run_finished         state (succeeded, failed, stopped), root_rank, text, category, reasons: what made it fail
 run_lost             text
 mark                 name: a point on the way of a launch, for measuring; ``waits`` has text: what the launch waits for

@@ -256,7 +256,8 @@ class StackGroup:
         doing: one line: ``waits in all_reduce, Cell In[12], line 31``.
         frames: of the main thread, outermost first, without this package's own; empty where none could be had.
         notes: what else is known, a sentence each: other threads, the collective's number and shape, the file waited for.
-        is_odd: this group, not the others, is what the others wait for, as far as one can tell.
+        is_odd: this group, not the others, is what the others wait for, as far as one can tell; or what stands still alone.
+        is_still: of a stall, these ranks do not move; the others do.
     """
 
     ranks: tuple[int, ...]
@@ -265,6 +266,7 @@ class StackGroup:
     frames: tuple[Frame, ...] = ()
     notes: tuple[str, ...] = ()
     is_odd: bool = False
+    is_still: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,7 +275,7 @@ class StackReport:
 
     Attributes:
         time_ns: when the stacks were taken, nanoseconds since the epoch.
-        cause: ``asked`` by somebody, or ``hang``: nothing moved for too long.
+        cause: ``asked`` by somebody, ``hang``: nothing moved for too long, or ``stall``: some ranks did not, while others did.
         headline: one sentence that names who waits for whom, or who does what.
         advice: what to do about it, or "".
         kind: which of the known ways to hang this is, in one word of ``stacks_judge.KINDS``, or "" for none.

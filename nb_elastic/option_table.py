@@ -252,7 +252,8 @@ OURS: tuple[Flag, ...] = (
         "hang_after",
         values.optional(values.seconds(may_be_zero=False)),
         "Seconds for which no rank tells anything, comes to another line or gets on with a collective, until the run counts as "
-        "hanging: then it is told where each rank stands, and who waits for whom. 60 where nothing is given.",
+        "hanging: then it is told where each rank stands, and who waits for whom; the same where only some ranks stand still. 60 where "
+        "nothing is given.",
         "S",
     ),
     _ours(

@@ -306,6 +306,7 @@ _REDUCERS: Mapping[str, Callable[[RunSnapshot, Event], RunSnapshot]] = {
     "worker_released": _worker_released,
     "worker_exited": _worker_exited,
     "hang_found": _hang_found,
+    "stall_found": _hang_found,
     "hang_over": _hang_over,
     "worker_failed": _worker_failed,
     "round_ended": _round_ended,
@@ -331,8 +332,10 @@ def _finish(s: RunSnapshot, state: RunState, *, text: str, time_ns: int) -> RunS
         w if w.state.is_final else replace(w, state=left, ended_ns=time_ns, held="", holds=_let_go(w.holds, time_ns))
         for w in s.workers
     )
-    last_words = text or ("" if state is RunState.SUCCEEDED else s.text)
-    return replace(s, state=state, text=last_words, finished_ns=time_ns, workers=workers)
+    is_well = state is RunState.SUCCEEDED
+    last_words = text or ("" if is_well else s.text)
+    hang = None if is_well else s.hang  # it ended by itself
+    return replace(s, state=state, text=last_words, finished_ns=time_ns, workers=workers, hang=hang)
 
 
 def _enter_round(s: RunSnapshot, e: Event) -> RunSnapshot:

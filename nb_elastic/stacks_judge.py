@@ -5,7 +5,7 @@ Runs in: the kernel or command line, and the supervisor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from nb_elastic import stacks_flight, stacks_frames
@@ -52,6 +52,7 @@ _PLURAL = {"is": "are", "has": "have"}
 @dataclass(slots=True, kw_only=True)
 class _Group:
     stacks: list[RankStack]
+    is_still: bool = False
     is_odd: bool = False
 
     @property
@@ -63,16 +64,20 @@ class _Group:
         return tuple(s.rank for s in self.stacks)
 
 
-def judge(stacks: Sequence[RankStack], *, cause: str, time_ns: int) -> StackReport:
+def judge(
+    stacks: Sequence[RankStack], *, cause: str, time_ns: int, still: Collection[int] = frozenset()
+) -> StackReport:
     """Make a report of what the ranks' stacks tell.
 
     Args:
-        cause: ``asked`` or ``hang``.
+        cause: as in ``StackReport``.
+        still: of a stall, the ranks that do not move.
     """
     verdict = stacks_flight.judge({s.rank: s.flight for s in stacks if s.flight is not None and s.state != "gone"})
-    groups = _grouped(stacks)
+    groups = _grouped(stacks, still)
     verdict = verdict if verdict.kind else _by_names(groups)
-    odd = _odd(stacks, groups, verdict)
+    alone = {s.rank for s in stacks if s.rank in still and not s.is_for_others}
+    odd = alone or _odd(stacks, groups, verdict)
     for group in groups:
         group.is_odd = bool(odd) and set(group.ranks) <= odd
     groups.sort(
@@ -87,7 +92,7 @@ def judge(stacks: Sequence[RankStack], *, cause: str, time_ns: int) -> StackRepo
         time_ns=time_ns,
         cause=cause,
         headline=_headline(groups),
-        advice=KINDS.get(kind, "") if cause == "hang" or any(g.is_odd for g in groups) else "",
+        advice=KINDS.get(kind, "") if cause != "asked" or any(g.is_odd for g in groups) else "",
         kind=kind,
         groups=tuple(_told(g, verdict if i == 0 else Verdict()) for i, g in enumerate(groups[:MAX_GROUPS])),
     )
@@ -102,14 +107,15 @@ def shortened(report: StackReport) -> StackReport:
     return replace(report, groups=tuple(map(short, report.groups[:SHORT_GROUPS])))
 
 
-def _grouped(stacks: Sequence[RankStack]) -> list[_Group]:
+def _grouped(stacks: Sequence[RankStack], still: Collection[int]) -> list[_Group]:
     found: dict[object, _Group] = {}
     for one in stacks:
-        key = (one.state, one.doing, one.kind, one.places or tuple((f.file, f.line) for f in one.frames))
+        is_still = one.rank in still
+        key = (is_still, one.state, one.doing, one.kind, one.places or tuple((f.file, f.line) for f in one.frames))
         if key in found:
             found[key].stacks.append(one)
         else:
-            found[key] = _Group(stacks=[one])
+            found[key] = _Group(stacks=[one], is_still=is_still)
     return list(found.values())
 
 
@@ -195,4 +201,5 @@ def _told(group: _Group, verdict: Verdict) -> StackGroup:
         frames=first.frames,
         notes=tuple(notes)[:MAX_NOTES],
         is_odd=group.is_odd,
+        is_still=group.is_still,
     )

@@ -91,14 +91,14 @@ def stack_report(data: Any) -> StackReport | None:
 
 
 def _stack_group(data: Mapping[str, Any]) -> StackGroup:
-    ranks = data.get("ranks")
     return StackGroup(
-        ranks=tuple(integer(r, -1) for r in ranks[:100_000]) if isinstance(ranks, (list, tuple)) else (),
+        ranks=integers(data.get("ranks")),
         state=text(data.get("state"), limit=100),
         doing=text(data.get("doing"), limit=4_000),
         frames=tuple(map(frame, rows(data.get("frames"), most=MAX_FRAMES))),
         notes=texts(data.get("notes")),
         is_odd=data.get("is_odd") is True,
+        is_still=data.get("is_still") is True,
     )
 
 
@@ -130,6 +130,11 @@ def integer(value: Any, default: int = 0) -> int:
     """An integer of at most 63 bits, else ``default``."""
     is_sane = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
     return value if is_sane else default
+
+
+def integers(data: Any, *, most: int = 100_000) -> tuple[int, ...]:
+    """Read a list of integers; -1 stands for what is none."""
+    return tuple(integer(one, -1) for one in data[:most]) if isinstance(data, (list, tuple)) else ()
 
 
 def text(value: Any, *, limit: int = 64_000) -> str:

@@ -142,8 +142,8 @@ class Conductor:
 
     def _hear(self, member: Member, event: Any) -> None:
         kind = event.get("event") if isinstance(event, Mapping) else None
-        if kind in {"hang_found", "hang_over"}:
-            self._standstill.hear(member, untrusted.integer(event.get("round"), -1), is_still=kind == "hang_found")
+        if kind in {"hang_found", "stall_found", "hang_over"}:
+            self._standstill.hear(member, event)
         else:
             clock = member.node.clock
             if not member.is_clock_told and (text := clock.words(member.node.where)):

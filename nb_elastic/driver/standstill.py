@@ -1,4 +1,4 @@
-"""Tells that a run hangs where nothing moves on any of its nodes, and which ranks the others wait for.
+"""Tells that a run hangs where nothing moves on any of its nodes, or that some of its ranks stand still; and who waits for whom.
 
 Runs in: the driver, in its main thread. A node's own watch sees its own ranks only: what stands still there may wait for ranks of
 another node that compute, or may be all of one node's ranks alike.
@@ -7,9 +7,10 @@ another node that compute, or may be all of one node's ranks alike.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from nb_elastic import stacks_frames, stacks_judge, stacks_told
+from nb_elastic import stacks_frames, stacks_judge, stacks_told, untrusted
 from nb_elastic.driver.asking import Asking, Question
 from nb_elastic.driver.roster import Roster
 from nb_elastic.driver.story import Story
@@ -17,6 +18,7 @@ from nb_elastic.driver.verdict import Member
 from nb_elastic.model import StackReport, to_json
 from nb_elastic.model_options import LaunchOptions
 from nb_elastic.stacks_nouns import RankStack
+from nb_elastic.supervisor import stalls
 from nb_elastic.supervisor.hang_words import BUSY_TIMES, HANG_AFTER_S, MOVING
 
 ANSWER_S = 10.0
@@ -44,52 +46,90 @@ class Standstill:
         self._is_stop = options.on_hang == "stop"
         self._round = -1
         self._still: set[int] = set()
+        self._some: dict[int, set[int]] = {}
+        self._cause = ""
         self._question: Question | None = None
         self._ask_at = 0.0
         self._found: StackReport | None = None
         self._found_at = 0.0
+        self._is_told = False
+        self._told: set[int] = set()
 
-    def hear(self, member: Member, number: int, *, is_still: bool) -> None:
-        """A node's ranks stand still, or move again.
-
-        Args:
-            number: of the round.
-        """
+    def hear(self, member: Member, event: Mapping[str, Any]) -> None:
+        """A node tells that its ranks stand still, all or some, or that they move again."""
+        kind, number = event.get("event"), untrusted.integer(event.get("round"), -1)
         if number > self._round:
-            self._round, self._found, self._question = number, None, None
+            self._round, self._found, self._question, self._cause, self._is_told = number, None, None, "", False
             self._still.clear()
-        if number == self._round:
-            (self._still.add if is_still else self._still.discard)(member.index)
+            self._some.clear()
+        if number != self._round:
+            return
+        self._still.discard(member.index)
+        self._some.pop(member.index, None)
+        if kind == "hang_found":
+            self._still.add(member.index)
+        elif kind == "stall_found":
+            living = self._story.living(member.index)
+            self._some[member.index] = set(living).intersection(untrusted.integers(event.get("ranks")))
 
     def look(self, now: float) -> str:
-        """See whether the run hangs; where it is to be stopped for that, whom all wait for."""
-        if not self._still and self._found is None:
+        """See whether the run stands still; where it is to be stopped for that, whom all wait for."""
+        if not self._still and not self._some and not self._cause:
             return ""
         members = [m for m in self._roster.active if self._story.living(m.index)]
-        if not members or any(m.index not in self._still for m in members) or self._round < self._story.round:
-            self._question = None
-            if self._found is not None:
-                self._found = None
-                self._story.tell("hang_over", round=self._round)
-            return ""
-        if self._found is None and self._question is None and now >= self._ask_at:
+        self._change(self._cause_of(members), now)
+        is_new = self._found is None or (self._cause == "stall" and self._standing(members) != self._told)
+        if self._cause and is_new and self._question is None and now >= self._ask_at:
             self._question = self._asking.ask(members, until=now + ANSWER_S)
         if self._question is not None and self._question.is_answered(now):
             self._judge(members, self._question, now)
             self._question = None
         return self._found.headline if self._found is not None and self._is_to_stop(self._found, now) else ""
 
-    def _judge(self, members: list[Member], question: Question, now: float) -> None:
-        stacks = [stack for member in members for stack in self._stacks(member, question)]
-        if all(s.state in MOVING for s in stacks):
-            self._ask_at = now + self._after_s / 4
+    def _cause_of(self, members: list[Member]) -> str:
+        if not members or self._round < self._story.round:
+            return ""
+        if all(m.index in self._still for m in members):
+            return "hang"
+        return "stall" if any(m.index in self._still or m.index in self._some for m in members) else ""
+
+    def _change(self, cause: str, now: float) -> None:
+        """Begin anew where all stand still that were some, or some that were all; the first are given time to become all."""
+        if cause == self._cause:
             return
+        self._cause, self._question = cause, None
+        self._ask_at = now + (self._after_s / 2 if cause == "stall" else 0.0)
+        self._found = None
+        if self._is_told and cause != "hang":
+            self._is_told = False
+            self._story.tell("hang_over", round=self._round)
+
+    def _judge(self, members: list[Member], question: Question, now: float) -> None:
         texts = self._texts()
-        report = stacks_judge.judge(
-            [texts.fill_gaps(s) for s in sorted(stacks, key=lambda s: s.rank)], cause="hang", time_ns=time.time_ns()
-        )
-        self._found, self._found_at = report, now
-        self._story.tell("hang_found", round=self._round, report=to_json(stacks_judge.shortened(report)))
+        found = [texts.fill_gaps(stack) for member in members for stack in self._stacks(member, question)]
+        if self._cause == "stall":
+            self._told = self._standing(members)
+            still = stalls.standing_still(found, self._told)
+            report = stalls.report(found, still) if still else None
+        elif all(s.state in MOVING for s in found):
+            report = None
+        else:
+            ordered = sorted(found, key=lambda s: s.rank)
+            report = stacks_judge.judge(ordered, cause="hang", time_ns=time.time_ns())
+        self._ask_at = now + (self._after_s / 4 if self._cause == "hang" else self._after_s)
+        if report is None:
+            return
+        self._found, self._found_at, self._is_told = report, now, True
+        told = to_json(stacks_judge.shortened(report))
+        self._story.tell(f"{self._cause}_found", round=self._round, report=told)
+
+    def _standing(self, members: list[Member]) -> set[int]:
+        """The ranks that their nodes say stand still."""
+        found: set[int] = set()
+        for member in members:
+            all_of_it = self._story.living(member.index) if member.index in self._still else ()
+            found.update(all_of_it, self._some.get(member.index, ()))
+        return found
 
     def _stacks(self, member: Member, question: Question) -> list[RankStack]:
         """Of a node's own ranks, what it tells, or that it tells nothing."""
@@ -98,5 +138,7 @@ class Standstill:
         return [told.get(rank) or stacks_told.unheard(rank, member.name) for rank in ranks]
 
     def _is_to_stop(self, found: StackReport, now: float) -> bool:
+        if not self._is_stop or found.cause != "hang":
+            return False
         is_unsure = any(g.state == "busy" for g in found.groups)
-        return self._is_stop and now - self._found_at >= self._after_s * ((BUSY_TIMES - 1) if is_unsure else 0)
+        return now - self._found_at >= self._after_s * ((BUSY_TIMES - 1) if is_unsure else 0)

@@ -37,9 +37,7 @@ def hang(snapshot: RunSnapshot, *, folder: RunDir, now_ns: int, has_frames: bool
         return ""
     end_ns = snapshot.finished_ns or now_ns
     still_s = standstill.hang_after_s(folder) + max(0, end_ns - report.time_ns) / 1e9
-    took = standstill.seconds_text(still_s)
-    is_over = snapshot.state.is_final
-    title = f"Nothing moved for {took} before the end" if is_over else f"Nothing has moved for {took}"
+    title = standstill.hang_title(report, still_s, is_over=snapshot.state.is_final)
     slim = messages.slim_report(report, groups=len(report.groups), frames=messages.SAVED_FRAMES if has_frames else 0)
     groups, most = sorted(slim.groups, key=lambda g: not g.is_odd), messages.SAVED_GROUPS
     parts = [f"<div><b>{escape(title)}</b></div>", f"<div>{ticked(report.headline)}</div>"]

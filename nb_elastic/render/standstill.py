@@ -51,7 +51,8 @@ def hang_after_s(folder: RunDir) -> float:
 
 def hang_lines(report: StackReport, *, after_s: float) -> list[str]:
     """The headline, one line a group with what else is known of it, the advice."""
-    lines = [f"Nothing has moved for {seconds_text(after_s)}. {report_words.clean_text(report.headline)}".rstrip()]
+    title = hang_title(report, after_s, is_over=False)
+    lines = [f"{title}. {report_words.clean_text(report.headline)}".rstrip()]
     groups = sorted(report.groups, key=lambda g: not g.is_odd)
     for group in groups[:GROUPS]:
         lines.append(f"  {group_text(group)}")
@@ -59,6 +60,18 @@ def hang_lines(report: StackReport, *, after_s: float) -> list[str]:
     if rest := len(groups) - GROUPS:
         lines += [f"  and {rest} more groups"] if rest > 0 else []
     return lines + ([f"  {report_words.clean_text(report.advice)}"] if report.advice else [])
+
+
+def hang_title(report: StackReport, still_s: float, *, is_over: bool) -> str:
+    """``Nothing has moved for 60 s``, ``Rank 2 has not moved for 60 s, others have``; of a run that is over, before its end."""
+    took = seconds_text(still_s)
+    ranks = [rank for group in report.groups if group.is_still for rank in group.ranks]
+    if report.cause != "stall" or not ranks:
+        return f"Nothing moved for {took} before the end" if is_over else f"Nothing has moved for {took}"
+    who = report_words.ranks_text(ranks).capitalize()
+    if is_over:
+        return f"{who} did not move for {took} before the end"
+    return f"{who} {'has' if len(ranks) == 1 else 'have'} not moved for {took}, others have"
 
 
 def group_text(group: StackGroup) -> str:

@@ -14,9 +14,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 from nb_elastic import stacks, stacks_frames, stacks_judge, stacks_proc
 from nb_elastic.lifeline import ProcessId
@@ -25,6 +25,7 @@ from nb_elastic.rundir import RunDir
 from nb_elastic.stacks_nouns import RankStack, Target
 from nb_elastic.supervisor.channel import EventLog
 from nb_elastic.supervisor.hang_words import BUSY_TIMES, BY_HANG, MOVING
+from nb_elastic.supervisor.stalls import CALM_SWITCHES, FAMILY_SHARE, IO_BYTES, PEEKS, Stalls, Take, Tell
 from nb_elastic.supervisor.stopping import GRACE_S, Stopper
 
 if TYPE_CHECKING:
@@ -32,18 +33,11 @@ if TYPE_CHECKING:
 
 LOOKS = 8
 """So many looks, and at most so many stacks, in the time after which ranks count as hanging."""
-PEEKS = 4
-"""So many times, in that time, it is asked where ranks stand that talk."""
 MAX_PAUSE_S = 2.0
 CALM_PAUSE_S = 15.0
 """Longest time between two looks at ranks that are known to hang."""
 
-FAMILY_SHARE = 0.2
-"""More than this much of a CPU, used by what a rank waits for, is work."""
 SWITCHES_A_SECOND = 50
-CALM_SWITCHES = 2
-"""A main thread that slept oftener between two looks was not in one wait all the time."""
-IO_BYTES = 1 << 20
 WITH_FAMILY = frozenset({"child", "queue", "dataloader", "thread", "lock", "socket", "start", ""})
 WITH_SWITCHES = frozenset({"socket", "file", "start", ""})
 JOIN_S = 8.0
@@ -77,6 +71,11 @@ class _Rank:
     def only_talks(self) -> bool:
         """True if it told something while its main thread could only wait for others: another thread did."""
         return self.waits_since is not None and self.told_at > self.waits_since
+
+    @property
+    def words_at(self) -> float:
+        """When it last told something that counts: words prove nothing of a main thread that can only wait for others."""
+        return self.told_at if self.waits_since is None else self.moved_at
 
     def still_since(self, *, heeds_words: bool) -> float:
         """From when on it does not move."""
@@ -123,13 +122,6 @@ class _Rank:
         return key != before or _works(stack, used_before, self.used)
 
 
-class Take(Protocol):
-    """Takes the stacks of ranks."""
-
-    def __call__(self, targets: Sequence[Target], *, is_gentle: bool = False) -> list[RankStack]:
-        """One for each target; a gentle look sends no signal."""
-
-
 class HangWatch:
     """Watches the ranks of a node, round after round.
 
@@ -173,9 +165,9 @@ class HangWatch:
             number,
             [_rank(s) for s in subjects],
             take=self._take,
-            tell=lambda kind, report: self._tell(number, kind, report),
+            tell=lambda kind, report=None, *, ranks=(): self._tell(number, kind, report, ranks),
             after_s=self._after_s,
-            tells_all=self._is_driven,
+            is_driven=self._is_driven,
         )
         run = lambda: self._watch(watched, over)  # noqa: E731
         self._thread = threading.Thread(target=run, name="nb_elastic-hangs", daemon=True)
@@ -211,11 +203,11 @@ class HangWatch:
     def _take(self, targets: Sequence[Target], *, is_gentle: bool = False) -> list[RankStack]:
         return stacks.take(targets, texts=stacks_frames.texts_of(self._run), is_gentle=is_gentle)
 
-    def _tell(self, number: int, kind: str, report: StackReport | None) -> None:
-        if report is None:
-            self._log.tell(kind, round=number)
-        else:
-            self._log.tell(kind, round=number, report=to_json(stacks_judge.shortened(report)))
+    def _tell(self, number: int, kind: str, report: StackReport | None, ranks: Sequence[int]) -> None:
+        what: dict[str, Any] = {"ranks": list(ranks)} if ranks else {}
+        if report is not None:
+            what["report"] = to_json(stacks_judge.shortened(report))
+        self._log.tell(kind, round=number, **what)
 
 
 class _Round:
@@ -227,9 +219,9 @@ class _Round:
         ranks: Sequence[_Rank],
         *,
         take: Take,
-        tell: Callable[[str, StackReport | None], None],
+        tell: Tell,
         after_s: float,
-        tells_all: bool,
+        is_driven: bool,
     ) -> None:
         self.number = number
         self.still_s = 0.0
@@ -237,7 +229,8 @@ class _Round:
         self._take = take
         self._tell = tell
         self._after_s = after_s
-        self._tells_all = tells_all
+        self._is_driven = is_driven
+        self._stalls = Stalls(take=take, tell=tell, after_s=after_s, is_driven=is_driven)
         self._found: StackReport | None = None
         self._next_stacks = 0.0
         self._next_peek = time.monotonic() + after_s / PEEKS
@@ -255,6 +248,7 @@ class _Round:
             rank.listen(now, heeds_words=heeds_words)
             if is_held:
                 rank.release(now)
+                self._stalls.release()
         alive = [r for r in self._ranks if _is_alive(r)]
         if self._still_s(alive, now) >= self._after_s / 3:
             if now >= self._next_stacks:
@@ -263,6 +257,7 @@ class _Round:
             self._go_on()
             if now >= self._next_peek and not is_held:
                 self._peek(alive)
+            self._stalls.look([r.target for r in alive], {r.target.rank: r.words_at for r in alive})
         return self._found
 
     @property
@@ -300,15 +295,16 @@ class _Round:
         self.still_s = self._still_s(alive, now)
         if self.still_s < self._after_s:
             self._go_on()
-        elif self._found is None and (self._tells_all or not all(s.state in MOVING for s in found)):
+        elif self._found is None and (self._is_driven or not all(s.state in MOVING for s in found)):
             told = [_with_talk(s) if r.only_talks else s for r, s in zip(self._ranks, found, strict=True)]
             self._found = stacks_judge.judge(told, cause="hang", time_ns=time.time_ns())
             self._tell("hang_found", self._found)
+            self._stalls.forget()
 
     def _go_on(self) -> None:
         if self._found is not None:
             self._found = None
-            self._tell("hang_over", None)
+            self._tell("hang_over")
 
 
 def _rank(subject: Subject) -> _Rank:

@@ -50,7 +50,12 @@ def all_said(run: RunDir, word: str = "ready", *, nproc: int = 3) -> bool:
 def hang_of(run: RunDir, timeout_s: float = 60.0) -> StackReport:
     """Wait until the watch tells that the run hangs."""
     (found, *_) = until(lambda: events(run, "hang_found"), timeout_s, "hang_found")
-    return from_json(StackReport, found["report"])
+    return report_of(found)
+
+
+def report_of(event: Event) -> StackReport:
+    """What an event tells of where the ranks stand."""
+    return from_json(StackReport, event["report"])
 
 
 def command(*words: str) -> str:

@@ -19,7 +19,7 @@ from nb_elastic import rundir, snapshot, stacks, stacks_frames, stacks_text
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import StackReport
 from nb_elastic.rundir import RunDir
-from tests.support.hanging import HANGING, all_said, command, events, hang_of, launched
+from tests.support.hanging import HANGING, all_said, command, events, hang_of, launched, report_of
 from tests.support.kernel import Kernel
 from tests.support.until import until
 
@@ -115,11 +115,20 @@ def test_a_hang_that_ends_is_told_to_be_over(kernel: Kernel):
         until(lambda: all_said(run, "went on"), 30)
 
 
+STANDS = {
+    "computes_in_silence": {"waits in all_reduce, computes_in_silence.py, line 20"},
+    "one_rank_idles": {"sleeps, one_rank_idles.py, line 9"},
+}
+"""Where ranks really stand while others work."""
+
+
 @pytest.mark.parametrize("name", ["computes_in_silence", "one_rank_idles", "all_compute_in_silence"])
 def test_ranks_that_work_in_silence_are_not_called_hung(kernel: Kernel, name: str):
     with launched(kernel, TOLD, str(HANGING / f"{name}.py")) as run:
         until(lambda: events(run, "run_finished"), 120)
         assert [events(run, "run_finished")[0]["state"], events(run, "hang_found")] == ["succeeded", []]
+        told = {g.doing for e in events(run, "stall_found") for g in report_of(e).groups if g.is_still}
+        assert told <= STANDS.get(name, set()), "who works stands still to nobody"
 
 
 MOVES_BY = {"report": 1, "child": 1, "reading": 1, "collectives": 2, "messages": 2, "heartbeats": 2, "slow_words": 2}
@@ -137,8 +146,52 @@ def test_whatever_tells_that_ranks_move_keeps_a_run_from_being_ended_as_hung(ker
         }
         for how, run in runs.items():
             until(lambda run=run: events(run, "run_finished"), 120, how)
-    ends = {how: (events(run, "run_finished")[0]["state"], events(run, "hang_found")) for how, run in runs.items()}
-    assert ends == dict.fromkeys(MOVES_BY, ("succeeded", []))
+    ends = {how: events(run, "run_finished")[0]["state"] for how, run in runs.items()}
+    assert ends == dict.fromkeys(MOVES_BY, "succeeded")
+    hangs = {how: [report_of(e).headline for e in events(run, "hang_found")] for how, run in runs.items()}
+    assert hangs == dict.fromkeys(MOVES_BY, [])
+    stalls = {how for how, run in runs.items() if events(run, "stall_found")}
+    assert stalls <= {"slow_words"}, "only there one rank waits all the time for another that goes on"
+
+
+# -- some stand still -------------------------------------------------------------------------
+
+
+def test_a_rank_that_stands_alone_is_told_while_the_others_go_on_and_the_run_is_left_to_go_on(kernel: Kernel):
+    """Without a collective nobody waits for it: a user would see three of four shards come, and not why."""
+    with launched(kernel, f"{TOLD} --on-hang stop", str(HANGING / "some_stand_still.py")) as run:
+        (found,) = until(lambda: events(run, "stall_found"), 60)
+        report = report_of(found)
+        (still,) = [g for g in report.groups if g.is_still]
+        assert (still.ranks, still.doing, still.is_odd) == (
+            (2,),
+            "waits for a lock, some_stand_still.py, line 22",
+            True,
+        )
+        assert report.headline.endswith("rank 2 waits for a lock, some_stand_still.py, line 22."), report.headline
+        assert (report.cause, report.kind) == ("stall", "lock")
+        assert snapshot.load(run).hang == report
+        (run.path / "go").touch()
+        until(lambda: events(run, "hang_over"), 30)
+        assert snapshot.load(run).hang is None
+        assert b"went on" in rundir.read_whole(run.rank(0, 2).stdout)
+        assert events(run, "hang_found") == []
+        (run.path / "end").touch()
+        until(lambda: events(run, "run_finished"), 30)
+    assert events(run, "run_finished")[0]["state"] == "succeeded"
+
+
+def test_a_rank_for_which_the_others_wait_is_named_though_it_goes_on(kernel: Kernel):
+    with launched(kernel, f"{TOLD} --on-hang stop", str(HANGING / "one_rank_is_slow.py")) as run:
+        (found,) = until(lambda: events(run, "stall_found"), 60)
+        report = report_of(found)
+        told = {(g.ranks, g.is_still, g.is_odd) for g in report.groups}
+        assert told == {((1, 2), True, False), ((0,), False, True)}, report
+        assert report.headline.startswith("Ranks 1, 2 wait in all_reduce, one_rank_is_slow.py, line 17; rank 0 ")
+        (run.path / "go").touch()
+        until(lambda: events(run, "run_finished"), 60)
+    assert events(run, "run_finished")[0]["state"] == "succeeded"
+    assert snapshot.load(run).hang is None
 
 
 def test_a_rank_whose_thread_still_talks_is_said_to(kernel: Kernel):

@@ -80,6 +80,38 @@ def test_a_hang_and_a_held_rank_are_told_once_and_when_they_are_over(
     assert text.index(HELD) < text.index(HANG) < text.index("The ranks move again.")
 
 
+def test_of_some_ranks_that_stand_still_it_is_told_which_and_that_others_move(tmp_path: Path) -> None:
+    story, out = Story(tmp_path), io.StringIO()
+    story.renderer = plain(story, out)
+    story.start()
+    odd, rest = stack_report(story.now_ns, cause="stall").groups
+    report = replace(stack_report(story.now_ns, cause="stall"), groups=(odd, replace(rest, is_still=True)))
+    story.tell("stall_found", round=0, report=to_json(report))
+    assert "<b>Ranks 0-1, 3 have not moved for 60 s, others have</b>" in page(story)
+    alone = replace(report, groups=(replace(odd, is_still=True), rest), time_ns=story.now_ns + SECOND)
+    story.tell("stall_found", round=0, report=to_json(alone))
+    story.tell("hang_over", round=0)
+    story.finish()
+    told = out.getvalue()
+    assert "Ranks 0-1, 3 have not moved for 60 s, others have. Ranks 0, 1, 3 wait" in told
+    assert "Rank 2 has not moved for 60 s, others have." in told
+    assert told.count("The ranks move again.") == 1
+    assert "not move" not in page(story)
+
+
+def test_what_stood_still_at_the_end_is_told_of_a_run_that_was_stopped_and_not_of_one_that_succeeded(
+    tmp_path: Path,
+) -> None:
+    for state in ("stopped", "succeeded"):
+        story = Story(tmp_path / state)
+        story.start()
+        odd, rest = stack_report(story.now_ns, cause="stall").groups
+        report = replace(stack_report(story.now_ns, cause="stall"), groups=(replace(odd, is_still=True), rest))
+        story.tell("stall_found", round=0, report=to_json(report))
+        story.finish(state)
+        assert ("Rank 2 did not move for 60" in page(story)) is (state == "stopped")
+
+
 def test_a_breakpoint_of_an_attended_run_asks_for_itself_and_one_of_a_detached_run_is_told(tmp_path: Path) -> None:
     texts = []
     for is_detached in (False, True):

@@ -243,6 +243,21 @@ def test_those_that_wait_come_first_in_the_headline_and_the_odd_one_first_in_the
     )
 
 
+def test_of_a_stall_those_are_odd_that_stand_by_themselves_else_those_that_are_awaited():
+    computes = RankStack(rank=0, pid=1, state="busy", doing="computes", kind="loop")
+    sleeps = RankStack(rank=1, pid=2, state="waiting", doing="sleeps", kind="sleep")
+    awaits = RankStack(rank=2, pid=3, state="waiting", doing="waits in x", kind="collective", is_for_others=True)
+    also = RankStack(rank=3, pid=4, state="waiting", doing="sleeps", kind="sleep")
+
+    def told(*stacks: RankStack, still: set[int]) -> list[tuple[tuple[int, ...], bool, bool]]:
+        report = stacks_judge.judge(stacks, cause="stall", time_ns=1, still=still)
+        return [(g.ranks, g.is_odd, g.is_still) for g in report.groups]
+
+    assert told(computes, awaits, still={2}) == [((0,), True, False), ((2,), False, True)]
+    assert told(computes, sleeps, awaits, still={1, 2})[0] == ((1,), True, True)
+    assert told(computes, sleeps, also, still={1})[0] == ((1,), True, True), "at the same place, and it moves"
+
+
 def test_ranks_that_all_do_the_same_have_no_odd_one():
     report = stacks_judge.judge([stack(r, 3, "sleeps", kind="sleep") for r in range(3)], cause="hang", time_ns=1)
     assert (report.headline, report.kind) == ("Ranks 0-2 sleep, Cell In[12], line 3.", "sleep")

@@ -90,6 +90,8 @@ export interface StackGroup {
   notes: string[];
   /** The others wait for this one, as far as one can tell. */
   is_odd: boolean;
+  /** Of a stall: these do not move, while others do. */
+  is_still: boolean;
 }
 
 /** Where all ranks of a run stand at a moment. */

@@ -174,6 +174,7 @@ export function fakeGroup(ranks: number[], changes: Partial<StackGroup> = {}): S
     ],
     notes: ['all_reduce number 118 of the default group, 1 tensor of 25 MB'],
     is_odd: false,
+    is_still: false,
     ...changes
   };
 }

@@ -25,6 +25,16 @@ test('the time without a sign of life grows, and is told in the past when the ru
   assert.equal(hangTitle(run, report), 'Nothing moved for 30 s before the end');
 });
 
+test('of ranks that stand still while others move it is told which these are', () => {
+  const run = SCENES.hang!();
+  const stalled = (...groups: number[][]) =>
+    fakeReport({ cause: 'stall', groups: [...groups.map(ranks => fakeGroup(ranks, { is_still: true })), fakeGroup([3])] });
+  assert.equal(hangTitle(run, stalled([2])), 'Rank 2 has not moved for 62 s, others have');
+  assert.equal(hangTitle(run, stalled([2], [0, 1])), 'Ranks 0-2 have not moved for 62 s, others have');
+  run.set({ state: 'stopped', finished_ns: START_NS + 60 * S });
+  assert.equal(hangTitle(run, stalled([2])), 'Rank 2 did not move for 80 s before the end');
+});
+
 test('the odd one out comes first however the groups came, and states are words', () => {
   const groups = [fakeGroup([0, 1]), fakeGroup([2], { is_odd: true }), fakeGroup([3], { state: 'stopped' })];
   assert.deepEqual(sorted(groups).map(group => group.ranks), [[2], [0, 1], [3]]);

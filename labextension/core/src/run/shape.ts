@@ -26,7 +26,7 @@ const FAILURE: Failure = {
   reasons: []
 };
 
-const STACK_GROUP: StackGroup = { ranks: [], state: '', doing: '', frames: [], notes: [], is_odd: false };
+const STACK_GROUP: StackGroup = { ranks: [], state: '', doing: '', frames: [], notes: [], is_odd: false, is_still: false };
 const STACK_REPORT: StackReport = { time_ns: 0, cause: '', headline: '', advice: '', kind: '', groups: [] };
 
 const ROUND: Round = {

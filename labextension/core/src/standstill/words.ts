@@ -17,13 +17,20 @@ export function groupState({ state }: StackGroup): string {
   return STATES[state] ?? visible(state, 40);
 }
 
-/** `Nothing has moved for 72 s`; of a run that is over, how long it was so before its end. */
+/** `Nothing has moved for 72 s`, `Rank 2 has not moved for 72 s, others have`; of a run that is over, for how long before its end. */
 export function hangTitle(data: RunData, report: StackReport): string {
   const { state, finished_ns } = data.snapshot;
   const now_ns = finished_ns || data.nowNs();
   const still_s = (data.about?.hang_after_s ?? HANG_AFTER_S) + Math.max(0, now_ns - report.time_ns) / 1e9;
   const text = still_s < 120 ? `${Math.floor(still_s)} s` : durationText(Math.floor(still_s));
-  return isFinal(state) ? `Nothing moved for ${text} before the end` : `Nothing has moved for ${text}`;
+  const ranks = report.groups.filter(group => group.is_still).flatMap(group => group.ranks);
+  if (report.cause !== 'stall' || !ranks.length) {
+    return isFinal(state) ? `Nothing moved for ${text} before the end` : `Nothing has moved for ${text}`;
+  }
+  const who = ranksText(ranks).replace('r', 'R');
+  return isFinal(state)
+    ? `${who} did not move for ${text} before the end`
+    : `${who} ${ranks.length === 1 ? 'has' : 'have'} not moved for ${text}, others have`;
 }
 
 export function askedTitle({ snapshot }: RunData, report: StackReport): string {
