@@ -254,7 +254,7 @@ class Scenarios:
         with launched(programs.leave_one_out, place=place, nnodes=2, nproc_per_node=2, hang_after=2) as run:
             until(lambda: logs_say(run, "ready", ranks=4), WAIT_S, "all ranks in a group")
             until(lambda: [g.ranks for g in run.stacks().groups] == [(3,), (0, 1, 2)], WAIT_S, "the odd one, first")
-            hang = until(lambda: run.snapshot.hang, WAIT_S, "the hang")
+            hang = until(lambda: (now := run.snapshot.hang) and now.cause == "hang" and now, WAIT_S, "the hang")
             for report in (run.stacks(), hang):
                 assert report.headline.startswith("Ranks 0-2 wait in all_reduce, on_many_nodes.py, line ")
                 assert "; rank 3 sleeps, line " in report.headline

@@ -105,6 +105,21 @@ def test_launches_one_right_after_the_other_are_all_taken_by_one_driver():
     driven.drivers.close()
 
 
+def test_a_rank_alone_on_its_node_is_named_though_a_thread_of_it_talks():
+    """Its node sees words, and nobody there who waits for it: only all nodes together tell."""
+    options = {"nnodes": "2", "nproc_per_node": 1, "engine": "popen", "render": "none", "hang_after": 2}
+    run = nb_elastic.launch(programs.leave_one_out_that_talks, detach=True, **options)
+    try:
+        report = until(lambda: run.snapshot.hang, 180, "who stands")
+        assert report.headline.startswith("Rank 0 waits in all_reduce, on_many_nodes.py, line "), report
+        assert "; rank 1 sleeps, line " in report.headline
+        assert [(g.ranks, g.is_odd, g.is_still) for g in report.groups] == [((1,), True, False), ((0,), False, True)]
+    finally:
+        run.stop(0)
+        run.wait(60)
+        driven.drivers.close()
+
+
 # -- what is refused, and what is told before anything starts ---------------------------------
 
 
