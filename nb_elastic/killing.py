@@ -54,7 +54,7 @@ def kill_pids(pids: Iterable[int], number: int = signal.SIGKILL) -> int:
 
 
 def cleans_up(pid: int) -> bool | None:
-    """True for Python's tracker of shared memory, and for torch's; None while nobody can tell.
+    """True for a tracker of shared memory, Python's, loky's or torch's; None while nobody can tell.
 
     Whoever started a tracker goes on, and makes a first block, before the kernel shows the tracker's command line.
     """
@@ -65,7 +65,7 @@ def cleans_up(pid: int) -> bool | None:
         return False
     if not words:  # in the midst of an exec, dead, or stopped: an exec ends before a stop takes hold
         return None if (lifeline.stat_fields(pid) or "Z")[0] not in "ZXTt" else False
-    return b"multiprocessing.resource_tracker" in words or words.split(b"\0")[0].endswith(b"/torch_shm_manager")
+    return b"resource_tracker import main" in words or words.split(b"\0")[0].endswith(b"/torch_shm_manager")
 
 
 def signal_one(process: ProcessId, number: int) -> bool:

@@ -40,6 +40,19 @@ def test_no_block_of_shared_memory_outlives_its_rank(how: str):
     assert [block.name for block in blocks if block.exists()] == []
 
 
+def test_what_joblib_shares_with_its_processes_goes_with_a_killed_rank():
+    """Its tracker is one of its own."""
+    with supervise.start(supervise.entry("holds_joblib_files.py")) as one:
+        started = one.until_event("worker_started", 2)
+        logs = [one.run.rank(0, rank).stdout for rank in (0, 1)]
+        until(lambda: all(log.exists() and log.read_text().endswith("\n") for log in logs), 120, "the files of both")
+        files = [Path("/dev/shm", name) for log in logs for name in log.read_text().split()]
+        assert sum("joblib_memmapping_folder" in path.name for path in files if path.exists()) >= 2
+        os.kill(started[0]["pid"], signal.SIGKILL)
+        one.wait()
+    assert [path.name for path in files if path.exists()] == []
+
+
 @pytest.fixture
 def one_cpu() -> Iterator[None]:
     """What this process starts waits for it, in the midst of an exec too."""
