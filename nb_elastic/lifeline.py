@@ -222,14 +222,14 @@ def become_subreaper() -> None:
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def descendants(root: int) -> list[int]:
-    """Pids of all living descendants of ``root``, children before grandchildren."""
+def descendants(*roots: int) -> list[int]:
+    """Pids of all living descendants of these processes, children before grandchildren."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc") if sys.platform == "linux" else []:
         if name.isdecimal() and (fields := stat_fields(int(name))) and fields[0] != "Z":
             children.setdefault(int(fields[1]), []).append(int(name))
     found: list[int] = []
-    queue = [root]
+    queue = list(roots)
     while queue:
         below = children.get(queue.pop(0), [])
         found += below

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -127,8 +128,11 @@ class _Server:
         elif message["type"] == "adopt":
             worker.set_title(message["title"])
         elif message["type"] == "signal":
-            for pid in message["pids"]:
-                if pid in self._alive:
+            pids = [pid for pid in message["pids"] if pid in self._alive]
+            if message["signal"] == signal.SIGKILL:
+                self._kill(pids)
+            else:
+                for pid in pids:
                     self._signal(pid, message["signal"], has_session=message["session"])
         elif message["type"] == "sweep":
             self._send({"type": "swept", "count": self._sweep_orphans()})
@@ -154,8 +158,7 @@ class _Server:
             try:
                 identity = self._spares.take(told, buffers_fd=fd) or self._fork(self._spec(told))
             except OSError as e:
-                for one in started:
-                    self._signal(one["pid"], signal.SIGKILL, has_session=True)
+                self._kill([one["pid"] for one in started])
                 self._send({"type": "refused", "local_rank": told["local_rank"], "errno": e.errno, "text": e.strerror})
                 break
             started.append({"local_rank": told["local_rank"], "pid": identity.pid, "start_ticks": identity.start_ticks})
@@ -192,6 +195,11 @@ class _Server:
         os.close(self._wake_r)
         os.close(self._wake_w)
 
+    def _kill(self, pids: Sequence[int]) -> None:
+        """End ranks and all that they started, at once: what frees their shared memory waits for the last that uses it."""
+        below = lifeline.descendants(*pids)
+        killing.kill_pids(dict.fromkeys((*pids, *below, *session_members(set(pids)))))
+
     def _signal(self, pid: int, number: int, *, has_session: bool) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -209,10 +217,12 @@ class _Server:
             dead = self._dead()
             for one in dead:
                 self._send({"type": "exit", "pid": one.pid, "exit_code": one.exit_code, "steady_ns": one.steady_ns})
-            if dead:
-                killing.kill_pids(session_members({one.pid for one in dead}), signal.SIGKILL)
             self._order.forget([one.pid for one in dead])
             gone = [self._alive.pop(one.pid) for one in dead]
+            if dead:
+                members = session_members({one.pid for one in dead})
+                strays = self._strays(gone) if self._alive else self._orphans()
+                killing.kill_pids(dict.fromkeys((*members, *strays)))
             if gone and self._alive:
                 self._end_strays(gone)
             for one in dead:
@@ -244,28 +254,36 @@ class _Server:
         return True
 
     def _end_strays(self, gone: list[WorkerSpec]) -> None:
-        """Kill what dead ranks started in sessions of its own, while other ranks live.
+        """Kill what dead ranks started in sessions of its own, while other ranks live."""
+        for _ in range(SWEEPS):
+            if not (strays := self._strays(gone)):
+                return
+            killing.kill_pids(strays)
+
+    def _strays(self, gone: Sequence[WorkerSpec]) -> list[int]:
+        """What dead ranks started, in sessions of its own, too, and what that started.
 
         We adopted it, as we adopt what a living rank's double fork leaves: the rank's own marks tell them
         apart. What carries none waits for the round's end.
         """
-        for _ in range(SWEEPS):
-            below = lifeline.descendants(os.getpid())
-            adopted = [p for p in below if p not in self._alive and _parent_of(p) == os.getpid()]
-            strays = [p for p in adopted if any(_belongs_to(p, spec) for spec in gone)]
-            if not strays:
-                return
-            killing.kill_pids([p for stray in strays for p in (stray, *lifeline.descendants(stray))], signal.SIGKILL)
+        below = lifeline.descendants(os.getpid())
+        adopted = [p for p in below if p not in self._alive and _parent_of(p) == os.getpid()]
+        strays = [p for p in adopted if any(_belongs_to(p, spec) for spec in gone)]
+        return [*strays, *lifeline.descendants(*strays)]
+
+    def _orphans(self) -> list[int]:
+        """All descendants that belong to no living rank."""
+        ours = (*self._alive, *self._spares.pids)
+        kept = {*ours, *lifeline.descendants(*ours)}
+        return [d for d in lifeline.descendants(os.getpid()) if d not in kept]
 
     def _sweep_orphans(self) -> int:
-        """Kill all descendants that belong to no living rank, and reap those adopted."""
+        """Kill all that belongs to no living rank, and reap those adopted."""
         count = 0
         for _ in range(SWEEPS):
-            of_ranks = {d for pid in (*self._alive, *self._spares.pids) for d in (pid, *lifeline.descendants(pid))}
-            orphans = [d for d in lifeline.descendants(os.getpid()) if d not in of_ranks]
-            if not orphans:
+            if not (orphans := self._orphans()):
                 break
-            killing.kill_pids(orphans, signal.SIGKILL)
+            killing.kill_pids(orphans)
             count += len(orphans)
             deadline = time.monotonic() + 1.0
             while any(lifeline.ProcessId.of(p) for p in orphans) and time.monotonic() < deadline:
@@ -277,8 +295,7 @@ class _Server:
         return count
 
     def _end_all(self) -> None:
-        for pid in self._alive:
-            self._signal(pid, signal.SIGKILL, has_session=True)
+        self._kill(list(self._alive))
         self._alive.clear()
         self._spares.dismiss()
         self._sweep_orphans()

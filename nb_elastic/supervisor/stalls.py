@@ -132,8 +132,8 @@ class Stalls:
 
     def _found(self, alive: Sequence[Target], still: set[int]) -> None:
         if self._is_driven:
-            self._told, ranks = set(still), sorted(still)
-            self._tell("stall_found", ranks=ranks)
+            self._told = still
+            self._tell("stall_found", ranks=sorted(still))
             return
         standing = [one for one in alive if one.rank in still]
         stacks = self._take(standing)
@@ -141,10 +141,9 @@ class Stalls:
             self._stances[one.rank].forgive(one.pid)
         stacks += self._take([one for one in alive if one.rank not in still], is_gentle=True)
         self._tell_at = time.monotonic() + self._after_s
-        still = standing_still(stacks, still)
-        if still:
+        if found := standing_still(stacks, still):
             self._told = still
-            self._tell("stall_found", report(stacks, still))
+            self._tell("stall_found", report(stacks, found))
 
 
 def standing_still(stacks: Iterable[RankStack], ranks: set[int]) -> set[int]:
