@@ -143,9 +143,8 @@ class HeldInterrupts:
 
     def __exit__(self, *_exc: object) -> None:
         """Give SIGINT back and raise what came."""
-        handler = self._before
         if self.release() and _exc[0] is None:
-            if callable(handler) and handler is not signal.default_int_handler:
+            if self._has_own_handler:
                 signal.raise_signal(signal.SIGINT)
             else:
                 raise KeyboardInterrupt
@@ -158,11 +157,18 @@ class HeldInterrupts:
         count, self.count = self.count, 0
         return count
 
-    def _note(self, *_: object) -> None:
+    def _note(self, *about: Any) -> None:
         self.count += 1
         if self._most is not None and self.count > self._most:
-            self.count = 0
-            raise KeyboardInterrupt
+            if not self._has_own_handler:
+                self.count = 0
+                raise KeyboardInterrupt
+            self.count -= 1
+            self._before(*about)
+
+    @property
+    def _has_own_handler(self) -> bool:
+        return callable(self._before) and self._before is not signal.default_int_handler
 
 
 def stat_fields(pid: int) -> list[str]:

@@ -45,12 +45,18 @@ def reading(path: Path) -> Iterator[int]:
     Raises:
         OSError: as ``to_read``.
     """
-    with HeldInterrupts(most=1):
-        fd = to_read(path)
+    failed: OSError | None = None
+    with HeldInterrupts(most=1):  # which tells an interrupt only where nothing is raised, and an absent file is no news
         try:
-            yield fd
-        finally:
-            os.close(fd)
+            fd = to_read(path)
+            try:
+                yield fd
+            finally:
+                os.close(fd)
+        except OSError as e:
+            failed = e
+    if failed is not None:
+        raise failed
 
 
 def to_append(path: Path) -> int:

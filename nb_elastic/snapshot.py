@@ -233,7 +233,8 @@ def _worker_released(s: RunSnapshot, e: Event) -> RunSnapshot:
 
 def _hang_found(s: RunSnapshot, e: Event) -> RunSnapshot:
     report = untrusted.stack_report(e.get("report"))
-    return s if report is None or untrusted.integer(e.get("round")) != s.round else replace(s, hang=report)
+    is_late = s.state.is_final or untrusted.integer(e.get("round")) != s.round
+    return s if report is None or is_late else replace(s, hang=report)
 
 
 def _hang_over(s: RunSnapshot, e: Event) -> RunSnapshot:

@@ -164,7 +164,7 @@ class _Asking:
     def _ring(self) -> bool:
         """Ring the bell; False where nobody listens."""
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-        with contextlib.suppress(OSError), HeldInterrupts(most=1):
+        with HeldInterrupts(most=1), contextlib.suppress(OSError):
             if not stat.S_ISFIFO(os.stat(self._folder.bell, follow_symlinks=False).st_mode):
                 return False
             fd = os.open(self._folder.bell, flags)

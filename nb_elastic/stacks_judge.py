@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from nb_elastic import stacks_flight, stacks_frames
 from nb_elastic.model import StackGroup, StackReport
@@ -64,6 +65,9 @@ class _Group:
         return tuple(s.rank for s in self.stacks)
 
 
+_G = TypeVar("_G", _Group, StackGroup)
+
+
 def judge(
     stacks: Sequence[RankStack], *, cause: str, time_ns: int, still: Collection[int] = frozenset()
 ) -> StackReport:
@@ -94,7 +98,9 @@ def judge(
         headline=_headline(groups),
         advice=KINDS.get(kind, "") if cause != "asked" or any(g.is_odd for g in groups) else "",
         kind=kind,
-        groups=tuple(_told(g, verdict if i == 0 else Verdict()) for i, g in enumerate(groups[:MAX_GROUPS])),
+        groups=tuple(
+            _told(g, verdict if i == 0 else Verdict()) for i, g in enumerate(_most_telling(groups, MAX_GROUPS))
+        ),
     )
 
 
@@ -104,7 +110,13 @@ def shortened(report: StackReport) -> StackReport:
     def short(group: StackGroup) -> StackGroup:
         return replace(group, frames=group.frames[-SHORT_FRAMES:])
 
-    return replace(report, groups=tuple(map(short, report.groups[:SHORT_GROUPS])))
+    return replace(report, groups=tuple(map(short, _most_telling(report.groups, SHORT_GROUPS))))
+
+
+def _most_telling(groups: Sequence[_G], most: int) -> list[_G]:
+    """The first ones in their order, but those that stand still before all others."""
+    chosen = sorted(range(len(groups)), key=lambda n: (not groups[n].is_still, n))[:most]
+    return [groups[n] for n in sorted(chosen)]
 
 
 def _grouped(stacks: Sequence[RankStack], still: Collection[int]) -> list[_Group]:

@@ -93,13 +93,13 @@ def children(pid: int) -> list[Child]:
 
 
 def family_cpu_ns(pid: int) -> int:
-    """CPU time of a process and of its living descendants, so far."""
+    """CPU time of a process and of its descendants, so far; of those that ended, what was waited for."""
     total, queue, seen = 0, [pid], set[int]()
     while queue and len(seen) < MAX_FAMILY:
         one = queue.pop()
         seen.add(one)
         if fields := _stat(f"/proc/{one}/stat"):
-            total += (int(fields[11]) + int(fields[12])) * TICK_NS
+            total += sum(map(int, fields[11:15])) * TICK_NS
             words = _read(f"/proc/{one}/task/{one}/children", 10_000).split()
             queue += [int(w) for w in words if w.isdecimal() and int(w) not in seen]
     return total

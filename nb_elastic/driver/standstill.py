@@ -45,8 +45,9 @@ class Standstill:
         self._after_s = options.hang_after or HANG_AFTER_S
         self._is_stop = options.on_hang == "stop"
         self._round = -1
-        self._still: set[int] = set()
+        self._still: dict[int, set[int]] = {}
         self._some: dict[int, set[int]] = {}
+        self._rest_s = self._after_s
         self._cause = ""
         self._question: Question | None = None
         self._ask_at = 0.0
@@ -60,17 +61,20 @@ class Standstill:
         kind, number = event.get("event"), untrusted.integer(event.get("round"), -1)
         if number > self._round:
             self._round, self._found, self._question, self._cause, self._is_told = number, None, None, "", False
+            self._ask_at, self._rest_s = 0.0, self._after_s
             self._still.clear()
             self._some.clear()
         if number != self._round:
             return
-        self._still.discard(member.index)
+        self._still.pop(member.index, None)
         self._some.pop(member.index, None)
+        living = set(self._story.living(member.index))
         if kind == "hang_found":
-            self._still.add(member.index)
+            report = untrusted.stack_report(event.get("report"))
+            told = {r for g in report.groups if g.state not in MOVING for r in g.ranks} if report else living
+            self._still[member.index] = living & told
         elif kind == "stall_found":
-            living = self._story.living(member.index)
-            self._some[member.index] = set(living).intersection(untrusted.integers(event.get("ranks")))
+            self._some[member.index] = living.intersection(untrusted.integers(event.get("ranks")))
 
     def look(self, now: float) -> str:
         """See whether the run stands still; where it is to be stopped for that, whom all wait for."""
@@ -78,8 +82,7 @@ class Standstill:
             return ""
         members = [m for m in self._roster.active if self._story.living(m.index)]
         self._change(self._cause_of(members), now)
-        is_new = self._found is None or (self._cause == "stall" and self._standing(members) != self._told)
-        if self._cause and is_new and self._question is None and now >= self._ask_at:
+        if self._cause and self._question is None and self._is_news(members, now):
             self._question = self._asking.ask(members, until=now + ANSWER_S)
         if self._question is not None and self._question.is_answered(now):
             self._judge(members, self._question, now)
@@ -93,14 +96,28 @@ class Standstill:
             return "hang"
         return "stall" if any(m.index in self._still or m.index in self._some for m in members) else ""
 
+    def _is_news(self, members: list[Member], now: float) -> bool:
+        """True where the nodes are to be asked: nothing is told yet, or other ranks than those told stand still."""
+        if self._cause == "hang":
+            return self._found is None and now >= self._ask_at
+        standing = self._standing(members)
+        if self._found is None:
+            return bool(standing) and now >= self._ask_at
+        return standing < self._told or (standing != self._told and now >= self._ask_at)
+
     def _change(self, cause: str, now: float) -> None:
         """Begin anew where all stand still that were some, or some that were all; the first are given time to become all."""
         if cause == self._cause:
             return
         self._cause, self._question = cause, None
-        self._ask_at = now + (self._after_s / 2 if cause == "stall" else 0.0)
+        self._ask_at = now if cause == "hang" else max(self._ask_at, now + self._after_s / 2)
         self._found = None
-        if self._is_told and cause != "hang":
+        if cause != "hang":
+            self._end_told()
+
+    def _end_told(self) -> None:
+        self._found = None
+        if self._is_told:
             self._is_told = False
             self._story.tell("hang_over", round=self._round)
 
@@ -110,14 +127,19 @@ class Standstill:
         if self._cause == "stall":
             self._told = self._standing(members)
             still = stalls.standing_still(found, self._told)
-            report = stalls.report(found, still) if still else None
+            is_held = any(s.state == "held" for s in found)  # somebody looks at one, and the others wait
+            report = stalls.report(found, still) if still and not is_held else None
         elif all(s.state in MOVING for s in found):
             report = None
         else:
             ordered = sorted(found, key=lambda s: s.rank)
             report = stacks_judge.judge(ordered, cause="hang", time_ns=time.time_ns())
-        self._ask_at = now + (self._after_s / 4 if self._cause == "hang" else self._after_s)
+        if self._cause == "hang":
+            self._ask_at = now + self._after_s / 4
+        else:  # what comes again and again is not told each time
+            self._ask_at, self._rest_s = now + self._rest_s, self._rest_s * 2
         if report is None:
+            self._end_told()
             return
         self._found, self._found_at, self._is_told = report, now, True
         told = to_json(stacks_judge.shortened(report))
@@ -125,11 +147,8 @@ class Standstill:
 
     def _standing(self, members: list[Member]) -> set[int]:
         """The ranks that their nodes say stand still."""
-        found: set[int] = set()
-        for member in members:
-            all_of_it = self._story.living(member.index) if member.index in self._still else ()
-            found.update(all_of_it, self._some.get(member.index, ()))
-        return found
+        told = [ranks.get(m.index, set()) for m in members for ranks in (self._still, self._some)]
+        return set[int]().union(*told)
 
     def _stacks(self, member: Member, question: Question) -> list[RankStack]:
         """Of a node's own ranks, what it tells, or that it tells nothing."""

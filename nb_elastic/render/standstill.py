@@ -66,9 +66,9 @@ def hang_title(report: StackReport, still_s: float, *, is_over: bool) -> str:
     """``Nothing has moved for 60 s``, ``Rank 2 has not moved for 60 s, others have``; of a run that is over, before its end."""
     took = seconds_text(still_s)
     ranks = [rank for group in report.groups if group.is_still for rank in group.ranks]
-    if report.cause != "stall" or not ranks:
+    if report.cause != "stall":
         return f"Nothing moved for {took} before the end" if is_over else f"Nothing has moved for {took}"
-    who = report_words.ranks_text(ranks).capitalize()
+    who = report_words.ranks_text(ranks).capitalize() if ranks else "Some ranks"
     if is_over:
         return f"{who} did not move for {took} before the end"
     return f"{who} {'has' if len(ranks) == 1 else 'have'} not moved for {took}, others have"

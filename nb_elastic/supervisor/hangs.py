@@ -165,7 +165,9 @@ class HangWatch:
             number,
             [_rank(s) for s in subjects],
             take=self._take,
-            tell=lambda kind, report=None, *, ranks=(): self._tell(number, kind, report, ranks),
+            tell=lambda kind, report=None, *, ranks=(): (
+                None if over.is_set() else self._tell(number, kind, report, ranks)
+            ),
             after_s=self._after_s,
             is_driven=self._is_driven,
         )
@@ -226,11 +228,11 @@ class _Round:
         self.number = number
         self.still_s = 0.0
         self._ranks = list(ranks)
-        self._take = take
         self._tell = tell
         self._after_s = after_s
         self._is_driven = is_driven
         self._stalls = Stalls(take=take, tell=tell, after_s=after_s, is_driven=is_driven)
+        self._take = self._stalls.take
         self._found: StackReport | None = None
         self._next_stacks = 0.0
         self._next_peek = time.monotonic() + after_s / PEEKS
@@ -250,14 +252,16 @@ class _Round:
                 rank.release(now)
                 self._stalls.release()
         alive = [r for r in self._ranks if _is_alive(r)]
-        if self._still_s(alive, now) >= self._after_s / 3:
+        is_still = self._still_s(alive, now) >= self._after_s / 3
+        if is_still:
             if now >= self._next_stacks:
                 self._look_closer(alive)
         else:
             self._go_on()
             if now >= self._next_peek and not is_held:
                 self._peek(alive)
-            self._stalls.look([r.target for r in alive], {r.target.rank: r.words_at for r in alive})
+        told_at = {r.target.rank: r.words_at for r in alive}
+        self._stalls.look([r.target for r in alive], told_at, may_tell=not is_still)
         return self._found
 
     @property

@@ -24,6 +24,8 @@ CALM_SHARE = 0.02
 """More than this much of a CPU, used by a main thread, is work."""
 CALM_SWITCHES = 2
 """A main thread that slept oftener than this, all in all, was not in one wait."""
+ASKED_SWITCHES = 4
+"""So often between two looks somebody may have woken it who asked for its stack, once it was told to stand."""
 FAMILY_SHARE = 0.2
 """More than this much of a CPU, used by a rank and what it started, is work."""
 IO_BYTES = 1 << 20
@@ -49,29 +51,35 @@ class _Stance:
 
     Attributes:
         moved_at: when (``time.monotonic``) its main thread was last seen to move.
-        switches: of the main thread, when it began to stand.
-        used: (when, CPU time of the main thread, of all its family, bytes read and written) at the last look.
+        switches: of the main thread, since it began to stand.
+        taken: those of them, since the last look, that taking its stack cost.
+        used: (when, switches and CPU time of the main thread, CPU time of all its family, bytes read and written) at the last look.
     """
 
     moved_at: float
     switches: int = 0
-    used: tuple[float, int, int, int] = (0.0, 0, 0, 0)
+    taken: int = 0
+    used: tuple[float, int, int, int, int] = (0.0, 0, 0, 0, 0)
 
-    def look(self, pid: int, now: float) -> None:
-        """See whether it moved."""
+    def look(self, pid: int, now: float, *, is_told: bool) -> None:
+        """See whether it moved.
+
+        Args:
+            is_told: it is known to stand, so that somebody may ask why.
+        """
         found = stacks_proc.look(pid)
         before = self.used
-        self.used = (now, found.run_ns if found else 0, stacks_proc.family_cpu_ns(pid), stacks_proc.io_bytes(pid))
-        if found is None or not before[0] or self._has_worked(before) or found.switches - self.switches > CALM_SWITCHES:
-            self.moved_at, self.switches = now, found.switches if found else 0
+        if found is None:
+            self.moved_at, self.used = now, (0.0, 0, 0, 0, 0)
+            return
+        self.used = now, found.switches, found.run_ns, stacks_proc.family_cpu_ns(pid), stacks_proc.io_bytes(pid)
+        woken, self.taken = found.switches - before[1] - self.taken, 0
+        self.switches += 0 if is_told and woken <= ASKED_SWITCHES else woken
+        if not before[0] or self.switches > CALM_SWITCHES or self._has_worked(before):
+            self.moved_at, self.switches = now, 0
 
-    def forgive(self, pid: int) -> None:
-        """Whoever took its stack woke it."""
-        if found := stacks_proc.look(pid):
-            self.switches = found.switches
-
-    def _has_worked(self, before: tuple[float, int, int, int]) -> bool:
-        seconds, own, family, moved = (new - old for new, old in zip(self.used, before, strict=True))
+    def _has_worked(self, before: tuple[float, int, int, int, int]) -> bool:
+        seconds, _, own, family, moved = (new - old for new, old in zip(self.used, before, strict=True))
         return own > CALM_SHARE * seconds * 1e9 or family > FAMILY_SHARE * seconds * 1e9 or moved >= IO_BYTES
 
 
@@ -84,7 +92,7 @@ class Stalls:
     """
 
     def __init__(self, *, take: Take, tell: Tell, after_s: float, is_driven: bool) -> None:
-        self._take = take
+        self._take_all = take
         self._tell = tell
         self._after_s = after_s
         self._is_driven = is_driven
@@ -92,23 +100,42 @@ class Stalls:
         self._told: set[int] = set()
         self._next = 0.0
         self._tell_at = 0.0
+        self._rest_s = after_s
 
-    def look(self, alive: Sequence[Target], told_at: Mapping[int, float]) -> None:
+    def take(self, targets: Sequence[Target], *, is_gentle: bool = False) -> list[RankStack]:
+        """Take stacks; that these ranks wake for it is no movement."""
+        before = {one.rank: stacks_proc.look(one.pid) for one in targets}
+        stacks = self._take_all(targets, is_gentle=is_gentle)
+        for one in targets:
+            stance, was, now = self._stances.get(one.rank), before[one.rank], stacks_proc.look(one.pid)
+            if stance is not None and was is not None and now is not None:
+                stance.taken += now.switches - was.switches
+        return stacks
+
+    def look(self, alive: Sequence[Target], told_at: Mapping[int, float], *, may_tell: bool) -> None:
         """Look, where it is time to.
 
         Args:
             told_at: when each rank last told something that counts.
+            may_tell: else it may only be seen that those move that were told.
         """
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + self._after_s / PEEKS
         for one in alive:
-            self._stance(one, now).look(one.pid, now)
-        still = {one.rank for one in alive if self._since(one, told_at) <= now - self._after_s}
+            stance = self._stances.setdefault(one.rank, _Stance(moved_at=now))
+            stance.look(one.pid, now, is_told=one.rank in self._told)
+        since = {one.rank: max(self._stances[one.rank].moved_at, told_at[one.rank]) for one in alive}
+        still = {rank for rank, at in since.items() if at <= now - self._after_s}
         if not still:
             self._go_on()
-        elif still != self._told and len(still) < len(alive) and now >= self._tell_at:
+        elif (
+            may_tell
+            and still != self._told
+            and len(still) < len(alive)
+            and (still < self._told or now >= self._tell_at)
+        ):
             self._found(alive, still)
 
     def release(self) -> None:
@@ -118,12 +145,6 @@ class Stalls:
     def forget(self) -> None:
         """All ranks stand still: that was told."""
         self._told.clear()
-
-    def _stance(self, one: Target, now: float) -> _Stance:
-        return self._stances.setdefault(one.rank, _Stance(moved_at=now))
-
-    def _since(self, one: Target, told_at: Mapping[int, float]) -> float:
-        return max(self._stances[one.rank].moved_at, told_at[one.rank])
 
     def _go_on(self) -> None:
         if self._told:
@@ -135,15 +156,15 @@ class Stalls:
             self._told = still
             self._tell("stall_found", ranks=sorted(still))
             return
-        standing = [one for one in alive if one.rank in still]
-        stacks = self._take(standing)
-        for one in standing:
-            self._stances[one.rank].forgive(one.pid)
-        stacks += self._take([one for one in alive if one.rank not in still], is_gentle=True)
-        self._tell_at = time.monotonic() + self._after_s
+        stacks = self.take([one for one in alive if one.rank in still])
+        stacks += self.take([one for one in alive if one.rank not in still], is_gentle=True)
+        # What comes again and again, as when one rank saves and the others wait, is not told each time.
+        self._tell_at, self._rest_s = time.monotonic() + self._rest_s, self._rest_s * 2
         if found := standing_still(stacks, still):
             self._told = still
             self._tell("stall_found", report(stacks, found))
+        else:
+            self._go_on()
 
 
 def standing_still(stacks: Iterable[RankStack], ranks: set[int]) -> set[int]:

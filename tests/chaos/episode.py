@@ -182,7 +182,7 @@ class Episode:
             self._is_ended.set()
             for thread in threads:
                 thread.join()
-            for take_back in self.scene.took_back:
+            for take_back in reversed(self.scene.took_back):  # of two limits of a kind the first one knows what it was
                 take_back()
         record.ended_s = time.monotonic() - began
         self._tell(record)

@@ -9,5 +9,8 @@ from joblib import Parallel, delayed
 array = np.ones(1_000_000)
 with Parallel(n_jobs=2, max_nbytes=1000) as pool:
     pool(delayed(np.sum)(array) for _ in range(2))
-    print(*(name for name in os.listdir("/dev/shm") if f"_{os.getpid()}_" in name or f"-{os.getpid()}-" in name), flush=True)
+    print(
+        *(name for name in os.listdir("/dev/shm") if f"_{os.getpid()}_" in name or f"-{os.getpid()}-" in name),
+        flush=True,
+    )
     time.sleep(600)

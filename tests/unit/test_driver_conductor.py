@@ -260,7 +260,7 @@ def test_a_run_hangs_only_where_nothing_moves_on_any_node(make: Make):
     scene = make(*nodes, nnodes="2", hang_after=0.2)
 
     scene.until(lambda: len([e for e in scene.events() if e.kind == "worker_started"]) == 2)
-    tells(nodes[1], "hang_found", report={"headline": "only mine"})
+    tells(nodes[1], "hang_found", report={"headline": "only mine", "groups": [{"ranks": [1], "state": "waiting"}]})
     scene.until(lambda: nodes[0].of("stacks"))  # does it stand, as its node says?
     assert standstills(scene) == []
     tells(nodes[0], "hang_found")
@@ -292,6 +292,21 @@ def test_a_node_that_stands_while_another_one_talks_is_told_without_ending_the_r
     scene.until(lambda: len(standstills(scene)) == 3)
     assert standstills(scene)[2] == ("stall_found", "Rank 1 waits in x; rank 0 sleeps.", (0,))
     assert nodes[0].of("stop") == []
+
+
+@pytest.mark.parametrize("why", ["it only computes", "somebody looks at another one"])
+def test_a_node_that_stands_for_a_good_reason_is_not_told(make: Make, why: str):
+    is_held = why == "somebody looks at another one"
+    doing = {"00000000": "held" if is_held else "busy", "00000001": "waiting"}
+    nodes = [ScriptedNode(n, hangs(doing)) for n in range(2)]
+    scene = make(*nodes, nnodes="2", hang_after=0.2)
+    scene.until(lambda: len([e for e in scene.events() if e.kind == "worker_started"]) == 2)
+    state = "waiting" if is_held else "busy"
+    tells(nodes[1], "hang_found", report={"groups": [{"ranks": [1], "state": state}]})
+    pings = len(nodes[1].of("ping"))
+    scene.until(lambda: len(nodes[1].of("ping")) > pings + 4)
+    assert bool(nodes[0].of("stacks")) is is_held
+    assert standstills(scene) == []
 
 
 def test_some_that_become_all_are_a_hang(make: Make):

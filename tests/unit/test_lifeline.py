@@ -68,6 +68,20 @@ def test_a_second_interrupt_gets_through_where_one_is_held_back():
     assert done == ["the first one waits"]
 
 
+def test_a_second_interrupt_goes_to_who_has_a_handler_of_their_own_and_raises_nothing():
+    heard: list[str] = []
+    before = signal.signal(signal.SIGINT, lambda *_: heard.append("once"))
+    try:
+        with HeldInterrupts(most=1):
+            signal.raise_signal(signal.SIGINT)
+            assert heard == []
+            signal.raise_signal(signal.SIGINT)
+            assert heard == ["once"]
+        assert heard == ["once", "once"]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_where_interrupts_are_ignored_they_stay_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

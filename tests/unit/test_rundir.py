@@ -8,6 +8,7 @@ import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,6 +153,19 @@ def test_an_interrupt_leaves_no_file_open(
             patch.setattr(os, call, interrupted)
             read(path)
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_interrupt_at_a_look_for_a_file_that_is_not_there_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A supervisor looks for absent files all the time: a scheduler's SIGINT must not be lost there."""
+    plain = os.open
+
+    def interrupted(*args: Any, **more: Any) -> int:
+        signal.raise_signal(signal.SIGINT)
+        return plain(*args, **more)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "open", interrupted)
+        rundir.read_json(tmp_path / "absent.json")
 
 
 @pytest.mark.parametrize("call", ["open", "fchmod"])

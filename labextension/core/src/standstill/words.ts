@@ -24,10 +24,10 @@ export function hangTitle(data: RunData, report: StackReport): string {
   const still_s = (data.about?.hang_after_s ?? HANG_AFTER_S) + Math.max(0, now_ns - report.time_ns) / 1e9;
   const text = still_s < 120 ? `${Math.floor(still_s)} s` : durationText(Math.floor(still_s));
   const ranks = report.groups.filter(group => group.is_still).flatMap(group => group.ranks);
-  if (report.cause !== 'stall' || !ranks.length) {
+  if (report.cause !== 'stall') {
     return isFinal(state) ? `Nothing moved for ${text} before the end` : `Nothing has moved for ${text}`;
   }
-  const who = ranksText(ranks).replace('r', 'R');
+  const who = ranks.length ? ranksText(ranks).replace('r', 'R') : 'Some ranks';
   return isFinal(state)
     ? `${who} did not move for ${text} before the end`
     : `${who} ${ranks.length === 1 ? 'has' : 'have'} not moved for ${text}, others have`;
