@@ -10,10 +10,12 @@ cores) and gets a margin that only a leak or a hang uses up; the closing line te
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from nb_elastic import events, rundir, snapshot
 from nb_elastic.errors import ElasticError
@@ -29,8 +31,9 @@ from tests.support import leaks
 GONE_S = 5.0
 MARGIN_S = 5.0
 
-MAY_LEAVE = ("pymp-",)
-"""What Python's multiprocessing makes for a rank, and nobody removes when that is killed; without us it is the same."""
+PROBE = re.compile(r"[a-z0-9_]{8}")
+"""How the file is named with which Python's ``tempfile`` tries out a folder, and what it writes into it."""
+PROBE_WORDS = {b"", b"blat"}
 
 ERRORS = {
     "succeeded": {"", "KeyboardInterrupt"},
@@ -83,7 +86,7 @@ def judge(world: World, plan: Plan, record: Record) -> Verdict:
     if plan.way == "pair":
         looks.append(("the run beside it", lambda: _companion(world, plan, record)))
     is_calm = verdict.state == "succeeded" and not any(d.is_done for d in record.deeds)
-    looks.append(("the kernel", lambda: kernel(world, may_leave=() if is_calm else MAY_LEAVE)))
+    looks.append(("the kernel", lambda: kernel(world, is_calm=is_calm)))
     verdict.broken += _looked("what is left", lambda: _left(world, record, verdict), world)
     if not world.is_alive:
         world.renew()
@@ -139,24 +142,31 @@ def settle(look: Callable[[], set], bound_s: float) -> set:
     return found
 
 
-def kernel(world: World, *, may_leave: tuple[str, ...] = ()) -> Iterator[str]:
+def kernel(world: World, *, is_calm: bool = False) -> Iterator[str]:
     """The kernel is as it was, and a plain launch in it works.
 
     Args:
-        may_leave: how temporary files begin that a rank may have left.
+        is_calm: nothing was done to the run, so that no rank may have left a temporary file of Python's own.
     """
     world.kernel.run("raise ValueError('IPython keeps the last traceback, and what hangs on it')", 60 * world.pace)
     says, _ = world.plain_launch()
     if says != PLAIN_SAYS:
         yield f"the next plain launch in the same kernel does not work: {says}"
     bound_s = (GONE_S + MARGIN_S) * world.pace
-    world.forget({p for p in world.tmp.iterdir() if p.name.startswith(may_leave)} if may_leave else set())
+    world.forget(set() if is_calm else {p for p in world.tmp.iterdir() if _is_pythons_own(p)})
     if found := settle(lambda: set(world.tmp.iterdir()), bound_s):  # of a killed rehearsal: the next one removes it
         yield f"temporary files left: {', '.join(sorted(map(str, found)))}"
         world.forget(found)
     for one in settle(lambda: world.rest().beyond(world.at_rest), bound_s):
         yield f"the kernel keeps {one}"
         world.at_rest = world.rest()
+
+
+def _is_pythons_own(path: Path) -> bool:
+    """What Python makes for a moment, or multiprocessing for a rank, and nobody removes after a signal; without us it is the same."""
+    if path.name.startswith("pymp-"):
+        return True
+    return bool(PROBE.fullmatch(path.name)) and path.is_file() and path.read_bytes() in PROBE_WORDS
 
 
 # -- the journal ------------------------------------------------------------------------------
