@@ -109,6 +109,33 @@ def test_a_half_written_file_that_was_left_is_told(world: World):
 
 
 @pytest.mark.parametrize(
+    ("names", "spared", "is_told"),
+    [
+        (["sem.mp-oopnuotk"], 2, False),
+        (["sem.mp-oopnuotk", "sem.NGv4sv"], 2, False),
+        (["sem.mp-oopnuotk"], 0, True),
+        (["sem.mp-oopnuotk", "sem.mp-oopnuotl", "sem.NGv4sv"], 2, True),
+        (["sem.mp-oopnuotk", "psm_0123abcd"], 2, True),
+    ],
+)
+def test_of_shared_memory_only_a_lock_that_python_was_making_is_spared(
+    world: World, monkeypatch: pytest.MonkeyPatch, names: list[str], spared: int, is_told: bool
+):
+    for name in names:
+        (world.tmp / name).touch()
+    monkeypatch.setattr(world, "shared_memory", lambda: set(world.tmp.iterdir()))
+    told = list(oracle._left(world, record(world), Verdict(broken=[]), semaphores=spared))
+    assert bool(told) is is_told
+    assert not list(world.tmp.iterdir())
+
+
+def test_a_listener_that_was_left_is_told_though_locks_are_spared(world: World, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(world, "listeners", lambda: {"tcp 0100007F:1F90"})
+    (told,) = oracle._left(world, record(world), Verdict(broken=[]), semaphores=2)
+    assert told == "listening sockets left: tcp 0100007F:1F90"
+
+
+@pytest.mark.parametrize(
     ("journal", "error", "says"),
     [
         ({}, "WorkerFailedError", []),
