@@ -96,7 +96,12 @@ def test_a_reload_in_the_middle_brings_back_the_live_dashboard_with_the_whole_lo
 
 def test_a_print_flood_of_the_user_loses_nothing_in_the_dashboard(lab: LabPage) -> None:
     """The server drops every message, the dashboard's as well, while a flood is on."""
-    flood = "import threading\ndef flood():\n    for n in range(30_000):\n        print('x' * 200)\nt = threading.Thread(target=flood)"
+    flood = (
+        "import contextlib, threading, time\ndef has_begun():\n    with contextlib.suppress(nb_elastic.ElasticError):\n"
+        "        return 'mark 20' in nb_elastic.last_run().logs(0)\n"
+        "def flood():\n    while not has_begun():  # the dashboard is there\n        time.sleep(0.05)\n"
+        "    for n in range(30_000):\n        print('x' * 200)\nt = threading.Thread(target=flood)"
+    )
     launch = (
         LAUNCH + "import time\nfor step in range(400):\n    print('mark', step, flush=True)\n    time.sleep(0.01)\n"
     )
