@@ -134,7 +134,8 @@ class _Asking:
             self.answer = Answer(why="it is gone")
         elif self._is_gentle:
             if not self._has_bell or waited > BELL_S:
-                self.answer = Answer(why="it did not answer its bell")
+                why = "it did not answer its bell" if self._has_bell else "it has no process group, and is left alone"
+                self.answer = Answer(why=why)
         elif waited > GIVE_UP_S or (is_in(now.blocked, DUMP) and self._dump_at is None and not self._has_bell):
             self.answer = self._last_word(now)
         elif self._base_ns is None:

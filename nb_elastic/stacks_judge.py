@@ -42,6 +42,8 @@ KINDS = {
 }
 """The known ways to hang, each with what to do about it."""
 
+AWAITED = frozenset({"sleep", "loop"})
+"""Kinds whose advice speaks of the others, who wait."""
 TOGETHER = frozenset({"collective", "p2p", "barrier", "beginning"})
 MAX_GROUPS, MAX_NOTES, MAX_HEADLINE = 100, 10, 5
 SHORT_GROUPS, SHORT_FRAMES = 20, 15
@@ -92,11 +94,14 @@ def judge(
         )
     )
     kind = _kind(groups, verdict)
+    is_told = cause != "asked" or any(g.is_odd for g in groups)
+    if cause == "stall" and kind in AWAITED:
+        is_told = any(s.is_for_others for s in stacks)
     return StackReport(
         time_ns=time_ns,
         cause=cause,
         headline=_headline(groups),
-        advice=KINDS.get(kind, "") if cause != "asked" or any(g.is_odd for g in groups) else "",
+        advice=KINDS.get(kind, "") if is_told else "",
         kind=kind,
         groups=tuple(
             _told(g, verdict if i == 0 else Verdict()) for i, g in enumerate(_most_telling(groups, MAX_GROUPS))

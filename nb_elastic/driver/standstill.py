@@ -122,25 +122,23 @@ class Standstill:
             self._story.tell("hang_over", round=self._round)
 
     def _judge(self, members: list[Member], question: Question, now: float) -> None:
-        texts = self._texts()
-        found = [texts.fill_gaps(stack) for member in members for stack in self._stacks(member, question)]
-        if self._cause == "stall":
-            self._told = self._standing(members)
-            still = stalls.standing_still(found, self._told)
-            is_held = any(s.state == "held" for s in found)  # somebody looks at one, and the others wait
-            report = stalls.report(found, still) if still and not is_held else None
-        elif all(s.state in MOVING for s in found):
-            report = None
-        else:
-            ordered = sorted(found, key=lambda s: s.rank)
-            report = stacks_judge.judge(ordered, cause="hang", time_ns=time.time_ns())
+        stacks = [stack for member in members for stack in self._stacks(member, question)]
         if self._cause == "hang":
             self._ask_at = now + self._after_s / 4
+            still, is_so = set[int](), any(s.state not in MOVING for s in stacks)
         else:  # what comes again and again is not told each time
             self._ask_at, self._rest_s = now + self._rest_s, self._rest_s * 2
-        if report is None:
+            self._told = self._standing(members)
+            still = stalls.standing_still(stacks, self._told)
+            is_so = bool(still) and not any(
+                s.state == "held" for s in stacks
+            )  # somebody looks at one, and the others wait
+        if not is_so:
             self._end_told()
             return
+        texts = self._texts()
+        filled = [texts.fill_gaps(s) for s in sorted(stacks, key=lambda s: s.rank)]
+        report = stacks_judge.judge(filled, cause=self._cause, time_ns=time.time_ns(), still=still)
         self._found, self._found_at, self._is_told = report, now, True
         told = to_json(stacks_judge.shortened(report))
         self._story.tell(f"{self._cause}_found", round=self._round, report=told)

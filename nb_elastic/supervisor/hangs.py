@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from nb_elastic import stacks, stacks_frames, stacks_judge, stacks_proc
+from nb_elastic import stacks, stacks_frames, stacks_judge
 from nb_elastic.lifeline import ProcessId
 from nb_elastic.model import StackReport, to_json
 from nb_elastic.rundir import RunDir
 from nb_elastic.stacks_nouns import RankStack, Target
 from nb_elastic.supervisor.channel import EventLog
 from nb_elastic.supervisor.hang_words import BUSY_TIMES, BY_HANG, MOVING
-from nb_elastic.supervisor.stalls import CALM_SWITCHES, FAMILY_SHARE, IO_BYTES, PEEKS, Stalls, Take, Tell
+from nb_elastic.supervisor.stalls import CALM_SWITCHES, FAMILY_SHARE, IO_BYTES, PEEKS, UNREAD, Stalls, Take, Tell, Used
 from nb_elastic.supervisor.stopping import GRACE_S, Stopper
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class _Rank:
         sizes: of the files in which it tells something.
         key: where it stood at the last look, or None.
         seen: the places where it was seen computing since it last moved otherwise.
-        used: (when, CPU time of it and its children in ns, switches, bytes read and written) at the last look.
+        used: at the last look.
         waits_since: from when on it was seen in one wait that only other ranks can end, or None.
     """
 
@@ -64,7 +64,7 @@ class _Rank:
     sizes: tuple[int, ...] = ()
     key: object = None
     seen: set[object] = field(default_factory=set)
-    used: tuple[float, int, int, int] = (0.0, 0, 0, 0)
+    used: Used = UNREAD
     waits_since: float | None = None
 
     @property
@@ -96,7 +96,7 @@ class _Rank:
         before, used_before = self.key, self.used
         has_moved = self._has_moved(stack)
         # Who sleeps again and again, and talks, may be who talks.
-        woken = self.used[2] - used_before[2]
+        woken = self.used.switches - used_before.switches
         if has_moved or (woken and stack.kind == "sleep" and not heeds_words):
             self.moved_at = now
         if not (stack.is_for_others and stack.flight and stack.flight.counts):
@@ -114,7 +114,7 @@ class _Rank:
         counts = tuple(sorted(stack.flight.counts.items())) if stack.flight else ()
         key = (stack.state, stack.kind, stack.places, counts)
         before, self.key = self.key, key
-        used_before, self.used = self.used, _used(self.target.pid)
+        used_before, self.used = self.used, Used.of(self.target.pid)
         if stack.state == "busy" and stack.places:
             is_new = stack.places not in self.seen
             self.seen.add(stack.places)
@@ -341,23 +341,17 @@ def _size(path: str) -> int:
         return -1
 
 
-def _used(pid: int) -> tuple[float, int, int, int]:
-    now = stacks_proc.look(pid)
-    switches = now.switches if now else 0
-    return time.monotonic(), stacks_proc.family_cpu_ns(pid), switches, stacks_proc.io_bytes(pid)
-
-
-def _works(stack: RankStack, before: tuple[float, int, int, int], now: tuple[float, int, int, int]) -> bool:
+def _works(stack: RankStack, before: Used, now: Used) -> bool:
     """True if a rank that stands at the same place waits for something that works, or works without Python."""
-    seconds, switches = now[0] - before[0], now[2] - before[2]
-    if not before[0] or seconds <= 0:
+    seconds, switches = now.at - before.at, now.switches - before.switches
+    if not before.at or seconds <= 0:
         return False
     if stack.is_for_others:  # messages between two ranks are not counted by their group
         return stack.kind == "p2p" and switches > CALM_SWITCHES
-    if now[3] - before[3] >= IO_BYTES:
+    if now.io_bytes - before.io_bytes >= IO_BYTES:
         return True
     if stack.kind in WITH_SWITCHES and switches / seconds >= SWITCHES_A_SECOND:
         return True
     is_bare = not stack.frames  # of a program without Python, a little work is all that can be seen
-    share = (now[1] - before[1]) / (seconds * 1e9)
+    share = (now.family_ns - before.family_ns) / (seconds * 1e9)
     return share >= (FAMILY_SHARE / 10 if is_bare else FAMILY_SHARE) and (is_bare or stack.kind in WITH_FAMILY)

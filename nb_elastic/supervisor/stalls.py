@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from nb_elastic import stacks_judge, stacks_proc
 from nb_elastic.model import StackReport
@@ -45,6 +45,35 @@ class Tell(Protocol):
         """Write an event; ``ranks`` are those that stand still, where no report says so."""
 
 
+class Used(NamedTuple):
+    """What a rank has used so far.
+
+    Attributes:
+        at: when that was read (``time.monotonic``); 0 where it was not.
+        switches: how often its main thread slept.
+        own_ns: CPU time of its main thread.
+        family_ns: CPU time of it and of what it started.
+        io_bytes: read and written.
+    """
+
+    at: float = 0.0
+    switches: int = 0
+    own_ns: int = 0
+    family_ns: int = 0
+    io_bytes: int = 0
+
+    @classmethod
+    def of(cls, pid: int) -> Used:
+        """Read it; nothing of a process that is gone."""
+        if (found := stacks_proc.look(pid)) is None:
+            return cls()
+        family_ns, moved = stacks_proc.family_cpu_ns(pid), stacks_proc.io_bytes(pid)
+        return cls(time.monotonic(), found.switches, found.run_ns, family_ns, moved)
+
+
+UNREAD = Used()
+
+
 @dataclass(slots=True)
 class _Stance:
     """What the kernel counts of a rank.
@@ -53,13 +82,13 @@ class _Stance:
         moved_at: when (``time.monotonic``) its main thread was last seen to move.
         switches: of the main thread, since it began to stand.
         taken: those of them, since the last look, that taking its stack cost.
-        used: (when, switches and CPU time of the main thread, CPU time of all its family, bytes read and written) at the last look.
+        used: at the last look.
     """
 
     moved_at: float
     switches: int = 0
     taken: int = 0
-    used: tuple[float, int, int, int, int] = (0.0, 0, 0, 0, 0)
+    used: Used = UNREAD
 
     def look(self, pid: int, now: float, *, is_told: bool) -> None:
         """See whether it moved.
@@ -67,20 +96,20 @@ class _Stance:
         Args:
             is_told: it is known to stand, so that somebody may ask why.
         """
-        found = stacks_proc.look(pid)
-        before = self.used
-        if found is None:
-            self.moved_at, self.used = now, (0.0, 0, 0, 0, 0)
-            return
-        self.used = now, found.switches, found.run_ns, stacks_proc.family_cpu_ns(pid), stacks_proc.io_bytes(pid)
-        woken, self.taken = found.switches - before[1] - self.taken, 0
+        before, self.used = self.used, Used.of(pid)
+        woken, self.taken = self.used.switches - before.switches - self.taken, 0
         self.switches += 0 if is_told and woken <= ASKED_SWITCHES else woken
-        if not before[0] or self.switches > CALM_SWITCHES or self._has_worked(before):
+        is_known = bool(before.at and self.used.at)
+        if not is_known or self.switches > CALM_SWITCHES or self._has_worked(before):
             self.moved_at, self.switches = now, 0
 
-    def _has_worked(self, before: tuple[float, int, int, int, int]) -> bool:
-        seconds, _, own, family, moved = (new - old for new, old in zip(self.used, before, strict=True))
-        return own > CALM_SHARE * seconds * 1e9 or family > FAMILY_SHARE * seconds * 1e9 or moved >= IO_BYTES
+    def _has_worked(self, before: Used) -> bool:
+        ns = (self.used.at - before.at) * 1e9
+        return (
+            self.used.own_ns - before.own_ns > CALM_SHARE * ns
+            or self.used.family_ns - before.family_ns > FAMILY_SHARE * ns
+            or self.used.io_bytes - before.io_bytes >= IO_BYTES
+        )
 
 
 class Stalls:
@@ -162,7 +191,8 @@ class Stalls:
         self._tell_at, self._rest_s = time.monotonic() + self._rest_s, self._rest_s * 2
         if found := standing_still(stacks, still):
             self._told = still
-            self._tell("stall_found", report(stacks, found))
+            ordered = sorted(stacks, key=lambda one: one.rank)
+            self._tell("stall_found", stacks_judge.judge(ordered, cause="stall", time_ns=time.time_ns(), still=found))
         else:
             self._go_on()
 
@@ -170,9 +200,3 @@ class Stalls:
 def standing_still(stacks: Iterable[RankStack], ranks: set[int]) -> set[int]:
     """Those of some ranks that stand still by what their stacks tell, too."""
     return {one.rank for one in stacks if one.rank in ranks and one.state not in MOVING}
-
-
-def report(stacks: Sequence[RankStack], still: set[int]) -> StackReport:
-    """Where the ranks are while some of them stand still."""
-    ordered = sorted(stacks, key=lambda one: one.rank)
-    return stacks_judge.judge(ordered, cause="stall", time_ns=time.time_ns(), still=still)

@@ -256,6 +256,11 @@ def test_of_a_stall_those_are_odd_that_stand_by_themselves_else_those_that_are_a
     assert told(computes, awaits, still={2}) == [((0,), True, False), ((2,), False, True)]
     assert told(computes, sleeps, awaits, still={1, 2})[0] == ((1,), True, True)
     assert told(computes, sleeps, also, still={1})[0] == ((1,), True, True), "at the same place, and it moves"
+    advice = [
+        stacks_judge.judge(s, cause="stall", time_ns=1, still={1}).advice
+        for s in ((computes, sleeps), (sleeps, awaits))
+    ]
+    assert advice == ["", "It sleeps while the others wait for it."], "nobody waits for it, or somebody does"
 
 
 def test_ranks_that_all_do_the_same_have_no_odd_one():
