@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 from nb_elastic import notebook, report_words, rundir, snapshot, untrusted
-from nb_elastic.debugging_line import Ask, GoneError, HeldRank, asked, connected, hear, request, telling
+from nb_elastic.debugging_line import Ask, GoneError, HeldRank, ask_user, asked, connected, hear, is_terminal, request, telling
 from nb_elastic.errors import ElasticError
 from nb_elastic.model import RunState
 from nb_elastic.rundir import RunDir
@@ -186,7 +186,7 @@ class Attendant:
         self._run = run
         self._stop = stop
         self._can_ask = can_ask
-        self._ask = ask or input
+        self._ask = ask or ask_user
         self._seen: dict[tuple[int, int], float] = {}
         self._done: set[tuple[int, int]] = set()
         self.is_held = False
@@ -280,7 +280,7 @@ def can_ask() -> bool:
     ip = notebook.shell()
     if getattr(ip, "kernel", None) is not None:
         return notebook.allows_stdin(ip)
-    return _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
+    return is_terminal(sys.stdin) and is_terminal(sys.stdout)
 
 
 def show(text: str) -> None:
@@ -298,10 +298,3 @@ def held_text(run: RunDir, now: RunSnapshot) -> str:
         f"The group is held: `{command} debug` opens pdb on rank {rank}, `{command} eval EXPR` looks, "
         f"`{command} stop {run.run_id}` ends it."
     )
-
-
-def _is_terminal(stream: Any) -> bool:
-    try:
-        return bool(stream.isatty())
-    except (AttributeError, ValueError):
-        return False

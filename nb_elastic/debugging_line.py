@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -103,6 +104,22 @@ def telling(held: HeldRank) -> Iterator[None]:
     except (OSError, ValueError) as e:
         far = ", or can't be reached" if held.way else ""
         raise GoneError(f"Rank {held.rank} is no longer held{far}: it went on, ended or was stopped.") from e
+
+
+def ask_user(prompt: str) -> str:
+    """``input``; in a terminal with the arrow keys and a history, as pdb has them."""
+    if is_terminal(sys.stdin):
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  to have it is all that ``input`` needs
+    return input(prompt)
+
+
+def is_terminal(stream: Any) -> bool:
+    """True if somebody may sit there."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):
+        return False
 
 
 def asked(held: HeldRank, peer: Peer, ask: Ask, prompt: str) -> str | None:

@@ -141,12 +141,18 @@ class StaticRendezvous(RendezvousHandler):
                 self._round = number
                 return client
             if client is not None and number > 0:
-                client.add(f"{_WAITING}/{self._round + 1}", 1)
+                self._ask_for_next(client)
             time.sleep(_POLL_S)
         where = addresses.join_endpoint(self._ip, self._port)
         raise RendezvousError(
             f"Node rank 0 began no new round at {where} within {self._timeout_s:g} s. Is it up, and is this its address?"
         )
+
+    def _ask_for_next(self, client: TCPStore) -> None:
+        try:
+            client.add(f"{_WAITING}/{self._round + 1}", 1)
+        except (RuntimeError, ValueError) as e:  # it has begun already, between our look and this word
+            _log.info("node rank 0 dropped the store of round %d: %s", self._round, e)
 
     def _look(self, *, within_s: float) -> tuple[int, TCPStore | None]:
         """Round that node rank 0 hosts now, and a client of its store; 0 and None if it hosts none.

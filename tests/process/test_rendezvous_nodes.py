@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import socketserver
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from nb_elastic.model import to_json
 from nb_elastic.model_options import LaunchOptions
 from nb_elastic.supervisor import addresses
+from nb_elastic.supervisor.rendezvous_static import StaticRendezvous
 from tests.support import listeners
 from tests.support.nodes import nodes
 from tests.support.until import until
@@ -56,6 +58,30 @@ def test_two_nodes_restart_together_though_their_ranks_are_out_of_step(backend, 
         ends = [node.end() for node in both]
     assert sorted([end["results"] for end in ends], key=str) == [{"0": 3.0}, {"1": 3.0}]
     assert [node.all("world_size") for node in both] == [[2] * 4] * 2
+
+
+def test_a_static_node_that_asks_for_a_round_just_as_it_begins_takes_part_in_it(endpoint, monkeypatch):
+    """Node rank 0 replaces the store between the other's look at it and its word: that word is lost, not the node."""
+    ip, _, port = endpoint.partition(":")
+    host, other = (StaticRendezvous("test", ip=ip, port=int(port), node_rank=n, nodes=2, timeout_s=60) for n in (0, 1))
+    with ThreadPoolExecutor() as pool:
+        meeting = pool.submit(host.next_rendezvous)
+        other.next_rendezvous()
+        meeting.result(60)
+        look, begun = other._look, []
+
+        def look_and_be_late(**how):
+            found = look(**how)
+            if not begun:
+                begun.append(pool.submit(host.next_rendezvous))
+                until(lambda: look(**how)[0] == 2, 60, "the second round")
+            return found
+
+        monkeypatch.setattr(other, "_look", look_and_be_late)
+        assert other.next_rendezvous().rank == 1
+        assert begun[0].result(60).rank == 0
+    for handler in (other, host):
+        handler.shutdown()
 
 
 def test_two_static_nodes_with_one_number_are_told(endpoint):

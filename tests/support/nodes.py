@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +64,21 @@ class Node:
                 raise RuntimeError(f"the node ended without telling {key}: {self.told}\n{self.stderr[-4000:]}")
             return len(self.all(key)) >= count
 
-        until(found, timeout_s, f"{key} from the node; its stderr:\n{self.stderr[-2000:]}")
+        self._until(found, timeout_s, f"{key} from the node")
         return self.all(key)[count - 1]
 
     def end(self, *, timeout_s: float = 120) -> dict[str, Any]:
         """Wait until it has ended; the last thing it told."""
-        until(lambda: self.process.poll() is not None, timeout_s, f"the end of a node that told {self.told}")
+        self._until(lambda: self.process.poll() is not None, timeout_s, "the end of a node")
         assert self.told, self.stderr[-4000:]
         return self.told[-1]
+
+    def _until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Wait; who waited in vain is shown what the node told until then."""
+        try:
+            until(condition, timeout_s, what)
+        except AssertionError as e:
+            raise AssertionError(f"{e}\nIt told {self.told}\nIts stderr: {self.stderr[-4000:]}") from e
 
     def _read(self, path: Path) -> str:
         return self._kept[path] if path in self._kept else path.read_text(errors="replace")

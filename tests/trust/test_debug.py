@@ -169,6 +169,9 @@ def test_in_a_terminal_a_held_run_opens_pdb_at_once_and_leaving_ends_it(how: str
     child.sendline("p scale")
     child.expect(r"tensor\(\[1., 2.\]\)")
     child.expect(PROMPT)
+    child.send("\x1b[A\r")  # up: what was asked before is asked again
+    child.expect(r"tensor\(\[1., 2.\]\)")
+    child.expect(PROMPT)
     if how == "q":
         child.sendline("q")
     elif how == "interrupt":
