@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nb_elastic import debugging, report_words, rundir, snapshot
-from nb_elastic.debugging_line import GoneError, HeldRank, ask_user
+from nb_elastic.debugging_line import GoneError, HeldRank
 from nb_elastic.errors import ElasticError, OptionError
 from nb_elastic.run import Run, attach
 from nb_elastic.rundir import RunDir
@@ -50,7 +50,7 @@ def talk(run: Run, held: HeldRank) -> int:
     debugging.show(f"Rank {held.rank} is held: {held.text}\n")
     kept = f"Rank {held.rank} stays held: `{command} debug {run.id} --rank {held.rank}` comes back, `{command} stop {run.id}` ends the run.\n"
     try:
-        outcome = debugging.converse(held, ask=ask_user, write=debugging.show)
+        outcome = debugging.converse(held, write=debugging.show)
     except KeyboardInterrupt:
         is_held = any(h.rank == held.rank for h in debugging.held_ranks(RunDir(run.dir), run.snapshot))
         debugging.show("\n" + (kept if is_held else f"Left; rank {held.rank} runs on.\n"))

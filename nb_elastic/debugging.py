@@ -120,7 +120,7 @@ def release(held: HeldRank) -> None:
     request(held, {"type": "release"}, timeout_s=ANSWER_S)
 
 
-def converse(held: HeldRank, *, ask: Ask, write: Write, patience_s: float | None = None) -> Outcome:
+def converse(held: HeldRank, *, write: Write, ask: Ask = ask_user, patience_s: float | None = None) -> Outcome:
     """Speak to the rank's pdb until that is over.
 
     Args:

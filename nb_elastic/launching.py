@@ -244,7 +244,7 @@ def _leave_held(run: Run) -> None:
         held = debugging.choose(folder, now)
         debugging.show(f"{failure_text(now, folder=folder)}\n\nRank {held.rank} is held: {held.text}\n")
         with contextlib.suppress(KeyboardInterrupt, ElasticError):
-            outcome = debugging.converse(held, ask=input, write=debugging.show)
+            outcome = debugging.converse(held, write=debugging.show)
             if outcome == "left":
                 debugging.release(held)
         with contextlib.suppress(ElasticError):  # an interrupt: nobody comes back to a command line that has ended
