@@ -15,7 +15,18 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 from nb_elastic import notebook, report_words, rundir, snapshot, untrusted
-from nb_elastic.debugging_line import Ask, GoneError, HeldRank, ask_user, asked, connected, hear, is_terminal, request, telling
+from nb_elastic.debugging_line import (
+    Ask,
+    GoneError,
+    HeldRank,
+    ask_user,
+    asked,
+    connected,
+    hear,
+    is_terminal,
+    request,
+    telling,
+)
 from nb_elastic.errors import ElasticError
 from nb_elastic.model import RunState
 from nb_elastic.rundir import RunDir
