@@ -30,7 +30,9 @@ def test_a_reload_in_the_middle_of_a_busy_cell_brings_the_dashboard_back(lab: La
         "([i, mime]) => jupyterapp.shell.currentWidget.content.widgets[i].model.outputs.get(0)?.data[mime].snapshot.state === 'stopped'",
         arg=[1, MIME],
     )
-    [output] = lab.save()["cells"][1]["outputs"]
+    outputs = lab.save()["cells"][1]["outputs"]
+    assert len(outputs) == 1, outputs
+    [output] = outputs
     assert output["data"][MIME]["snapshot"]["state"] == "stopped"
     assert "html of fake-1" in "".join(output["data"]["text/html"])
 
