@@ -13,7 +13,7 @@ import os
 import platform
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from nb_elastic import steady
@@ -91,12 +91,18 @@ class Knell:
         """True while the rank with this pid holds a lock and lives."""
         return self.word(place) == pid | WAITERS
 
-    def wait(self, words: Sequence[tuple[int, int]]) -> bool:
-        """Wait until one of these (place, word) is another word; False where the system forbids it."""
+    def wait(self, words: Sequence[tuple[int, int]], *, first: Callable[[], object] | None = None) -> bool:
+        """Wait until one of these (place, word) is another word; False where the system forbids it.
+
+        Args:
+            first: called right before the wait.
+        """
         waiters = (ctypes.c_uint64 * (3 * len(words)))()  # value, address, then 32 bits of flags and 32 reserved
         for number, (place, word) in enumerate(words):
             flags = _FUTEX_32 if sys.byteorder == "little" else _FUTEX_32 << 32
             waiters[3 * number : 3 * number + 3] = [word, self._start + place * _PLACE_BYTES, flags]
+        if first:
+            first()
         if self._libc.syscall(self._waitv, waiters, len(words), 0, None, 0) >= 0:
             return True
         return ctypes.get_errno() in {11, 4}  # EAGAIN: it is another word already; EINTR
@@ -122,7 +128,10 @@ class Knell:
 
 
 class WokenClock:
-    """Tells when the thread that uses it was woken, also if it had to wait for a CPU after that."""
+    """Tells when the thread that uses it was woken, also if it had to wait for a CPU after that.
+
+    If it had to between ``mark`` and its sleep, too, that is told too early by as much.
+    """
 
     def __init__(self) -> None:
         self._path = Path("/proc/thread-self/schedstat")

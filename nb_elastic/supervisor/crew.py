@@ -190,6 +190,7 @@ class ForkServer:
         Raises:
             ForkServerLostError: if the forkserver is gone and there is nothing left to take.
         """
+        self._deaths.look()
         while not self._answers and self._is_readable():
             if not self._receive():
                 break

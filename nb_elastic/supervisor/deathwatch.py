@@ -40,6 +40,7 @@ class DeathWatch:
         self._threads: list[threading.Thread] = []
         self._pids: dict[int, int] = {}
         self._watched: set[int] = set()
+        self._seen_ns: dict[int, int] = {}
         self._alive_ns: dict[int, int] = {}
         self._dead_by: dict[int, tuple[int, int]] = {}
         self._spans: dict[int, tuple[int, int]] = {}
@@ -53,7 +54,7 @@ class DeathWatch:
             pids: local rank -> pid.
         """
         self.end()
-        knell, self._spans, self._alive_ns, self._dead_by, self._given = self._knell, {}, {}, {}, 0
+        knell, self._spans, self._seen_ns, self._alive_ns, self._dead_by, self._given = self._knell, {}, {}, {}, {}, 0
         self._watched.clear()
         if knell is None or max(pids, default=MOST) >= MOST:
             return
@@ -75,6 +76,15 @@ class DeathWatch:
                 self._watched.difference_update(places)
             raise
         self._threads.append(thread)
+
+    def look(self) -> None:
+        """Look who lives: no thread, however long it was kept from its CPU, puts a death before that."""
+        if self._knell is None:
+            return
+        for place, pid in self._pids.items():
+            now_ns = steady.wall_ns()
+            if self._knell.is_held(place, pid):
+                self._seen_ns[place] = now_ns
 
     def span(self, pid: int) -> tuple[int, int] | None:
         """From when to when (nanoseconds since the epoch) a dead rank may have died; None if nobody saw it.
@@ -105,8 +115,7 @@ class DeathWatch:
         clock = WokenClock()
         words = dict.fromkeys(places, 0)
         while words:
-            clock.mark()
-            if not knell.wait([*words.items(), (STOP, 0)]) or knell.word(STOP):
+            if not knell.wait([*words.items(), (STOP, 0)], first=clock.mark) or knell.word(STOP):
                 break
             woken_ns = clock.woken_ns()
             found = {place: now for place, word in words.items() if (now := knell.word(place)) != word}
@@ -143,6 +152,7 @@ class DeathWatch:
             woken_ns = late_ns = other_ns - NEXT_NS if is_first else seen_ns
         alive_ns = self._alive_ns.get(place, 0)
         early_ns = alive_ns + NEXT_NS if alive_ns else woken_ns - BLUR_NS
+        early_ns = max(early_ns, self._seen_ns.get(place, 0) + NEXT_NS)
         return early_ns, max(early_ns, late_ns)
 
     def _look_at_others(self, noted: int, woken_ns: int) -> None:

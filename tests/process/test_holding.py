@@ -97,7 +97,7 @@ def test_a_failed_rank_stays_at_its_exception_until_the_debugger_quits():
         outcome, shown = converse(failed, "q")
         assert (outcome, "(20)<module>()" in shown) == ("quit", True)
         one.wait()
-    assert (one.state, one.end["root_rank"]) == ("failed", 1)
+    assert (one.state, one.end["root_rank"]) == ("failed", 1), one.of("worker_failed")
     assert one.exits()[0, 1] == (1, "failed")
     assert "Rank 1 failed: ValueError: no step 7" in one.end["text"]
     assert not failed.folder.held_json.exists() and not failed.folder.debug_socket.exists()
@@ -155,7 +155,7 @@ def test_nothing_that_comes_over_the_socket_harms_a_held_rank():
         assert debugging.look(failed, "step") == "7"
         os.kill(one.worker(1)["pid"], 9)
         one.wait()
-    assert (one.state, one.end["root_rank"]) == ("failed", 1)
+    assert (one.state, one.end["root_rank"]) == ("failed", 1), one.of("worker_failed")
 
 
 def _connects_as_another(one: HeldRank) -> str:

@@ -86,6 +86,19 @@ def woken_much_too_late(knell, watch):
     return [watch.span(pid) for pid in pids]
 
 
+def woken_too_early(knell, watch):
+    """Its thread was kept from its CPU before it waited, too, and takes that off the moment at which it was woken."""
+    pid, _ = rank(knell, 0)
+    watch._pids, watch._watched = {0: pid}, {0}
+    alive_ns = steady.wall_ns()
+    watch.look()
+    kill(pid)
+    watch.look()
+    dead_ns = steady.wall_ns()
+    watch._note({0: knell.word(0)}, alive_ns - 3_000_000_000, dead_ns)
+    return [alive_ns, *watch.span(pid), dead_ns]
+
+
 def two_of_one_thread(knell, watch):
     """A thread that watches two ranks notes one of them, is kept from its CPU, and comes to the other."""
     places = 0, MOST_THREADS

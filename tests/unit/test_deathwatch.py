@@ -54,6 +54,12 @@ def test_a_thread_that_was_woken_much_later_than_its_rank_was_seen_dead_is_not_b
     assert first[1] < second[1] and second[0] < first[1]
 
 
+def test_no_death_is_put_before_the_last_look_at_the_living():
+    """On starved CPUs a thread may think that it was woken seconds ago: a rank would take the blame for others' failures."""
+    found = scene("woken_too_early")
+    assert found == sorted(found)
+
+
 def test_of_two_ranks_of_one_thread_the_one_it_noted_first_was_first():
     first, second = scene("two_of_one_thread")
     assert first[1] < second[1] and second[0] < first[1]
