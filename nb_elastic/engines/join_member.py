@@ -218,7 +218,9 @@ class Member:
         return Program([str(word) for word in order["arguments"]], env, stream, tell=self._tell)
 
     def _judged(self, program: Program | None, end: End) -> End:
-        """Tell what happened. A node program that fails at once would do so again."""
+        """Tell what happened, after what the node program itself said of it. One that fails at once would do so again."""
+        if program is not None:
+            program.hear_out()
         if program is not None and (program.has_failed_at_once or program.own_code == UNFIT_CODE):
             self._tell(f"This machine can't take part: its node program ended with status {program.own_code}.")
             return End.UNFIT

@@ -22,6 +22,8 @@ from nb_elastic.sealed_stream import DATA, END, MAX_DATA_BYTES, SealedStream
 AT_ONCE_S = 5.0
 """A node program that fails within that never was of use."""
 MAX_LINE_BYTES = 64 << 10
+LAST_WORDS_S = 2.0
+"""A process that it left behind may hold its pipes for ever."""
 
 
 class Program:
@@ -112,10 +114,14 @@ class Program:
             self._process.kill()
             self._process.wait()
 
+    def hear_out(self) -> None:
+        """Wait until all that it said on stderr is told, after it has ended."""
+        self._threads[1].join(LAST_WORDS_S)
+
     def join(self) -> None:
         """Wait for the threads, after it has ended and the connection was cut."""
         for thread in self._threads:
-            thread.join(2.0)  # a process it left behind may hold the pipes
+            thread.join(LAST_WORDS_S)
 
     def _carry(self) -> None:
         """Its lines to the notebook; runs in a thread of its own, until it has ended."""

@@ -160,15 +160,16 @@ def test_a_machine_whose_node_program_crashed_is_there_again(join, tmp_path):
 
 
 def test_a_machine_that_does_not_fit_leaves(join, tmp_path):
-    """As the real node program does when the driver refuses it: it says why and ends with 2."""
+    """As the real node program does when the driver refuses it: it says why and ends with 2. All its words come before that."""
     with notebook(tmp_path) as (it, token):
         joiner = join(token)
         it.hellos(1)
-        it.send("words", text="b has torch 2.9, and the notebook has torch 2.13: install the same on both.")
+        words = "b has torch 2.9, and the notebook has torch 2.13: install the same on both."
+        it.send("words", text="a warning of torch's\n" * 3_000 + words)
         it.send("die", code=2)
         assert joiner.end() == 1
         assert joiner.lines[-2:] == [
-            "b has torch 2.9, and the notebook has torch 2.13: install the same on both.",
+            words,
             "This machine can't take part: its node program ended with status 2.",
         ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -66,6 +67,16 @@ class TestPopen(Scenarios):
         (Path(place.settings.partition("=")[2]) / "nodes").write_text("1")
 
 
+@pytest.fixture
+def own_tmp(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder for temporary files that drivers of other tests don't sweep."""
+    with tempfile.TemporaryDirectory(prefix="nbe-") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
+@pytest.mark.usefixtures("own_tmp")
 def test_the_next_driver_sweeps_what_a_killed_one_left(tmp_path: Path):
     options = {"nnodes": "1", "nproc_per_node": 1, "engine": "popen", "render": "none"}
     run = nb_elastic.launch(programs.tick_until, str(tmp_path / "go"), detach=True, **options)
