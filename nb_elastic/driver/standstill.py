@@ -130,9 +130,8 @@ class Standstill:
             self._ask_at, self._rest_s = now + self._rest_s, self._rest_s * 2
             self._told = self._standing(members)
             still = stalls.standing_still(stacks, self._told)
-            is_so = bool(still) and not any(
-                s.state == "held" for s in stacks
-            )  # somebody looks at one, and the others wait
+            is_held = any(s.state == "held" for s in stacks)  # somebody looks at one, and the others wait
+            is_so = bool(still) and not is_held
         if not is_so:
             self._end_told()
             return
