@@ -97,6 +97,17 @@ def is_there(path: Path) -> bool:
         return False
 
 
+def is_gone(path: Path) -> bool:
+    """True if nothing is there; a file system that does not answer proves no such thing."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def reserve(fd: int, offset: int, size: int) -> bool:
     """Give a file room beyond its end without making it longer; False where the system can't, or the disk is full."""
     if not sys.platform.startswith("linux"):

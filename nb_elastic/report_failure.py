@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nb_elastic import rundir
+from nb_elastic import opening, rundir
 from nb_elastic.model import STREAMS, FailureCategory, WorkerFailure
 from nb_elastic.report_nodes import lost_lines, lost_node, node_text, rank_text
 from nb_elastic.report_words import (
@@ -67,9 +67,18 @@ def stopped_text(snapshot: RunSnapshot, *, folder: RunDir | None = None) -> str:
     by = first_line(snapshot.stop_by) or "somebody"
     lines = [f"Run {snapshot.run_id} was stopped by {by} after {elapsed_text(snapshot.elapsed_s(snapshot.last_ns))}."]
     lines += fold_lines([(w.rank, worker_words(w)) for w in snapshot.workers])
-    if folder is not None:
+    if gone := gone_text(folder):
+        lines.append(gone)
+    elif folder is not None:
         lines.append(f"Logs, and results of ranks that had finished, are kept: {folder.path}")
     return "\n".join(lines)
+
+
+def gone_text(folder: RunDir | None) -> str:
+    """That nothing is kept of a run, or ""."""
+    if folder is None or not opening.is_gone(folder.path):
+        return ""
+    return f"The run folder {folder.path} was deleted while the run lasted: its logs and results are gone."
 
 
 def why_lines(reasons: Sequence[str]) -> list[str]:
@@ -121,6 +130,8 @@ def _root_lines(snapshot: RunSnapshot, root: WorkerFailure, folder: RunDir | Non
     for stream in reversed(STREAMS) if place is not None else ():
         if place is not None and (lines := tail(place, stream)):
             return [f"The last lines of its {stream}:", *(f"  {line}" for line in lines)]
+    if gone_text(folder):
+        return ["What it wrote is gone with the run folder."]
     worker = snapshot.worker(root.rank)
     return [f"It left no traceback and wrote nothing ({worker_words(worker) if worker else failure_words(root)})."]
 
@@ -166,6 +177,8 @@ def _followed_another_node(failure: WorkerFailure, root: WorkerFailure) -> str:
 
 
 def _evidence_lines(snapshot: RunSnapshot, root: WorkerFailure | None, folder: RunDir | None) -> list[str]:
+    if gone := gone_text(folder):
+        return ["", gone]
     lines = [""]
     if folder is not None:
         lines.append(f"Logs: {folder.path}")

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nb_elastic import lifeline, rundir
+from nb_elastic import lifeline, opening, rundir
 from nb_elastic.errors import DescriptorsError
 from nb_elastic.rundir import RankDir
 from nb_elastic.supervisor import kernel_log
@@ -50,6 +50,7 @@ class Evidence:
         available_bytes: least memory that the machine had available, or -1.
         full: places without free space at some time, in words.
         tail: last lines of its stderr.
+        is_gone: its folder was deleted, and what it told there went with that.
     """
 
     oom_kills: int | None = None
@@ -62,6 +63,7 @@ class Evidence:
     available_bytes: int = -1
     full: tuple[str, ...] = ()
     tail: str = ""
+    is_gone: bool = False
 
 
 NOTHING = Evidence()
@@ -130,6 +132,7 @@ class Witness:
             available_bytes=self._available,
             full=tuple(full),
             tail=tail,
+            is_gone=opening.is_gone(folder.path),
         )
 
 

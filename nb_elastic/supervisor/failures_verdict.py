@@ -264,6 +264,11 @@ def _of_exit(failure: WorkerFailure, found: Evidence) -> tuple[FailureCategory, 
         return category, [f"Exit code {code} is how a shell tells that what it ran died by {name}.", *reasons]
     if told_too := by_text(_last_words(failure.traceback)):
         return told_too[0], [told_too[1], f"It ended itself with exit code {code}."]
+    if found.is_gone:
+        return FailureCategory.UNKNOWN, [
+            f"It ended itself with exit code {code}.",
+            "The run folder was deleted while the run lasted: what a rank tells of its end is gone then, and one that starts can't go on.",
+        ]
     return FailureCategory.USER_ERROR, [f"It ended itself with exit code {code}, and told no exception."]
 
 

@@ -78,6 +78,8 @@ def death(exit_code: int | None, found: Evidence = NOTHING, *, is_oom: bool = Fa
         return _SIGNAL_WORDS.get(name, f"ended by {name}")
     if exit_code is None:
         return "vanished together with the process that watched it"
+    if found.is_gone:
+        return f"exited with code {exit_code}, and its folder was deleted"
     return f"exited with code {exit_code} without a Python exception"
 
 

@@ -12,6 +12,7 @@ import time
 from types import TracebackType
 from typing import Protocol
 
+from nb_elastic import opening
 from nb_elastic.rundir import RunDir
 from nb_elastic.supervisor.channel import EventLog
 from nb_elastic.supervisor.stopping import GRACE_S
@@ -91,16 +92,6 @@ class Upkeep:
 
     def _see_folder(self) -> None:
         """Nobody can ever see a run whose folder was deleted: it ends, and its ranks may save elsewhere."""
-        self._missing = self._missing + 1 if self._log.is_unlinked or not _exists(self._folder) else 0
+        self._missing = self._missing + 1 if self._log.is_unlinked or opening.is_gone(self._folder.journal) else 0
         if self._missing == GONE_LOOKS:
             self._stopper.request(by="the loss of its folder, which was deleted", grace_s=GRACE_S)
-
-
-def _exists(folder: RunDir) -> bool:
-    try:
-        os.lstat(folder.journal)
-    except FileNotFoundError:
-        return False
-    except OSError:  # a file system that does not answer
-        return True
-    return True

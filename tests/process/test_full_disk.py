@@ -94,6 +94,14 @@ def test_a_run_whose_folder_is_deleted_ends_and_says_why():
     assert not one.run.path.exists()
 
 
+def test_a_rank_that_fails_when_its_folder_is_deleted_is_not_said_to_have_told_nothing():
+    """Else its user looks for an ``os._exit`` in code that raised an exception, or that never ran."""
+    done = supervise.run("tests.programs.deletes_its_run_folder:main", nproc=1)
+    assert (done.state, done.end["category"]) == ("failed", "unknown")
+    assert "exited with code 1, and its folder was deleted" in done.end["text"]
+    assert any("run folder was deleted while the run lasted" in reason for reason in done.end["reasons"])
+
+
 def test_a_stop_left_in_the_folder_is_found_without_a_signal():
     """As somebody in another container, or on another machine, asks for it."""
     with supervise.start(supervise.entry("tests.programs.waits_for_a_file:main"), nproc=1) as one:

@@ -233,23 +233,31 @@ def test_a_cell_on_a_full_disk_ends_as_its_run_did(tmp_path: Path, kind: str):
 
 
 def test_a_cell_whose_run_folder_is_deleted_ends_with_the_reason(tmp_path: Path, elastic_home: Path):
+    def delete(name: str) -> None:
+        """A rank that only begins would fail without its folder: both must be there."""
+        run = run_named(elastic_home, name)
+        is_up(run)
+        shutil.rmtree(run.path)
+
     with Kernel(cwd=tmp_path) as kernel:
         kernel.ok("%load_ext nb_elastic\nimport nb_elastic")
         kernel.ok(f"%%elastic_launch --nproc 2 --detach --name d\n{waiting('never')}")
         cells: list[tuple[Cell, str]] = []
         follows = kernel.start("%elastic attach d")
         kernel.wait_for(follows, "waits")
-        shutil.rmtree(run_named(elastic_home, "d").path)
+        delete("d")
         cells.append((kernel.wait(follows), "RunLostError"))
         attached = kernel.start(f"%%elastic_launch --nproc 2 --name a\n{waiting('never')}")
         kernel.wait_for(attached, "waits")
-        shutil.rmtree(run_named(elastic_home, "a").path)
+        delete("a")
         cells.append((kernel.wait(attached), "RunStoppedError"))
         attached = kernel.start(f"%%elastic_launch --nproc 2 --name b\n{waiting('never')}")
         kernel.wait_for(attached, "waits")
-        shutil.rmtree(run_named(elastic_home, "b").path)
+        delete("b")
         kernel.interrupt()  # a stop works all the same
         cells.append((kernel.wait(attached), "RunStoppedError"))
+        itself = "import os, shutil\nshutil.rmtree(os.environ['NB_ELASTIC_RUN_DIR'])\nraise ValueError('no batch')"
+        cells.append((kernel.run(f"%%elastic_launch --nproc 2\n{itself}"), "WorkerFailedError"))
         for cell, name in cells:
             assert cell.reply["ename"] == name, cell.text
             assert "was deleted" in cell.text, cell.text

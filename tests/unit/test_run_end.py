@@ -52,10 +52,10 @@ def test_a_mistake_in_the_last_drawing_does_not_hide_an_interrupt():
 
 
 @pytest.mark.parametrize(
-    ("kind", "error"), [("run_finished", RunStoppedError), ("run_lost", RunLostError)], ids=["stopped", "lost"]
+    ("state", "error"), [("stopped", RunStoppedError), ("lost", RunLostError), ("failed", WorkerFailedError)]
 )
-def test_a_run_without_its_folder_does_not_point_there(kind: str, error: type[Exception]):
-    folder = made(events.make(kind, state="stopped", text="why"))
+def test_a_run_without_its_folder_does_not_point_there(state: str, error: type[Exception]):
+    folder = made(events.make("run_lost" if state == "lost" else "run_finished", state=state, text="why"))
     run = Run(folder)
     with pytest.raises(error) as kept:
         run.raise_for_state()
@@ -66,6 +66,7 @@ def test_a_run_without_its_folder_does_not_point_there(kind: str, error: type[Ex
     assert "was deleted" not in str(kept.value)
     assert f"The run folder {folder.path} was deleted while the run lasted" in str(gone.value)
     assert "kept" not in str(gone.value)
+    assert "Logs: " not in str(gone.value)
     assert "What is known" not in str(gone.value)
 
 
