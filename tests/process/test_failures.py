@@ -136,25 +136,32 @@ def test_a_lost_rendezvous_is_told_as_such():
 
 
 def _orders(rounds: int, how: str = "raise") -> tuple[list[list[int]], list[list[int]]]:
-    """The order of the failures as told, and as the ranks themselves noted it: on a busy machine not always the planned one."""
+    """The order of the failures as told, and as the ranks themselves noted it: on a busy machine not always the planned one.
+
+    There a rank may also be so late that the agent ends it before it fails.
+    """
     done = supervise.run(
         "tests.programs.fails_in_turn:main", "20", "turn", how, nproc=2, max_restarts=rounds - 1, timeout_s=280
     )
     moments = [[(done.run.path / f"start-{n}-{rank}").read_bytes() for rank in range(2)] for n in range(rounds)]
     real = [sorted(range(2), key=lambda rank: int.from_bytes(of[rank][:8], "little")) for of in moments]
-    return [[f.rank for f in done.failures(n)] for n in range(rounds)], real
+    ended = {(e["round"], e["rank"]) for e in done.of("worker_exited") if e["state"] == "ended"}
+    failed = [[of[0], *(rank for rank in of[1:] if (n, rank) not in ended)] for n, of in enumerate(real)]
+    return [[f.rank for f in done.failures(n)] for n in range(rounds)], failed
 
 
 @pytest.mark.parametrize("how", ["raise", "exit", "kill"])
 def test_two_ranks_that_fail_20_ms_apart_are_both_told_in_order(how: str):
-    told, real = _orders(10, how)
-    assert told == real
+    told, failed = _orders(10, how)
+    assert told == failed
+    assert any(len(ranks) == 2 for ranks in told)
 
 
 @pytest.mark.slow
 def test_the_order_is_right_50_of_50_times():
-    told, real = _orders(50)
-    assert told == real
+    told, failed = _orders(50)
+    assert told == failed
+    assert any(len(ranks) == 2 for ranks in told)
 
 
 def test_a_peer_that_left_early_is_named_in_the_hint():
