@@ -14,8 +14,10 @@ WORKERS ?= 3
 NODES ?= 4
 MINUTES ?= 2
 TRIES ?= 200
-# Of what is installed a tenth is ever imported, and kept in bytecode then.
-PIP := $(BIN)/python -m pip install --quiet $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
+# Of what is installed a tenth is ever imported, and kept in bytecode then, whatever the image of a container says of that:
+# hundreds of processes would compile it again.
+unexport PYTHONDONTWRITEBYTECODE
+PIP := $(BIN)/python -m pip install --quiet --no-compile
 SOURCES := nb_elastic tests labextension/hatch_build.py
 FRONT := nb_elastic/static/widget.js
 FRONT_SOURCES := $(shell find labextension \( -name node_modules -o -name lib -o -name build \) -prune -o -type f -print)
