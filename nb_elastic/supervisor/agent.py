@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
@@ -27,7 +28,7 @@ from nb_elastic.supervisor.crew import ForkServer
 from nb_elastic.supervisor.logs import FilteredLog, RunLogs, open_filtered
 from nb_elastic.supervisor.placement import Placement
 from nb_elastic.supervisor.pulse import Pulse, Subject
-from nb_elastic.supervisor.regrouping import misses_a_node, wait_for_ends
+from nb_elastic.supervisor.regrouping import meet, misses_a_node, wait_for_ends
 from nb_elastic.supervisor.rendezvous import HandlerBundle
 from nb_elastic.supervisor.rendezvous_c10d import GroupIsOverError
 from nb_elastic.supervisor.stopping import Stopper
@@ -125,7 +126,7 @@ class Agent(LocalElasticAgent):
         self._is_round_open = True
         self._log.tell("rendezvous_started", **self._number, backend=self._bundle.backend)
         with self._stopper.interruptible():
-            super()._rendezvous(worker_group)
+            meet(self._bundle.handler, partial(super()._rendezvous, worker_group))
             if group:
                 self._round, self._attempt = group.group_round, group.agree(self._attempt)
         self._remaining_restarts = max(0, worker_group.spec.max_restarts - self._attempt)

@@ -1,4 +1,4 @@
-"""What one node does about the others of its group: misses one that is lost, and waits for all at the end.
+"""What one node does about the others of its group: meets them, misses one that is lost, and waits for all at the end.
 
 Runs in: the supervisor.
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from torch.distributed.elastic.rendezvous import RendezvousError as TorchRendezvousError
+from torch.distributed.elastic.rendezvous import RendezvousHandler
 
 from nb_elastic.model import WorkerFailure
 from nb_elastic.supervisor import failures_judge
 from nb_elastic.supervisor.rendezvous_c10d import ENDED, FreshStoreRendezvous
+from nb_elastic.supervisor.rendezvous_static import StaticRendezvous
 from nb_elastic.supervisor.stopping import Stopper
 
 POLL_S = 0.05
@@ -23,6 +25,19 @@ LEAVE_S = 3.0
 SEEN = "seen"
 
 _log = logging.getLogger(__name__)
+
+
+def meet(handler: RendezvousHandler, form: Callable[[], None]) -> None:
+    """Form the group; anew where it failed and went on while this node still looked for its ranks in the store."""
+    while True:
+        try:
+            form()
+        except RuntimeError as e:
+            if not (isinstance(handler, StaticRendezvous) and handler.has_moved_on()):
+                raise
+            _log.info("The group is in another round already: %s", e)
+        else:
+            return
 
 
 def misses_a_node(group: FreshStoreRendezvous | None, failures: Iterable[WorkerFailure], stopper: Stopper) -> bool:

@@ -106,9 +106,19 @@ class StaticRendezvous(RendezvousHandler):
         try:
             return int(self._client.check([f"{_WAITING}/{self._round + 1}"]))
         except (RuntimeError, ValueError) as e:
-            _log.info("node rank 0 dropped the store of round %d: %s", self._round, e)
+            self._note_loss(e)
         number, _ = self._look(within_s=0)
         return int(number > self._round)
+
+    def has_moved_on(self) -> bool:
+        """True if node rank 0 replaced the store of the round that this node is in."""
+        if self._node_rank == 0 or self._client is None:
+            return False
+        try:
+            return not self._client.check([_ROUND])
+        except (RuntimeError, ValueError) as e:
+            self._note_loss(e)
+            return True
 
     def get_run_id(self) -> str:
         """See base class."""
@@ -152,7 +162,10 @@ class StaticRendezvous(RendezvousHandler):
         try:
             client.add(f"{_WAITING}/{self._round + 1}", 1)
         except (RuntimeError, ValueError) as e:  # it has begun already, between our look and this word
-            _log.info("node rank 0 dropped the store of round %d: %s", self._round, e)
+            self._note_loss(e)
+
+    def _note_loss(self, error: Exception) -> None:
+        _log.info("node rank 0 dropped the store of round %d: %s", self._round, error)
 
     def _look(self, *, within_s: float) -> tuple[int, TCPStore | None]:
         """Round that node rank 0 hosts now, and a client of its store; 0 and None if it hosts none.

@@ -87,6 +87,34 @@ def test_a_run_shrinks_when_a_supervisor_is_lost(program, restarts, start, endpo
     assert [e["cause"] for e in first.of("round_ended")][-2:] == ["membership", "success"]
 
 
+SLOW = """
+import time
+from torch.distributed import PrefixStore
+get = PrefixStore.get
+def late_get(self, key):
+    if key.startswith("torchelastic/assigned_ranks/"):
+        PrefixStore.get = get
+        time.sleep(5)
+    return get(self, key)
+PrefixStore.get = late_get
+"""
+
+
+def test_a_static_node_that_is_slow_while_the_group_restarts_takes_part_in_the_next_round(start, endpoint, tmp_path):
+    """Node rank 0 has replaced its store when the other one looks there for its ranks."""
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW)
+    address, _, port = endpoint.rpartition(":")
+    group = {"nproc": 1, "nnodes": "2", "master_addr": address, "master_port": int(port), "max_restarts": 3}
+    slow = {"PYTHONPATH": f"{tmp_path / 'slow'}:{supervise.ROOT}"}
+    both = [
+        start("fail_once_alone", node_rank=0, **group),
+        start("fail_once_alone", node_rank=1, supervisor_env=slow, **group),
+    ]
+    assert [one.wait().state for one in both] == ["succeeded", "succeeded"], both[0].log + both[1].log
+    assert [e["cause"] for e in both[0].of("round_ended")] == ["failure", "success"]
+
+
 @pytest.mark.parametrize("options", [{}, {"standalone": True}], ids=["loopback", "standalone"])
 def test_a_cell_that_fails_at_first_succeeds_on_a_later_attempt(options, start):
     """However far the ranks are out of step; each round's logs are kept, and the journal tells why."""

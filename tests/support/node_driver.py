@@ -60,6 +60,7 @@ class NodeProgram:
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._reader: threading.Thread | None = None
         self._begin(self._read_err)
         if is_read:
             self.read()
@@ -86,11 +87,12 @@ class NodeProgram:
 
     def read(self) -> None:
         """Read its lines from now on."""
-        self._begin(self._read)
+        self._reader = self._begin(self._read)
 
-    def _begin(self, what: Callable[[], None]) -> None:
+    def _begin(self, what: Callable[[], None]) -> threading.Thread:
         self._threads.append(threading.Thread(target=what, name="node-driver"))
         self._threads[-1].start()
+        return self._threads[-1]
 
     def kill(self) -> None:
         """End it and all below it."""
@@ -139,7 +141,10 @@ class NodeProgram:
     def _until(self, found: Any, kind: str, timeout_s: float) -> dict[str, Any]:
         def there() -> Any:
             if not found() and self.process.poll() is not None:
-                raise RuntimeError(f"it ended without {kind}: {self.lines[-5:]}\n{self.err.decode()}")
+                if self._reader:  # it may have to read what was said last
+                    self._reader.join(10)
+                if not found():
+                    raise RuntimeError(f"it ended without {kind}: {self.lines[-5:]}\n{self.err.decode()}")
             return found()
 
         try:

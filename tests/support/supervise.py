@@ -128,6 +128,8 @@ class Supervised:
     def until_event(self, kind: str, count: int = 1, timeout_s: float = 120.0) -> list[Event]:
         """Wait for events of a kind."""
         until(lambda: len(self.of(kind)) >= count or self.process.poll() is not None, timeout_s)
+        if len(self.of(kind)) < count and self.reader:  # it may have to read what was told last
+            self.reader.join(10)
         found = self.of(kind)
         assert len(found) >= count, f"no {kind}:\n{[e.kind for e in self.events]}\n{self.log}"
         return found
