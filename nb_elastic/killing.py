@@ -22,8 +22,6 @@ CLEAN_S = 3.0
 EXEC_S = 0.5
 """Most time for a process in the midst of an exec to show what it becomes; less than a millisecond where a CPU is free."""
 
-PF_EXITING = 0x4
-
 
 def kill_all(processes: Iterable[ProcessId], number: int = signal.SIGKILL) -> int:
     """Signal each of these processes, unless it is gone or another user's; returns how many that were.
@@ -67,7 +65,7 @@ def cleans_up(pid: int) -> bool | None:
         return False
     if not words:  # in the midst of an exec, or of its end; or stopped, and an exec ends before a stop takes hold
         fields = lifeline.stat_fields(pid)
-        is_starting = bool(fields) and fields[0] not in "ZXTt" and not int(fields[6]) & PF_EXITING
+        is_starting = bool(fields) and fields[0] not in "ZXTt" and not int(fields[6]) & lifeline.EXITING
         return None if is_starting else False
     return b"resource_tracker import main" in words or words.split(b"\0")[0].endswith(b"/torch_shm_manager")
 

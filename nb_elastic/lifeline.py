@@ -26,6 +26,9 @@ PARENT_SIGNAL = signal.SIGUSR2
 DEATH_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Those that end a process which has no handler for them; a terminal or a stop button sends them to whole groups."""
 
+EXITING = 0x4
+"""PF_EXITING in the flags of /proc/<pid>/stat."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessId:
@@ -177,6 +180,13 @@ def stat_fields(pid: int) -> list[str]:
         return _read_stat(pid)
     except OSError:
         return []
+
+
+def is_doomed(pid: int) -> bool:
+    """True if a process ends, or has a SIGKILL that it did not die of yet; False where the system can't tell."""
+    fields = stat_fields(pid)
+    has_kill = bool(fields) and bool(int(fields[28]) & 1 << signal.SIGKILL - 1)
+    return bool(fields) and (fields[0] in "ZX" or bool(int(fields[6]) & EXITING) or has_kill)
 
 
 def _read_stat(pid: int) -> list[str]:

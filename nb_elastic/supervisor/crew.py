@@ -135,7 +135,13 @@ class ForkServer:
         self._is_reaped = False
 
     def adopt(self, *, title: str, buffers_fd: int) -> None:
-        """Give a forkserver that stood by what it needs of the run it is to serve: name, log and payload's buffers."""
+        """Give a forkserver that stood by what it needs of the run it is to serve: name, log and payload's buffers.
+
+        Raises:
+            ForkServerLostError: if it is gone, or about to go.
+        """
+        if lifeline.is_doomed(self.pid):
+            raise self._lost()
         try:
             wire.send(self._sock, {"type": "adopt", "title": title}, [2, buffers_fd] if buffers_fd >= 0 else [2])
         except OSError as e:

@@ -16,9 +16,6 @@ from nb_elastic.knell import MOST, OWNER_DIED, STOP, WAITERS, Knell, WokenClock
 MOST_THREADS = 16
 """Of a node with more ranks than that, a thread watches several."""
 
-EXITING = 0x4
-"""PF_EXITING in the flags of /proc/<pid>/stat."""
-
 NEXT_NS = 1_000
 """Deaths of two looks lie so far apart at least, so that those of one look can be put in an order in between."""
 
@@ -172,4 +169,4 @@ class DeathWatch:
 def _is_ending(pid: int) -> bool:
     """False for a rank that became another program: it let its lock go, too, and lives."""
     fields = lifeline.stat_fields(pid)
-    return not fields or fields[0] in "ZX" or bool(int(fields[6]) & EXITING)
+    return not fields or fields[0] in "ZX" or bool(int(fields[6]) & lifeline.EXITING)

@@ -21,9 +21,6 @@ from nb_elastic.supervisor import kernel_log
 
 CGROUPS = Path("/sys/fs/cgroup")
 SHM = "/dev/shm"  # noqa: S108  a place that is only looked at
-EXITING = 0x4
-"""PF_EXITING in the flags of /proc/<pid>/stat: what ends stands in no cgroup (of version 1) any more."""
-
 HISTORY_BYTES = 256_000
 RISE_S = 10.0
 """A rise of memory is told over at most so many of the last seconds."""
@@ -139,7 +136,7 @@ class Witness:
 def memory_group(pid: int) -> Path | None:
     """Folder of a process's memory cgroup, as far as it can be seen from here; None for one that is ending."""
     fields = lifeline.stat_fields(pid)
-    if not fields or int(fields[6]) & EXITING:
+    if not fields or int(fields[6]) & lifeline.EXITING:  # it stands in no cgroup (of version 1) any more
         return None
     for line in _read(f"/proc/{pid}/cgroup").splitlines():
         _, controllers, path = ([*line.split(":", 2), "", ""])[:3]

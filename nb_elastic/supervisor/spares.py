@@ -82,6 +82,9 @@ class Spares:
         """Make one of them the rank of this spec; None where there is none left."""
         while self._waiting:
             one = self._waiting.pop(0)
+            if lifeline.is_doomed(one.identity.pid):  # the OOM killer takes what is idle and large
+                one.sock.close()
+                continue
             try:
                 wire.send(one.sock, {"spec": spec}, [buffers_fd] if buffers_fd >= 0 else [])
             except OSError:  # it is dead

@@ -191,3 +191,43 @@ def test_a_scheduling_that_the_user_has_chosen_is_kept(policy):
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT, timeout=120
     )
     assert done.stdout.split() == ["False", "True"]
+
+
+KILLED_SPARES = """
+import os, signal
+from nb_elastic.supervisor.spares import Spares
+spares, taken = Spares(leave=lambda: None, can_fork=True), []
+for _ in range(20):
+    spares.missing = 2
+    spares.fork(is_calm=False)
+    spares.fork(is_calm=False)
+    killed, living = sorted(spares.pids)
+    os.kill(killed, signal.SIGKILL)
+    taken.append(spares.take({}, buffers_fd=-1).pid == living)
+    spares.dismiss()
+print(taken.count(True))
+"""
+
+KILLED_FORKSERVER = """
+import os, signal
+from nb_elastic.supervisor.crew import ForkServer, ForkServerLostError
+lost = 0
+for _ in range(20):
+    server = ForkServer(can_fork=True)
+    os.kill(server.pid, signal.SIGKILL)
+    try:
+        server.adopt(title="x", buffers_fd=-1)
+    except ForkServerLostError:
+        lost += 1
+    server.close()
+print(lost)
+"""
+
+
+@pytest.mark.parametrize("code", [KILLED_SPARES, KILLED_FORKSERVER], ids=["rank", "forkserver"])
+def test_what_was_killed_a_moment_before_a_launch_is_not_taken_for_it(code: str):
+    """Where CPUs are busy it still lives for a while, and the run would die with it."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+    assert done.stdout == "20\n"

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from nb_elastic.lifeline import HeldInterrupts, ProcessId, descendants
+from nb_elastic.lifeline import HeldInterrupts, ProcessId, descendants, is_doomed
 from tests.support.until import until
 
 
@@ -22,6 +22,20 @@ def test_a_recycled_pid_is_not_the_process_it_was():
     assert found.signal(signal.SIGKILL)
     assert child.wait(30) == -signal.SIGKILL
     assert [found.is_alive, found.signal(signal.SIGKILL)] == [False, False]
+    assert child.stdin is not None
+    child.stdin.close()
+
+
+def test_a_process_that_was_killed_is_known_to_end_before_it_has():
+    """It still holds its sockets then, and takes what is sent there with it."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert not is_doomed(child.pid)
+    os.kill(child.pid, signal.SIGKILL)
+    assert is_doomed(child.pid)
+    until(lambda: os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT), 30)
+    assert is_doomed(child.pid)
+    child.wait()
+    assert not is_doomed(child.pid)
     assert child.stdin is not None
     child.stdin.close()
 
