@@ -55,7 +55,7 @@ class Process(subprocess.Popen):
         """Pid of the program, as seen from the test."""
         if self.poll() is not None:
             raise ProcessLookupError(f"{self.args} has ended with {self.returncode}")
-        below = until(lambda: descendants(self.pid) or self.poll() is not None, 10, "the program's start")
+        below = until(lambda: descendants(self.pid) or self.poll() is not None, 60, "the program's start")
         return below[0] if isinstance(below, list) else self.pid
 
 
@@ -209,7 +209,7 @@ def hosts(count: int, *, style: str = "proper") -> Iterator[list[Host]]:
             _run_on_switch(pid, "ip link add switch type bridge; ip link set switch up")
             for number in range(count):
                 made.append(Host(number, pid, _etc_hosts(number, count, style), Path(folder)))
-            until(lambda: all("LOWER_UP" in host.run("ip", "link", "show", "eth0") for host in made), 10, "the cables")
+            until(lambda: all("LOWER_UP" in host.run("ip", "link", "show", "eth0") for host in made), 60, "the cables")
             yield made
         finally:
             yard.kill()  # and with it, by --kill-child, the first process there, and so all others
@@ -239,7 +239,7 @@ def _hold(command: Sequence[str]) -> tuple[subprocess.Popen[bytes], int]:
     own = _namespace(os.getpid())
     below = [pid for pid in descendants(process.pid) if _namespace(pid) not in {"", own}]
     pid = next(pid for pid in below if _words(pid).startswith("sh"))  # and not the child that is to become cat
-    until(lambda: any(_words(below).strip() == "cat" for below in descendants(pid)), 10, "what keeps the shell waiting")
+    until(lambda: any(_words(below).strip() == "cat" for below in descendants(pid)), 60, "what keeps the shell waiting")
     return process, pid
 
 

@@ -48,7 +48,7 @@ class DaskCluster:
         )
         try:
             until(self.scheduler_file.exists, 60, "a scheduler")
-            self.address: str = until(lambda: self._said().get("address"), 10, "its address")
+            self.address: str = until(lambda: self._said().get("address"), 60, "its address")
         except AssertionError:
             self.close()
             raise

@@ -82,4 +82,4 @@ def _join(made: list[Host]) -> None:
     for number, host in enumerate(made, 1):
         host.run("ip", "addr", "add", f"10.77.0.{number}/24", "dev", "eth0")
         host.run("ip", "link", "set", "eth0", "up")
-    until(lambda: "LOWER_UP" in first.run("ip", "link", "show", "eth0"), 10, "the cable")
+    until(lambda: "LOWER_UP" in first.run("ip", "link", "show", "eth0"), 60, "the cable")

@@ -213,7 +213,7 @@ class SlurmCluster:
         paths = [f"--{what}-file={folder}/{what}" for what in ("key", "pid", "log", "seed")]
         options = ("--foreground", "--force", "--num-threads=2", f"--socket={folder}/socket")
         self._start(name, *options, *paths, program="munged")
-        until((folder / "socket").exists, 10, "munged")
+        until((folder / "socket").exists, 60, "munged")
 
     def _start(self, name: str, *arguments: str, program: str = "", on: Host | None = None) -> None:
         path = shutil.which(program or name, path=self.env["PATH"])
