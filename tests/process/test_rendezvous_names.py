@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"standalone": True}], ids=["loopback", "standalone"])
 def test_one_node_runs_whatever_its_name_means(name, options, tmp_path):
     with netns.hosts(tmp_path, alpha=ETC_HOSTS[name]["alpha"]) as (alpha,), nodes() as start:
-        node = start(prefix=alpha.prefix, options=to_json(LaunchOptions(**options)), program=PROGRAM, nproc=2)
+        node = start(machine=alpha, options=to_json(LaunchOptions(**options)), program=PROGRAM, nproc=2)
         end = node.end()
     assert end == {"state": "SUCCEEDED", "results": {"0": 3.0, "1": 3.0}, "failures": {}}
     assert set(node.all("master_addr")) == {"127.0.0.1"}
@@ -46,7 +46,7 @@ def test_two_machines_find_each_other_whatever_their_names_mean(name, host, back
                 options = LaunchOptions(nnodes="2", master_addr=host, master_port=29500, node_rank=number)
             else:
                 options = LaunchOptions(nnodes="2", rdzv_endpoint=f"{host}:29500")
-            both.append(start(prefix=machine.prefix, options=to_json(options), program=PROGRAM))
+            both.append(start(machine=machine, options=to_json(options), program=PROGRAM))
         ends = [node.end() for node in both]
     assert [end.get("results") for end in ends] == [{"0": 3.0}, {"1": 3.0}]
     assert [set(node.all("master_addr")) for node in both] == [{"10.77.0.1"}] * 2

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+import traceback
 from typing import Any
 
 from torch.distributed.elastic.agent.server import WorkerGroup, WorkerSpec
@@ -93,12 +94,17 @@ def main(asked: dict[str, Any]) -> int:
     return int(result.is_failed())
 
 
-if __name__ == "__main__":
+def run(asked: str) -> int:
+    """Do what a command line asks for; returns the exit code."""
     try:
-        sys.exit(main(json.loads(sys.argv[1])))
+        return main(json.loads(asked))
     except ElasticError as e:
         tell(error=type(e).__name__, text=str(e))
     except Exception as e:  # the test wants to see whatever ends an agent
         tell(error=type(e).__name__, text=str(e))
-        raise
-    sys.exit(1)
+        traceback.print_exc()
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1]))

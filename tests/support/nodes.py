@@ -11,11 +11,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from nb_elastic.lifeline import ProcessId, descendants
+from tests.support import nursery
+from tests.support.netns import Host
 from tests.support.until import until
 
 ROOT = Path(__file__).parents[2]
@@ -25,18 +27,20 @@ class Node:
     """A running ``lone_agent``.
 
     Args:
-        prefix: words before the command line, to start it elsewhere (in a namespace, say).
+        machine: the pretended one that it is on, where it is not this one.
         asked: what ``lone_agent`` is told; see there.
     """
 
-    def __init__(self, folder: Path, number: int, *, prefix: Sequence[str] = (), **asked: Any) -> None:
+    def __init__(self, folder: Path, number: int, *, machine: Host | None = None, **asked: Any) -> None:
         self._kept: dict[Path, str] = {}
         self._out = folder / f"node{number}.out"
         self._err = folder / f"node{number}.err"
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        words, pid, prefix = json.dumps(asked), machine.pid if machine else 0, machine.prefix if machine else ()
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self.process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "tests.support.lone_agent", json.dumps(asked)],
+            found = nursery.fork_agent(environ, words, out=out.fileno(), err=err.fileno(), machine_pid=pid)
+            self.process: Any = found or subprocess.Popen(
+                [*prefix, sys.executable, "-m", "tests.support.lone_agent", words],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=ROOT, env=environ, start_new_session=True,
             )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Supervisors without a second of imports each: forked from a process that has torch already, as the launcher forks them.
+"""Supervisors and agents without a second of imports each: forked from a process that has torch already, as the launcher forks.
 
 Runs in: the tests. ``nursery_process`` is the process, one for each pytest.
 """
@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.support import leaks
 
@@ -26,11 +27,12 @@ CHANGING = ("NB_ELASTIC_", "PYTEST_", leaks.MARK)
 
 
 class Child:
-    """A forked supervisor, with what the tests use of a Popen."""
+    """A forked process, with what the tests use of a Popen; it has no pipes where its output goes elsewhere."""
 
-    def __init__(self, pid: int, stdin: int, stdout: int, nursery: _Nursery) -> None:
+    def __init__(self, pid: int, nursery: _Nursery, *, stdin: int = -1, stdout: int = -1) -> None:
         self.pid = pid
-        self.stdin, self.stdout = open(stdin, "wb"), open(stdout, "rb")  # noqa: SIM115
+        self.stdin = open(stdin, "wb") if stdin >= 0 else None  # noqa: SIM115
+        self.stdout = open(stdout, "rb") if stdout >= 0 else None  # noqa: SIM115
         self._nursery = nursery
 
     @property
@@ -50,7 +52,7 @@ class Child:
         """
         with self._nursery.changed:
             if not self._nursery.changed.wait_for(lambda: self.returncode is not None, timeout):
-                raise subprocess.TimeoutExpired(["forked supervisor"], timeout or 0.0)
+                raise subprocess.TimeoutExpired(["forked process"], timeout or 0.0)
         return int(self.returncode or 0)
 
     def send_signal(self, number: int) -> None:
@@ -93,22 +95,21 @@ class _Nursery:
         """True while it can fork."""
         return self._process.poll() is None
 
-    def fork(self, env: Mapping[str, str], *, cwd: str, log: int, pass_fds: Sequence[int]) -> Child:
-        """Fork a supervisor."""
-        (their_in, our_in), (our_out, their_out) = os.pipe(), os.pipe()
-        fds = [their_in, their_out, log, *pass_fds]
-        words = {"env": dict(env), "cwd": cwd, "targets": [0, 1, 2, *pass_fds]}
-        try:
-            with self._turn:
-                socket.send_fds(self._sock, [json.dumps(words).encode()], fds)
-                with self.changed:
-                    assert self.changed.wait_for(lambda: self._pids, 120), "the nursery forks nothing"
-                    pid = self._pids.pop()
-        finally:
-            os.close(their_in)
-            os.close(their_out)
+    def fork(self, env: Mapping[str, str], fds: Mapping[int, int], **words: Any) -> int:
+        """Fork a process; returns its pid.
+
+        Args:
+            fds: what it has open: the number there -> the descriptor here.
+            words: see ``nursery_process``.
+        """
+        data = json.dumps({"env": dict(env), "targets": list(fds), **words}).encode()
+        with self._turn:
+            socket.send_fds(self._sock, [data], list(fds.values()))
+            with self.changed:
+                assert self.changed.wait_for(lambda: self._pids, 120), "the nursery forks nothing"
+                pid = self._pids.pop()
         leaks.note_start()
-        return Child(pid, our_in, our_out, self)
+        return pid
 
     def _read(self) -> None:
         while data := self._sock.recv(MESSAGE_BYTES):
@@ -122,17 +123,45 @@ class _Nursery:
                 self.changed.notify_all()
 
 
-_nurseries: dict[int, _Nursery] = {}
+_nurseries: dict[tuple[int, str], _Nursery] = {}
 
 
 def fork(env: Mapping[str, str], *, cwd: str, log: int, pass_fds: Sequence[int] = ()) -> Child | None:
     """Fork a supervisor with this environment; None where one that is started anew might be another one."""
-    nursery = _nurseries.get(os.getpid())
-    if nursery is None or not nursery.is_alive:
-        nursery = _nurseries[os.getpid()] = _Nursery(env)
-    if _lasting(env) != _lasting(nursery.env):
+    nursery = _nursery("supervisor", env)
+    if nursery is None:
         return None
-    return nursery.fork(env, cwd=cwd, log=log, pass_fds=pass_fds)
+    (their_in, our_in), (our_out, their_out) = os.pipe(), os.pipe()
+    try:
+        pid = nursery.fork(env, {0: their_in, 1: their_out, 2: log, **{fd: fd for fd in pass_fds}}, cwd=cwd)
+    finally:
+        os.close(their_in)
+        os.close(their_out)
+    return Child(pid, nursery, stdin=our_in, stdout=our_out)
+
+
+def fork_agent(env: Mapping[str, str], asked: str, *, out: int, err: int, machine_pid: int = 0) -> Child | None:
+    """Fork a ``lone_agent``; see there and ``fork``.
+
+    Args:
+        asked: its command line.
+        machine_pid: a process on the pretended machine that it is to be on, or 0.
+    """
+    nursery = _nursery("agent", env)
+    if nursery is None:
+        return None
+    with open(os.devnull, "rb") as nothing:
+        fds = {0: nothing.fileno(), 1: out, 2: err}
+        pid = nursery.fork(env, fds, cwd=str(ROOT), agent=asked, machine_pid=machine_pid)
+    return Child(pid, nursery)
+
+
+def _nursery(kind: str, env: Mapping[str, str]) -> _Nursery | None:
+    key = os.getpid(), kind
+    nursery = _nurseries.get(key)
+    if nursery is None or not nursery.is_alive:
+        nursery = _nurseries[key] = _Nursery(env)
+    return nursery if _lasting(env) == _lasting(nursery.env) else None
 
 
 def _lasting(env: Mapping[str, str]) -> dict[str, str]:

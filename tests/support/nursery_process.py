@@ -1,10 +1,14 @@
-"""Forks supervisors for the tests: one for each message, with the environment and the descriptors that come with it.
+"""Forks supervisors and agents for the tests: one for each message, with the environment and descriptors that come with it.
+
+A message is a JSON object: ``env``; ``targets``, the numbers that its descriptors get; ``cwd``; for a ``lone_agent`` its
+words (``agent``) and a process of the pretended machine that it is to be on (``machine_pid``, or 0).
 
 Runs in: a process of its own, started by ``nursery``. It imports nothing of the tests, which would be there in ranks, too.
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
@@ -71,15 +75,40 @@ def _become(words: dict[str, Any], fds: Sequence[int]) -> None:
             os.close(fd)
         os.environ.clear()
         os.environ.update(words["env"])
+        if pid := words.get("machine_pid"):
+            _enter(pid)
         os.chdir(words["cwd"])
-        from nb_elastic.supervisor import __main__ as supervisor
-        from nb_elastic.worker import set_title
-
-        set_title("nb_elastic:supervisor")  # until it knows its run
-        code = supervisor.main()
+        code = _run_agent(words["agent"]) if "agent" in words else _run_supervisor()
+        sys.stdout.flush()
         sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def _run_supervisor() -> int:
+    from nb_elastic.supervisor import __main__ as supervisor
+    from nb_elastic.worker import set_title
+
+    set_title("nb_elastic:supervisor")  # until it knows its run
+    return supervisor.main()
+
+
+def _run_agent(asked: str) -> int:
+    os.setsid()
+    from nb_elastic.worker import set_title
+    from tests.support import lone_agent
+
+    set_title("tests.support.lone_agent")
+    return lone_agent.run(asked)
+
+
+def _enter(pid: int) -> None:
+    """Be on the machine of a process, as nsenter does it."""
+    for kind in ("net", "uts", "mnt"):
+        fd = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY)
+        if ctypes.CDLL(None, use_errno=True).setns(fd, 0):
+            raise OSError(ctypes.get_errno(), f"can't enter {kind} of {pid}")
+        os.close(fd)
 
 
 if __name__ == "__main__":
