@@ -1,4 +1,4 @@
-"""Ranks that are hard to stop, each in its way; each says ``up`` when it is where it should be stopped."""
+"""Ranks that are hard to stop, each in its way; each says ``up`` when it is where it should be stopped, or about to wait there."""
 
 import ctypes
 import os
@@ -13,6 +13,19 @@ DOUBLE = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEE
 
 def up():
     print("up", flush=True)
+
+
+def up_before_gloo():
+    """Say it in the last moment before gloo waits for the other ranks, in native code."""
+    from torch.distributed import distributed_c10d as c10d
+
+    gloo = c10d.ProcessGroupGloo
+
+    def make(*args, **kwargs):
+        up()
+        return gloo(*args, **kwargs)
+
+    c10d.ProcessGroupGloo = make
 
 
 def python_code():
@@ -38,9 +51,10 @@ def c_call_that_holds_the_gil():
 def peer_that_never_comes():
     import torch.distributed as dist
 
-    up()
     if os.environ["RANK"] == "0":
+        up_before_gloo()
         dist.init_process_group("gloo")
+    up()
     time.sleep(600)
 
 
@@ -71,8 +85,8 @@ def collective_that_waits_for_a_stopped_peer():
 def peer_that_has_left():
     import torch.distributed as dist
 
-    up()
     if os.environ["RANK"] == "0":
+        up_before_gloo()
         dist.init_process_group("gloo")
 
 
@@ -86,8 +100,8 @@ def stopped():
 
 
 def saves_for_3_s():
-    up()
     try:
+        up()
         time.sleep(600)
     finally:
         end = time.monotonic() + 3
