@@ -102,6 +102,7 @@ class FreshStoreRendezvous(DynamicRendezvousHandler):
 
     rdzv_id = ""
     _members = 0
+    _own_round = 0
 
     def get_run_id(self) -> str:
         """The run's id as the user knows it: the ranks' TORCHELASTIC_RUN_ID."""
@@ -128,12 +129,14 @@ class FreshStoreRendezvous(DynamicRendezvousHandler):
             raise GroupIsOverError(
                 f"The rendezvous {self.rdzv_id!r} is closed: a node of this run ended it, by failing or because all was done."
             ) from e
-        self._members = info.world_size if is_curable(self) else 0
+        if is_curable(self):
+            self._members, self._own_round = info.world_size, self.group_round
         return info
 
     def num_nodes_waiting(self) -> int:
-        """Nodes that want to join; also 1 if a node of this round is lost and enough are left to go on.
+        """Nodes that want to join; also 1 if a node of this round is lost and enough are left to go on, or all have gone on.
 
+        They go on without a node that they took for lost: one that was stopped for some seconds, say.
         Where ranks of a node are done already nobody joins any more: that node would not be in a new round.
         """
         waiting = int(super().num_nodes_waiting())
@@ -141,9 +144,9 @@ class FreshStoreRendezvous(DynamicRendezvousHandler):
             return waiting
         with self._heartbeat_lock:
             state = self._state_holder.state
-            alive = len(state.participants)
+            alive, is_left_behind = len(state.participants), state.round > self._own_round
         # Of a closed rendezvous nobody can make a new round: let the ranks end as they do.
-        return int(not state.closed and self.settings.min_nodes <= alive < self._members)
+        return int(not state.closed and (is_left_behind or self.settings.min_nodes <= alive < self._members))
 
     def coming_round(self) -> int:
         """Number of the round that a node which comes now will be in, as far as the group has told."""

@@ -94,25 +94,40 @@ get = PrefixStore.get
 def late_get(self, key):
     if key.startswith("torchelastic/assigned_ranks/"):
         PrefixStore.get = get
-        time.sleep(5)
+        time.sleep(8)
     return get(self, key)
 PrefixStore.get = late_get
 """
 
 
-def test_a_static_node_that_is_slow_while_the_group_restarts_takes_part_in_the_next_round(start, endpoint, tmp_path):
-    """Node rank 0 has replaced its store when the other one looks there for its ranks."""
+@pytest.fixture
+def slow(tmp_path):
+    """What makes a supervisor stop for seconds where torch's agent looks for its ranks."""
     (tmp_path / "slow").mkdir()
     (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW)
+    return {"supervisor_env": {"PYTHONPATH": f"{tmp_path / 'slow'}:{supervise.ROOT}"}}
+
+
+def test_a_static_node_that_is_slow_while_the_group_restarts_takes_part_in_the_next_round(start, endpoint, slow):
+    """Node rank 0 has replaced its store when the other one looks there for its ranks."""
     address, _, port = endpoint.rpartition(":")
     group = {"nproc": 1, "nnodes": "2", "master_addr": address, "master_port": int(port), "max_restarts": 3}
-    slow = {"PYTHONPATH": f"{tmp_path / 'slow'}:{supervise.ROOT}"}
-    both = [
-        start("fail_once_alone", node_rank=0, **group),
-        start("fail_once_alone", node_rank=1, supervisor_env=slow, **group),
-    ]
+    both = [start("fail_once_alone", node_rank=n, **group, **(slow if n else {})) for n in range(2)]
     assert [one.wait().state for one in both] == ["succeeded", "succeeded"], both[0].log + both[1].log
     assert [e["cause"] for e in both[0].of("round_ended")] == ["failure", "success"]
+
+
+def test_a_node_that_the_group_left_behind_takes_part_in_the_next_round(start, endpoint, slow):
+    """It waited so long for a slow one that this took it for lost; then the slow one's rank failed."""
+    group = {"nproc": 1, "nnodes": "2", "rdzv_endpoint": endpoint, "max_restarts": 3}
+    first = start("fail_once_alone", **group, **slow)
+    first.until_event("rendezvous_started")  # it hosts the rendezvous
+    both = [first, start("fail_once_alone", **group)]
+    assert [one.wait().state for one in both] == ["succeeded", "succeeded"], both[0].log + both[1].log
+    assert [[e["cause"] for e in one.of("round_ended")] for one in both] == [
+        ["failure", "success"],
+        ["membership", "success"],
+    ]
 
 
 @pytest.mark.parametrize("options", [{}, {"standalone": True}], ids=["loopback", "standalone"])
