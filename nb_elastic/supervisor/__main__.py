@@ -19,6 +19,8 @@ def main() -> int:
     """Run the supervisor; returns its exit code."""
     # Until somebody can heed them: an early stop is neither lost nor half a start.
     signal.pthread_sigmask(signal.SIG_BLOCK, lifeline.DEATH_SIGNALS)
+    # A Ctrl-C that came before this process left its starter's group: the starter had it, too, and says who stops the run.
+    signal.signal(signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_IGN))
     gc.disable()  # until the imports are done and frozen: there is little garbage, and looking for it takes a while
     lifeline.become_subreaper()
     return starting.serve()

@@ -292,6 +292,25 @@ def test_a_timeout_counts_from_the_launch(tmp_path):
     ]
 
 
+BORN_INTERRUPTED = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+os.kill(os.getpid(), signal.SIGINT)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_ctrl_c_that_was_meant_for_whoever_starts_the_supervisor_is_left_to_that():
+    """Else a run reads as stopped by a signal of nobody, where its user pressed Ctrl-C."""
+    prefix = [sys.executable, "-c", BORN_INTERRUPTED]
+    with supervise.start(supervise.entry("saves_when_stopped.py"), nproc=1, prefix=prefix) as one:
+        one.until_event("worker_ready")
+        until(lambda: one.out(0), 60)
+        one.stop(grace_s=30)
+        one.wait(60)
+    assert (one.state, one.end["text"]) == ("stopped", "stopped by the test")
+
+
 def test_a_stop_asked_for_before_the_supervisor_told_its_pid_is_honoured():
     stop = {"grace_s": 1, "by": "early"}
     with supervise.start(supervise.entry("saves_when_stopped.py"), nproc=1, stop=stop, is_cold=True) as one:
