@@ -72,6 +72,16 @@ def at_prompt(one: HeldRank) -> Iterator[debugwire.Peer]:
         peer.close()
 
 
+def is_free(one: HeldRank) -> bool:
+    """True if no debugger speaks to a rank."""
+    try:
+        debugging.look(one, "1")
+    except nb_elastic.ElasticError as e:
+        assert "held by another debugger" in str(e)
+        return False
+    return True
+
+
 @pytest.fixture
 def held(request: pytest.FixtureRequest) -> Iterator[Run]:
     """Two nodes of two ranks, all of which are held at their failures."""
@@ -90,6 +100,7 @@ def test_every_rank_of_every_node_is_looked_at_and_one_debugger_at_a_time_speaks
         held.eval("nobody", rank=2)
     with at_prompt(found[3]), pytest.raises(nb_elastic.ElasticError, match="held by another debugger"):
         debugging.look(found[3], "where()")
+    until(lambda: is_free(found[3]), WAIT_S, "the rank to hear that the debugger has left")
     assert debugging.look(found[3], "len('x' * 3_000)") == "3000"
 
     lines = iter(["for n in range(1_500): print('y' * 100)", "leave"])
