@@ -213,7 +213,7 @@ def opened(place: Place, folder: Path, **more: Any) -> Iterator[Opened]:
         yield it
     finally:
         it.close()
-    until(lambda: not it.left(), 60, f"echo programs {it.left()} to be gone")
+    until(lambda: not it.left(), 10, f"echo programs {it.left()} to be gone")
 
 
 def main() -> None:

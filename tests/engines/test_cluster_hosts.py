@@ -41,7 +41,7 @@ def test_a_host_has_a_name_an_address_and_a_cable(style):
         net[1].unplug()
         assert reached() == "TimeoutError"
         net[1].plug()
-        until(lambda: reached() == "reached", 60)
+        until(lambda: reached() == "reached", 10)
         with net[0].entered():
             assert subprocess.check_output([sys.executable, "-c", REACH, net[1].address]) == b"reached\n"
         assert listener.inner in net[1].pids()

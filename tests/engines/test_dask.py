@@ -310,10 +310,10 @@ def test_closing_does_not_wait_for_a_worker_that_dies_meanwhile(cluster, place, 
     with opened(place, tmp_path, nodes=3) as it:
         of = {line["place"]: line["from"] for line in it.hellos()}
         it.send("stubborn", to=[of["doomed"]])
-        until(lambda: it.said("stubborn"), 60)
+        until(lambda: it.said("stubborn"), 10)
         thread = threading.Thread(target=it.engine.close)
         thread.start()
-        until((tmp_path / f"{of['doomed']}.eof").exists, 60, "the end of its stdin")
+        until((tmp_path / f"{of['doomed']}.eof").exists, 10, "the end of its stdin")
         closing = time.monotonic()
         until(lambda: time.monotonic() > closing + 2, 5)  # who looks no more while it is closed has ceased by then
         cluster.end("doomed", is_kill=True)
@@ -331,9 +331,9 @@ def test_a_lost_worker_ends_its_link_and_others_join(cluster, place, tmp_path):
         of = {line["place"]: line["from"] for line in it.hellos()}
         lost = it.link_of(of["two"])
         cluster.end("two", is_kill=True)
-        until(lambda: not lost.is_alive, 60, "the link to be over")
+        until(lambda: not lost.is_alive, 10, "the link to be over")
         assert lost.why == "its Dask worker two left the cluster"
-        until(lambda: len(it.left()) == 1, 60, "its program to be gone")
+        until(lambda: len(it.left()) == 1, 10, "its program to be gone")
         assert it.link_of(of["one"]).is_alive
         it.grow()
         assert len(it.heard) == 2, "a second node on one host"
@@ -346,7 +346,7 @@ def test_a_lost_worker_ends_its_link_and_others_join(cluster, place, tmp_path):
             workers = client.scheduler_info(n_workers=-1)["workers"]
             [pid] = client.run(os.getpid, workers=[a for a, said in workers.items() if said["name"] == "one"]).values()
         os.kill(pid, signal.SIGKILL)
-        until(lambda: not it.link_of(of["one"]).is_alive, 60)
+        until(lambda: not it.link_of(of["one"]).is_alive, 10)
         until(lambda: it.grow() or len(it.heard) == 5, 30, "its nanny's next one")
         assert it.hellos(5)[4]["place"] == "one"
     cluster.end("one", "three", "four")

@@ -69,7 +69,7 @@ def test_a_machine_that_is_cut_off_stops_and_may_come_back(net, place, tmp_path)
         try:
             until(lambda: len(it.left()) == 1, LEASE_S + 8, "its program to be gone")
             it.send("echo", n=1)
-            until(lambda: it.said("echo", of=of["node1"]), 60, "the other")
+            until(lambda: it.said("echo", of=of["node1"]), 10, "the other")
         finally:
             net[2].plug()
         until(lambda: not it.link_of(of["node2"]).is_alive, 30, "the link to be over")
@@ -97,6 +97,6 @@ def test_a_machine_that_crashes_is_known_at_once(net, place, tmp_path):
     with net[0].entered(), opened(place, tmp_path) as it:
         of = {line["place"]: line["from"] for line in it.hellos()}
         net[2].crash()
-        until(lambda: not it.link_of(of["node2"]).is_alive, 60, "the link to be over")
+        until(lambda: not it.link_of(of["node2"]).is_alive, 10, "the link to be over")
         assert it.link_of(of["node2"]).why == "its Dask worker node2 left the cluster"
         assert it.link_of(of["node1"]).is_alive

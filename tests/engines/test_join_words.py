@@ -100,7 +100,7 @@ def test_leaving_is_told_to_both_ends(number, join, tmp_path):
         (heard,) = it.heard
         until(lambda: heard.is_over)
         assert heard.link.why == f"somebody ended `nb-elastic join` on {socket.gethostname()}"
-        until(lambda: not it.left(), 60)
+        until(lambda: not it.left(), 10)
 
 
 def test_leaving_while_nothing_is_to_be_done_yet(join, tmp_path):
@@ -128,7 +128,7 @@ def test_a_node_program_that_will_not_end_is_killed_by_a_second_interrupt(join, 
         joiner.process.send_signal(signal.SIGINT)
         joiner.wait_for("Leaving")
         assert joiner.leave() == 0
-        until(lambda: not it.left(), 60)
+        until(lambda: not it.left(), 10)
 
 
 def test_a_spare_machine_takes_the_place_of_a_lost_one(join, tmp_path):

@@ -177,7 +177,7 @@ def test_a_store_keeper_ends_with_its_stdin_and_its_parent():
         assert b'"endpoint"' in parent.stdout.readline()
         keepers = [found for pid in descendants(parent.pid) if (found := ProcessId.of(pid))]
         parent.kill()
-        until(lambda: not [one for one in keepers if one.is_alive], 60, "the keeper to be gone")
+        until(lambda: not [one for one in keepers if one.is_alive], 10, "the keeper to be gone")
 
 
 def test_a_store_keeper_says_why_it_can_not_keep_one():

@@ -114,7 +114,7 @@ def test_a_node_program_that_cannot_start_says_why(place, tmp_path):
         assert {h.link.why for h in it.heard} == {
             f"the node program on {name} ended with exit code 1" for name in place.names
         }
-        until(lambda: "No module named nb_elastic.nothing" in it.log, 60)
+        until(lambda: "No module named nb_elastic.nothing" in it.log, 10)
     finally:
         it.close()
 

@@ -51,7 +51,7 @@ def cluster(shared: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
     know(shared, monkeypatch)
     yield shared
     try:
-        until(lambda: not shared.queue(), 60, "the queue to be empty")
+        until(lambda: not shared.queue(), 10, "the queue to be empty")
     finally:
         shared.cancel()
 
@@ -276,7 +276,7 @@ def test_an_allocation_of_its_own_grows_when_nodes_become_free(cluster, tmp_path
 
         until(has_grown, 60)
         assert {line["place"] for line in it.said("hello")} == {"n1", "n2", "n3"}
-    until(lambda: cluster.queue() == [], 60)
+    until(lambda: cluster.queue() == [], 10)
 
 
 @needs_slurm
@@ -286,7 +286,7 @@ def test_growth_that_still_waits_ends_with_the_run(cluster, tmp_path):
     with opened(Place(name="slurm", settings="exclusive"), tmp_path, nodes=1, wanted=wanted) as it:
         it.hellos(1)
         until(lambda: it.grow(2) or it.told, 30)
-    until(lambda: cluster.queue() == [blocker], 60)
+    until(lambda: cluster.queue() == [blocker], 10)
     cluster.cancel(blocker)
 
 

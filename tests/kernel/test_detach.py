@@ -60,4 +60,4 @@ def test_two_detached_runs_outlive_the_kernels_whole_session_and_others_follow_a
         again = second.ok("%elastic attach two")
         assert "goes on" in again.text, again.text
         assert third.ok("print(r.wait(60).value, r.results)").stdout == "succeeded {0: 40, 1: 41}\n"
-    until(lambda: not started_by(home), 60)
+    until(lambda: not started_by(home), 10)

@@ -186,7 +186,7 @@ def test_a_supervisor_that_was_killed_reads_as_lost_everywhere_and_results_are_k
     assert [row["state"] for row in RunList().rows()] == ["lost"]
     events = [json.loads(line)["event"] for line in run.journal.read_text().splitlines()]
     assert events.count("run_lost") in {1, 2}, "one of whoever has the run's key, and one of the others"
-    until(lambda: not [p for p in started_by(elastic_home) if "nb_elastic:" in cmdline(p)], 60)
+    until(lambda: not [p for p in started_by(elastic_home) if "nb_elastic:" in cmdline(p)], 10)
 
 
 def cmdline(who: ProcessId) -> str:

@@ -60,7 +60,7 @@ def test_no_block_outlives_a_run_of_a_kernel(part: str, elastic_home: Path):
         strike(part, kernel.pid, run.snapshot.supervisor_pid)
         if part == "launcher":  # a run lives on without it
             kernel.interrupt()
-        until(lambda: [block.name for block in found if block.exists()] == [], 60, "no block")
+        until(lambda: [block.name for block in found if block.exists()] == [], 10, "no block")
         if part != "kernel":
             assert kernel.wait(cell).reply["status"] == "error"
 
@@ -75,7 +75,7 @@ def test_no_block_outlives_a_run_of_the_command_line(part: str, elastic_home: Pa
         strike(part, 0, run.snapshot.supervisor_pid)
         process.communicate(timeout=60)
     assert process.returncode == 1
-    until(lambda: [block.name for block in found if block.exists()] == [], 60, "no block")
+    until(lambda: [block.name for block in found if block.exists()] == [], 10, "no block")
 
 
 def test_reap_leaves_no_block_of_what_outlived_its_rank(elastic_home: Path):
@@ -100,8 +100,8 @@ def test_reap_leaves_no_block_of_what_outlived_its_rank(elastic_home: Path):
         os.kill(pid, signal.SIGSTOP)
     for pid in (supervisor.pid, server):
         os.kill(pid, signal.SIGKILL)
-    until(lambda: not any(one.is_alive for one in (supervisor, *ranks)), 60, "the end of all but the children")
+    until(lambda: not any(one.is_alive for one in (supervisor, *ranks)), 10, "the end of all but the children")
     assert all(block.exists() for block in found)
     reaped = subprocess.run([*command, "reap"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert "Ended 4 processes of 1 run(s)." in reaped.stdout
-    until(lambda: [block.name for block in found if block.exists()] == [], 60, "no block")
+    until(lambda: [block.name for block in found if block.exists()] == [], 10, "no block")

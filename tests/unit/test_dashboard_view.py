@@ -224,7 +224,7 @@ def board() -> Iterator[Board]:
     """A board whose thread ends with the test."""
     made = Board()
     yield made
-    until(lambda: made._thread is None, 60)
+    until(lambda: made._thread is None, 10)
 
 
 def ask(board: Board, wire: Wire, kind: str, *, view: str = "v", **more: Any) -> None:

@@ -82,26 +82,26 @@ def test_a_node_whose_line_waits_for_a_slow_disk_is_not_lost_and_a_silent_one_is
     for node in nodes:
         fleet.take(node)
     desk = fleet._desk
-    until(lambda: desk.work(0.01) or len(fleet.nodes) == 3, 60)
+    until(lambda: desk.work(0.01) or len(fleet.nodes) == 3, 10)
     mirror: Any = SlowMirror()
     next(n for n in fleet.nodes if n.token == nodes[0].token).mirror = mirror
     nodes[0].say("piece", run_id="a-run", path="x", offset=0, data="")
     assert mirror.is_asked.wait(10)
     nodes[1].say("note")  # waits for its turn behind the disk; the third one is silent
-    until(lambda: fleet._routes[1].is_busy, 60)
+    until(lambda: fleet._routes[1].is_busy, 10)
     for _ in range(20):
         clock.now += 0.9
         fleet.tick()
     assert lost == [nodes[2].token]
     mirror.may_go.set()
-    until(lambda: not any(route.is_busy for route in fleet._routes), 60)
+    until(lambda: not any(route.is_busy for route in fleet._routes), 10)
     for _ in range(20):
         clock.now += 0.9
         fleet.tick()
     assert set(lost) == {node.token for node in nodes}, "the disk is no excuse any more"
     for node in nodes:
         node.leave()
-    until(lambda: desk.work(0.01) or not fleet._routes, 60)
+    until(lambda: desk.work(0.01) or not fleet._routes, 10)
     fleet.close()
 
 
@@ -121,7 +121,7 @@ def test_of_many_ranks_a_node_looks_less_often_and_no_later_than_it_must(tmp_pat
     log.write_bytes(b"a line\n")
     assert shipment.next_line() is None, "it has just looked"
     assert shipment.wait_s <= shipping.pause_s(8000), "and will not forget what came since"
-    until(lambda: (line := shipment.next_line()) is not None and b"stdout.log" in line, 60)
+    until(lambda: (line := shipment.next_line()) is not None and b"stdout.log" in line, 10)
     wakes.close()
 
 
